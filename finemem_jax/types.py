@@ -1,0 +1,201 @@
+"""The vocabulary of the host side: what flows from a benchmark to a reward.
+
+    Episode -> (Chunk -> Step with Operations and Outcomes)* -> Answers -> Rollout
+
+Every type is an immutable value, so snapshots of a memory and the G rollouts of a group can share parts
+without aliasing. Model misbehaviour (bad JSON, an unknown id) is data in a `Step`, never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+CountTokens = Callable[[str], int]
+"""Length of a text in tokens of the policy's own tokenizer; the only unit of memory length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its gold answers and the name of the metric in `env/scoring.py` that judges it."""
+
+    text: str
+    answers: tuple[str, ...]
+    metric: str = "substring_match"
+    kind: str = ""  # free label for reporting, e.g. "fact", "changed", "label"
+    evidence: tuple[int, ...] = ()  # chunk indices known to hold the answer; empty where unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One piece of the stream; `index` is the step t, counted from 0; `questions` are about this chunk alone."""
+
+    text: str
+    index: int
+    questions: tuple[Question, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A stream of chunks with questions at its end. `query_prompt` is shown to a model answerer, never to BM25."""
+
+    id: str
+    source: str
+    chunks: tuple[Chunk, ...]
+    questions: tuple[Question, ...]
+    query_prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryItem:
+    """One item of memory. `id` is unique in its episode, short and never reused."""
+
+    id: str
+    text: str
+    written_at: int  # step of the last INSERT or UPDATE that wrote `text`
+    kind: str = ""  # the store it lives in, for layered memories; "" in a flat one
+    writers: tuple[int, ...] = ()  # every step that wrote this item, oldest first; the last equals `written_at`
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A parsed call. `name` is the tool's name; `error` is set when the call could not be parsed."""
+
+    name: str
+    arguments: dict[str, object] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def target(self) -> str:
+        """Id of the item the operation names, or ""."""
+        value = self.arguments.get("id", "")
+        return value if isinstance(value, str) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one operation. `status` is "applied", "skipped" (an explicit SKIP) or the reason it failed:
+    "duplicate", "unknown id", "over limit", "malformed: ...". `ok` says whether it counts as well-formed."""
+
+    status: str
+    ok: bool
+    item: str = ""  # id of the item written or removed
+    evicted: tuple[str, ...] = ()  # ids removed by the overflow rule
+
+
+class Memory(Protocol):
+    """An immutable memory: `apply` returns a new value."""
+
+    @property
+    def items(self) -> tuple[MemoryItem, ...]:
+        """All items, oldest first."""
+
+    def apply(self, operation: Operation, step: int) -> tuple[Memory, Outcome]: ...
+
+    def tokens(self) -> int:
+        """Length of the contents in tokens of the policy's tokenizer; ids are not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """One operation as offered to the policy: an OpenAI-style function schema, all arguments strings."""
+
+    name: str
+    description: str
+    parameters: dict[str, str]  # argument name -> description; all required
+
+    def schema(self) -> dict:
+        """The JSON schema that chat templates take in `tools=`."""
+        properties = {name: {"type": "string", "description": text} for name, text in self.parameters.items()}
+        return {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": self.description,
+                "parameters": {"type": "object", "properties": properties, "required": list(self.parameters)},
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one completion is drawn. Training uses temperature alone; top_k and top_p are for evaluation."""
+
+    temperature: float = 1.0  # > 0, or 0 for greedy
+    top_k: int = 0  # 0 = off
+    top_p: float = 1.0  # 1 = off
+    max_tokens: int = 128
+    min_tokens: int = 0  # stop tokens are masked before this many tokens
+    stop_tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Sampled tokens (the stop token included, when one was sampled) with their log-probabilities."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]  # tempered, untruncated, float32; one per token
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step t of a rollout: what the policy read, wrote, and what became of it."""
+
+    prompt_tokens: tuple[int, ...]
+    completion: Completion
+    text: str  # the completion, decoded, without the stop token
+    operations: tuple[Operation, ...]
+    outcomes: tuple[Outcome, ...]
+    memory_after: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """An item as it was when it was retrieved for a question."""
+
+    id: str
+    written_at: int
+    writers: tuple[int, ...]
+    text: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answered question. `score` in [0, 1], or None when the answerer failed: missing, not wrong."""
+
+    question: Question
+    retrieved: tuple[Retrieved, ...]
+    text: str
+    score: float | None
+    step: int | None = None  # the chunk's step for chunk questions, None for final questions
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled trajectory of an episode: sample `sample` of group `group`."""
+
+    episode: Episode
+    group: int
+    sample: int
+    steps: tuple[Step, ...]
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRequest:
+    """What an answerer sees of a question: its text, the retrieved items, best first, and the source's hint.
+
+    There is no gold answer in it."""
+
+    question: str
+    items: tuple[Retrieved, ...]
+    query_prompt: str = ""
+
+
+class Answerer(Protocol):
+    """A frozen reasoning agent. Returns one text per request, in order; None where it failed after its retries."""
+
+    def answer(self, requests: Sequence[AnswerRequest]) -> list[str | None]: ...
