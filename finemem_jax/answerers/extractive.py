@@ -1,0 +1,83 @@
+"""An answerer without a model: deterministic, embedded, for tests, the quickstart and quick looks at a corpus.
+
+It reads the retrieved items, best first. When the best one is a labelled example, it votes over the labels of
+all retrieved examples, each with its BM25 score. Otherwise it takes the sentence of the best item that shares
+most words with the question, and answers with the longest run of its words that are neither in the question
+nor function words.
+
+It can answer questions whose answer stands beside the question's own words, and classify by the nearest labelled
+examples. It cannot reason over two items, count, compare or infer, and it does not know when to abstain, save
+on an empty retrieval, where it answers "".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from finemem_jax.config import AnswererConfig
+from finemem_jax.types import Answerer, AnswerRequest, Retrieved
+
+# `utterance => label`, and the Sentence/Label layout of the published classification streams.
+_LABEL = re.compile(r"=>[ \t]*(?P<arrow>[^\n=>]+)$|^labels?:[ \t]*(?P<field>[^\n]+)$", re.IGNORECASE | re.MULTILINE)
+_SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?=\s|$)|\n|$)|[^\n]+")
+_WORD = re.compile(r"\w+(?:[-.,:]\w+)*")
+_FUNCTION_WORDS = frozenset(
+    "a an the is are was were be been am do does did of in on at to for from by with as and or that this it its "
+    "he she they his her their what which who whom whose when where why how now s".split()
+)
+
+
+class Extractive(Answerer):
+    def answer(self, requests: Sequence[AnswerRequest]) -> list[str | None]:
+        return [_answer(request) for request in requests]
+
+
+def create(cfg: AnswererConfig) -> Extractive:
+    return Extractive()
+
+
+def _answer(request: AnswerRequest) -> str:
+    if not request.items:
+        return ""
+    if _labels(request.items[0].text):
+        return _vote(request.items)
+    asked = {word.lower() for word in _words(request.question)}
+    sentences = _SENTENCE.findall(request.items[0].text) or [request.items[0].text]
+    # max() keeps the first of equals, so that an answer never depends on hashing
+    best = max(sentences, key=lambda sentence: len(asked & {word.lower() for word in _words(sentence)}))
+    return _longest_run(best, asked | _FUNCTION_WORDS)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
+
+
+def _labels(text: str) -> list[str]:
+    return [(match["arrow"] or match["field"]).strip() for match in _LABEL.finditer(text)]
+
+
+def _vote(items: Sequence[Retrieved]) -> str:
+    votes: dict[str, float] = defaultdict(float)
+    for item in items:
+        for label in _labels(item.text):
+            votes[label] += item.score
+    return max(votes, key=lambda label: votes[label])
+
+
+def _longest_run(sentence: str, excluded: set[str] | frozenset[str]) -> str:
+    """The longest contiguous stretch of words outside `excluded`, as it stands in the sentence; "" if none."""
+    runs: list[tuple[int, int, int]] = []  # (words, start, end)
+    for match in _WORD.finditer(sentence):
+        if match.group().lower() in excluded or all(part.lower() in excluded for part in _words(match.group())):
+            runs.append((0, match.end(), match.end()))  # breaks the run
+        elif runs and runs[-1][0] and not sentence[runs[-1][2] : match.start()].strip():
+            words, start, _ = runs[-1]
+            runs[-1] = (words + 1, start, match.end())
+        else:
+            runs.append((1, match.start(), match.end()))
+    if not runs:
+        return ""
+    _, start, end = max(runs, key=lambda run: run[0])
+    return sentence[start:end]

@@ -1,0 +1,92 @@
+"""Fine-Mem's memory: one flat list of items, written by INSERT, UPDATE, DELETE and SKIP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from finemem_jax.config import MemoryConfig
+from finemem_jax.types import CountTokens, Memory, MemoryItem, Operation, Outcome, ToolSpec
+
+SPECS = (
+    ToolSpec("memory_insert", "Add a new item to memory.", {"content": "What to remember, as one short statement."}),
+    ToolSpec(
+        "memory_update",
+        "Replace the content of an item of memory, when new information supersedes it.",
+        {"id": "The id of the item.", "content": "The new content."},
+    ),
+    ToolSpec("memory_delete", "Remove an item from memory.", {"id": "The id of the item."}),
+    ToolSpec("memory_skip", "Leave memory as it is: nothing here is worth keeping.", {}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Flat(Memory):
+    """An immutable flat store. Ids are "#1", "#2", … in order of insertion and are never reused."""
+
+    cfg: MemoryConfig
+    count_tokens: CountTokens
+    items: tuple[MemoryItem, ...] = ()
+    next_id: int = 1
+
+    def tokens(self) -> int:
+        return sum(self.count_tokens(item.text) for item in self.items)
+
+    def apply(self, operation: Operation, step: int) -> tuple[Flat, Outcome]:
+        """The memory after one parsed operation, and what became of it. Never raises on what a model wrote."""
+        if operation.error:
+            return self, Outcome(operation.error, ok=False)
+        match operation.name:
+            case "memory_insert":
+                return self._write(None, str(operation.arguments["content"]), step)
+            case "memory_update":
+                item = self._find(operation.target)
+                if item is None:
+                    return self, Outcome("unknown id", ok=False)
+                return self._write(item, str(operation.arguments["content"]), step)
+            case "memory_delete":
+                item = self._find(operation.target)
+                if item is None:
+                    return self, Outcome("unknown id", ok=False)
+                rest = tuple(other for other in self.items if other is not item)
+                return replace(self, items=rest), Outcome("applied", ok=True, item=item.id)
+            case "memory_skip":
+                return self, Outcome("skipped", ok=True)
+        return self, Outcome(f"malformed: unknown tool {operation.name[:40]!r}", ok=False)
+
+    def _find(self, item_id: str) -> MemoryItem | None:
+        return next((item for item in self.items if item.id == item_id), None)
+
+    def _write(self, old: MemoryItem | None, text: str, step: int) -> tuple[Flat, Outcome]:
+        """INSERT (`old` is None) or UPDATE of `old`, under the limits and the overflow rule."""
+        if not text.strip():
+            return self, Outcome("malformed: empty content", ok=False)
+        if any(item.text == text for item in self.items):
+            return self, Outcome("duplicate", ok=False)
+        if self.count_tokens(text) > self.cfg.max_item_tokens:
+            return self, Outcome("over limit", ok=False)
+        if old is None:
+            item = MemoryItem(f"#{self.next_id}", text, step, writers=(step,))
+            items, next_id = (*self.items, item), self.next_id + 1
+        else:
+            writers = old.writers if old.written_at == step else (*old.writers, step)
+            item = replace(old, text=text, written_at=step, writers=writers)
+            items, next_id = tuple(item if other is old else other for other in self.items), self.next_id
+        evicted: list[str] = []
+        while self._overflows(items):
+            victims = [other for other in items if other is not item]
+            if self.cfg.overflow == "refuse" or not victims:
+                return self, Outcome("over limit", ok=False)
+            oldest = min(victims, key=lambda other: other.written_at)  # ties: the first in the list
+            items = tuple(other for other in items if other is not oldest)
+            evicted.append(oldest.id)
+        return replace(self, items=items, next_id=next_id), Outcome("applied", True, item.id, tuple(evicted))
+
+    def _overflows(self, items: tuple[MemoryItem, ...]) -> bool:
+        if len(items) > self.cfg.max_items:
+            return True
+        return sum(self.count_tokens(item.text) for item in items) > self.cfg.max_tokens
+
+
+def create(cfg: MemoryConfig, count_tokens: CountTokens) -> Flat:
+    """An empty memory."""
+    return Flat(cfg, count_tokens)

@@ -1,0 +1,67 @@
+"""r_EARA(t), Evidence-Anchored Reward Attribution: the final score, given back to the steps that wrote the evidence.
+
+    r_EARA(t) = (1 - β) r_global / T + β N_t
+    r_global  = mean_j s_j
+    N_t       = Σ_j Σ_{m in R_j, φ(m) = t} s_j / (|R_j| n)
+
+s_j is the score of final question j of n, R_j the items retrieved for it, φ(m) the step that last wrote m.
+Conservation: Σ_t r_EARA(t) = r_global, also when R_j is empty, under `unanchored="uniform"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from finemem_jax.config import RewardsConfig
+from finemem_jax.types import CountTokens, Rollout
+
+
+def evidence_rewards(
+    scores: Sequence[float],
+    writers: Sequence[Sequence[int | Sequence[int]]],
+    num_steps: int,
+    *,
+    beta: float,
+    unanchored: str = "uniform",
+) -> np.ndarray:
+    """r_EARA, [num_steps].
+
+    scores: [questions] in [0, 1]. writers[j]: for each item retrieved for question j, the step φ(m) that wrote
+    it, or several steps among which the item's credit is split evenly (`update_credit="shared"`).
+    unanchored: what becomes of β s_j / n when nothing was retrieved for j: spread over all steps ("uniform") or
+    lost ("drop", the literal formula).
+
+    Example: two steps, β = 1, two right questions; the first retrieved one item of step 0 and one of step 1, the
+    second retrieved nothing: N = [0.25, 0.25], and "uniform" adds 0.25 to both, "drop" nothing.
+    """
+    if not len(scores):
+        return np.zeros(num_steps)
+    share = np.asarray(scores, dtype=np.float64) / len(scores)  # s_j / n
+    evidence = np.zeros(num_steps)
+    for credit, items in zip(share, writers, strict=True):
+        if not len(items):
+            if unanchored == "uniform":
+                evidence += credit / num_steps
+            continue
+        for item in items:
+            steps = [item] if isinstance(item, int | np.integer) else list(item)
+            for step in steps:
+                evidence[step] += credit / (len(items) * len(steps))
+    return (1 - beta) * share.sum() / num_steps + beta * evidence
+
+
+def step_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
+    """[steps]; NaN (missing, not 0) everywhere when the answerer failed on a final question."""
+    final = [answer for answer in rollout.answers if answer.step is None]
+    if any(answer.score is None for answer in final):
+        return np.full(len(rollout.steps), np.nan)
+    shared = cfg.evidence.update_credit == "shared"
+    return evidence_rewards(
+        [answer.score for answer in final],
+        [[item.writers if shared else item.written_at for item in answer.retrieved] for answer in final],
+        len(rollout.steps),
+        beta=cfg.evidence.beta,
+        unanchored=cfg.evidence.unanchored,
+    )
