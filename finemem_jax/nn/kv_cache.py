@@ -1,0 +1,71 @@
+"""The key/value cache: an immutable value that goes into `model.apply` and comes out longer.
+
+Layers only read it. Each layer attends to the cached slots and to the call's own keys, and hands those back;
+`append` then writes the new keys of all layers at once. So a decode step updates the cache in place when its
+owner donates it, instead of copying `[rows, capacity]` once per layer.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@flax.struct.dataclass
+class KVCache:
+    """Keys and values of the tokens fed so far, in order of arrival; slot `lengths[row]` is the next to be written.
+
+    A slot's `segment_ids` is 0 until it is written, so an empty slot is never attended to. The caller keeps
+    `lengths + new tokens <= capacity`; tokens beyond the capacity are not stored.
+    """
+
+    keys: Float[Array, "layers rows capacity kv_heads head_dim"]
+    values: Float[Array, "layers rows capacity kv_heads head_dim"]
+    segment_ids: Int[Array, "rows capacity"]
+    lengths: Int[Array, "rows"]
+
+    @classmethod
+    def create(cls, cfg, rows: int, capacity: int, dtype=None) -> KVCache:
+        """An empty cache for a model config; `dtype` defaults to the compute dtype."""
+        shape = (cfg.num_layers, rows, capacity, cfg.num_kv_heads, cfg.head_dim)
+        dtype = jnp.dtype(dtype or cfg.dtype)
+        return cls(
+            keys=jnp.zeros(shape, dtype),
+            values=jnp.zeros(shape, dtype),
+            segment_ids=jnp.zeros((rows, capacity), jnp.int32),
+            lengths=jnp.zeros((rows,), jnp.int32),
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Slots per row."""
+        return self.segment_ids.shape[1]
+
+    def layer(self, index: Int[Array, ""], attend_to: int) -> tuple[Array, Array]:
+        """Keys and values of one layer, the first `attend_to` slots: two `[rows, attend_to, kv_heads, head_dim]`."""
+        _, rows, _, kv_heads, head_dim = self.keys.shape
+        size = (1, rows, attend_to, kv_heads, head_dim)
+        start = (index, 0, 0, 0, 0)
+        return jax.lax.dynamic_slice(self.keys, start, size)[0], jax.lax.dynamic_slice(self.values, start, size)[0]
+
+    def append(
+        self,
+        keys: Float[Array, "layers rows new kv_heads head_dim"],
+        values: Float[Array, "layers rows new kv_heads head_dim"],
+        segment_ids: Int[Array, "rows new"],
+    ) -> KVCache:
+        """The cache with the call's valid tokens (segment not 0) written behind each row's last."""
+        rows, new = segment_ids.shape
+        valid = segment_ids != 0
+        slots = self.lengths[:, None] + jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
+        slots = jnp.where(valid, slots, self.capacity)  # out of bounds: dropped
+        row = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32)[:, None], (rows, new))
+        where = {"mode": "drop", "unique_indices": False}
+        return KVCache(
+            keys=self.keys.at[:, row, slots].set(keys.astype(self.keys.dtype), **where),
+            values=self.values.at[:, row, slots].set(values.astype(self.values.dtype), **where),
+            segment_ids=self.segment_ids.at[row, slots].set(segment_ids.astype(jnp.int32), **where),
+            lengths=self.lengths + jnp.sum(valid, axis=1, dtype=jnp.int32),
+        )

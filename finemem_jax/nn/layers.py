@@ -1,0 +1,350 @@
+"""The decoder-only transformer that the model families share; a family is a set of flags (`TransformerConfig`).
+
+Parameters are one plain nested dict. The layers are scanned: every leaf under `layers` has a leading layer axis,
+so 36 layers compile like one. Compute runs in `cfg.dtype`; norms, softmax, rotary angles and logits in float32.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from finemem_jax.config import LoraConfig
+from finemem_jax.nn.attention import attention
+from finemem_jax.nn.kv_cache import KVCache
+
+REMAT_POLICIES: dict[str, Callable | None] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeScaling:
+    """Llama 3's stretching of low rotary frequencies, for contexts longer than those of pretraining."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerConfig:
+    """Shape and numerics of a model. Families subclass it to set their flags and defaults."""
+
+    family: ClassVar[str] = ""  # the file in models/
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    rope_theta: float
+    rope_scaling: RopeScaling | None = None
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = True
+    qk_norm: bool = False  # RMSNorm over head_dim on queries and keys, before the rotation
+    qkv_bias: bool = False
+    max_positions: int = 40960  # longest context the weights were made for; written on export, not enforced
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+    dtype: str = "float32"  # compute dtype: float32 | bfloat16
+    param_dtype: str = "float32"  # dtype parameters are stored in: float32 | bfloat16
+    remat: str = "none"  # what the backward pass recomputes: none | full | dots (all but matmul results)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Parameters and their logical axes
+# --------------------------------------------------------------------------------------------------------------
+
+_recorded_axes: contextvars.ContextVar[dict[tuple[str, ...], tuple[str, ...]] | None] = contextvars.ContextVar(
+    "recorded_axes", default=None
+)
+
+
+def declare(
+    module: nn.Module, name: str, axes: tuple[str, ...], init: Callable, shape: tuple[int, ...], dtype: str
+) -> Array:
+    """A parameter of `module`: its name, logical axes, initialiser, shape and stored dtype in one place."""
+    record = _recorded_axes.get()
+    if record is not None:
+        record[(*module.path, name)] = axes
+    return module.param(name, init, shape, jnp.dtype(dtype))
+
+
+def abstract_params(model: nn.Module) -> dict:
+    """The parameter tree as `jax.ShapeDtypeStruct`s; nothing is allocated."""
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), token, token, token)["params"]
+
+
+def logical_axes(model: nn.Module) -> dict:
+    """The parameter tree with a tuple of axis names at each leaf, e.g. ("layers", "embed", "heads")."""
+    record: dict[tuple[str, ...], tuple[str, ...]] = {}
+    reset = _recorded_axes.set(record)
+    try:
+        shapes = abstract_params(model)
+    finally:
+        _recorded_axes.reset(reset)
+
+    def axes_of(path: tuple, leaf: jax.ShapeDtypeStruct) -> tuple[str, ...]:
+        names = tuple(key.key for key in path)
+        axes = record[names]
+        return ("layers", *axes) if names[0] == "layers" else axes
+
+    return jax.tree_util.tree_map_with_path(axes_of, shapes)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Layers
+# --------------------------------------------------------------------------------------------------------------
+
+_kernel_init = nn.initializers.normal(0.02)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the last axis, in float32; the result has the dtype of `x`."""
+
+    cfg: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
+        scale = declare(self, "scale", ("norm",), nn.initializers.ones, x.shape[-1:], self.cfg.param_dtype)
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.cfg.rms_norm_eps)
+        return (y * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+class Linear(nn.Module):
+    """x @ kernel (+ bias) (+ x @ lora_a @ lora_b * alpha / rank).
+
+    The adapter is used when the parameters hold one, so the same model runs with and without it. It is shared by
+    all rows (`lora_a [in, rank]`) or one per row (`[rows, in, rank]`), as fast-weight memories need.
+    """
+
+    cfg: TransformerConfig
+    features: int
+    axes: tuple[str, str]
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "rows seq in"]) -> Float[Array, "rows seq out"]:
+        dtype, stored = jnp.dtype(self.cfg.dtype), self.cfg.param_dtype
+        shape = (x.shape[-1], self.features)
+        kernel = declare(self, "kernel", self.axes, _kernel_init, shape, stored)
+        y = x @ kernel.astype(dtype)
+        if self.use_bias:
+            bias = declare(self, "bias", self.axes[1:], nn.initializers.zeros, shape[1:], stored)
+            y = y + bias.astype(dtype)
+        lora = self.cfg.lora
+        if self.is_initializing() and lora.rank > 0 and self.name in lora.targets:
+            # B starts at 0: an untrained adapter changes nothing.
+            init_a = nn.initializers.he_uniform()
+            declare(self, "lora_a", (self.axes[0], "lora"), init_a, (shape[0], lora.rank), stored)
+            declare(self, "lora_b", ("lora", self.axes[1]), nn.initializers.zeros, (lora.rank, shape[1]), stored)
+        if self.has_variable("params", "lora_a"):
+            a = self.get_variable("params", "lora_a").astype(dtype)
+            b = self.get_variable("params", "lora_b").astype(dtype)
+            y = y + (x @ a) @ b * (lora.alpha / a.shape[-1])
+        return y
+
+
+@flax.struct.dataclass
+class LayerInputs:
+    """What every layer sees besides the hidden states."""
+
+    cos: Float[Array, "rows seq half"]
+    sin: Float[Array, "rows seq half"]
+    segment_ids: Int[Array, "rows seq"]
+    cache: KVCache | None
+    attend_to: int = flax.struct.field(pytree_node=False)  # cached slots that are read
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention; returns its output and the call's rotated keys and values."""
+
+    cfg: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "rows seq embed"], layer: Int[Array, ""], inputs: LayerInputs
+    ) -> tuple[Array, tuple[Array, Array]]:
+        cfg = self.cfg
+        rows, seq, _ = x.shape
+
+        def project(name: str, heads: int, axis: str) -> Array:
+            y = Linear(cfg, heads * cfg.head_dim, ("embed", axis), cfg.qkv_bias, name=name)(x)
+            return y.reshape(rows, seq, heads, cfg.head_dim)
+
+        q = project("q_proj", cfg.num_heads, "heads")
+        k = project("k_proj", cfg.num_kv_heads, "kv_heads")
+        v = project("v_proj", cfg.num_kv_heads, "kv_heads")
+        if cfg.qk_norm:
+            q = RMSNorm(cfg, name="q_norm")(q)
+            k = RMSNorm(cfg, name="k_norm")(k)
+        q = rotate(q, inputs.cos, inputs.sin)
+        k = rotate(k, inputs.cos, inputs.sin)
+        past = None
+        if inputs.cache is not None and inputs.attend_to > 0:
+            past_segment_ids = inputs.cache.segment_ids[:, : inputs.attend_to]
+            past = (*inputs.cache.layer(layer, inputs.attend_to), past_segment_ids)
+        out = attention(q, k, v, inputs.segment_ids, past).reshape(rows, seq, cfg.num_heads * cfg.head_dim)
+        return Linear(cfg, cfg.hidden_size, ("heads", "embed"), name="o_proj")(out), (k, v)
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    cfg: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "rows seq embed"]) -> Float[Array, "rows seq embed"]:
+        cfg = self.cfg
+        gate = Linear(cfg, cfg.intermediate_size, ("embed", "mlp"), name="gate_proj")(x)
+        up = Linear(cfg, cfg.intermediate_size, ("embed", "mlp"), name="up_proj")(x)
+        return Linear(cfg, cfg.hidden_size, ("mlp", "embed"), name="down_proj")(nn.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and MLP, each with a residual; the body of the scan over layers."""
+
+    cfg: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "rows seq embed"], layer: Int[Array, ""], inputs: LayerInputs):
+        cfg = self.cfg
+        attended, new = Attention(cfg, name="attention")(RMSNorm(cfg, name="input_norm")(x), layer, inputs)
+        x = x + attended
+        x = x + MLP(cfg, name="mlp")(RMSNorm(cfg, name="post_attention_norm")(x))
+        return x, (new if inputs.cache is not None else None)
+
+
+class Transformer(nn.Module):
+    """tokens, positions, segment_ids `[rows, seq]` int32 -> logits `[rows, seq, vocab]` float32.
+
+    Segment 0 is padding; the segments of a packed row do not see each other; within a segment a token sees
+    those before it in the row. With a cache, also the cached tokens of its segment, and the result is
+    (logits, cache with this call's tokens). `attend_to` is the number of cached slots that are read, at least the
+    longest row's length; 0 for the first prefill, the capacity when None. Attention costs what it says.
+    """
+
+    cfg: TransformerConfig
+
+    def setup(self) -> None:
+        cfg = self.cfg
+        body = Layer
+        if cfg.remat != "none":
+            body = nn.remat(Layer, prevent_cse=False, policy=REMAT_POLICIES[cfg.remat])
+        self.embedding = Embedding(cfg)
+        self.layers = nn.scan(
+            body,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=cfg.num_layers,
+        )(cfg)
+        self.final_norm = RMSNorm(cfg)
+        if not cfg.tie_word_embeddings:
+            self.lm_head = Linear(cfg, cfg.vocab_size, ("embed", "vocab"))
+
+    def __call__(
+        self,
+        tokens: Int[Array, "rows seq"],
+        positions: Int[Array, "rows seq"],
+        segment_ids: Int[Array, "rows seq"],
+        cache: KVCache | None = None,
+        attend_to: int | None = None,
+    ) -> Float[Array, "rows seq vocab"] | tuple[Float[Array, "rows seq vocab"], KVCache]:
+        hidden = self.hidden_states(tokens, positions, segment_ids, cache, attend_to)
+        if cache is None:
+            return self.unembed(hidden)
+        return self.unembed(hidden[0]), hidden[1]
+
+    def hidden_states(
+        self,
+        tokens: Int[Array, "rows seq"],
+        positions: Int[Array, "rows seq"],
+        segment_ids: Int[Array, "rows seq"],
+        cache: KVCache | None = None,
+        attend_to: int | None = None,
+    ) -> Float[Array, "rows seq embed"] | tuple[Float[Array, "rows seq embed"], KVCache]:
+        """The last layer's output after the final norm, in the compute dtype; (hidden, cache) with a cache."""
+        cfg = self.cfg
+        cos, sin = rope_angles(positions, cfg)
+        if attend_to is None:
+            attend_to = cache.capacity if cache is not None else 0
+        inputs = LayerInputs(cos, sin, segment_ids, cache, attend_to)
+        x, new = self.layers(self.embedding(tokens), jnp.arange(cfg.num_layers), inputs)
+        x = self.final_norm(x)
+        return x if cache is None else (x, cache.append(*new, segment_ids))
+
+    def unembed(self, hidden: Float[Array, "*shape embed"]) -> Float[Array, "*shape vocab"]:
+        """Logits of hidden states, float32 (accumulated in float32 when the compute dtype is bfloat16)."""
+        if self.cfg.tie_word_embeddings:
+            return self.embedding.attend(hidden)
+        return self.lm_head(hidden).astype(jnp.float32)
+
+
+class Embedding(nn.Module):
+    """Token embedding `[vocab, embed]`, and its transpose as the output head when the two are tied."""
+
+    cfg: TransformerConfig
+
+    def setup(self) -> None:
+        shape = (self.cfg.vocab_size, self.cfg.hidden_size)
+        self.table = declare(self, "table", ("vocab", "embed"), _kernel_init, shape, self.cfg.param_dtype)
+
+    def __call__(self, tokens: Int[Array, "rows seq"]) -> Float[Array, "rows seq embed"]:
+        return jnp.take(self.table, tokens, axis=0).astype(self.cfg.dtype)
+
+    def attend(self, hidden: Float[Array, "*shape embed"]) -> Float[Array, "*shape vocab"]:
+        return jnp.einsum("...e,ve->...v", hidden, self.table.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Rotary position embedding
+# --------------------------------------------------------------------------------------------------------------
+
+
+def rope_frequencies(cfg: TransformerConfig) -> np.ndarray:
+    """Angular frequency of each pair of head dimensions, `[head_dim / 2]` float32, radians per position."""
+    freqs = 1.0 / cfg.rope_theta ** (np.arange(0, cfg.head_dim, 2, dtype=np.float32) / cfg.head_dim)
+    scaling = cfg.rope_scaling
+    if scaling is None:
+        return freqs.astype(np.float32)
+    # Wavelengths beyond the pretraining context are stretched by `factor`, short ones kept, those between blended.
+    turns = scaling.original_max_positions * freqs / (2 * np.pi)
+    keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    keep = np.clip(keep, 0.0, 1.0)
+    return (keep * freqs + (1 - keep) * freqs / scaling.factor).astype(np.float32)
+
+
+def rope_angles(
+    positions: Int[Array, "rows seq"], cfg: TransformerConfig
+) -> tuple[Float[Array, "rows seq half"], Float[Array, "rows seq half"]]:
+    """Cosine and sine of the rotary angles. float32: a bfloat16 position is wrong from 257 on."""
+    angles = positions.astype(jnp.float32)[..., None] * rope_frequencies(cfg)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+    x: Float[Array, "rows seq heads head_dim"], cos: Float[Array, "rows seq half"], sin: Float[Array, "rows seq half"]
+) -> Float[Array, "rows seq heads head_dim"]:
+    """x with dimension pairs (i, i + head_dim/2) rotated by the angle of its position."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

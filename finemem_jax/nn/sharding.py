@@ -1,0 +1,107 @@
+"""Where arrays live: the mesh, the rules from logical axes to mesh axes, and parameters born in their place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from finemem_jax.config import UserError
+from finemem_jax.nn.layers import abstract_params, logical_axes
+
+AXES = ("data", "fsdp", "tensor")
+
+MeshAxis = str | tuple[str, ...] | None
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with axes data, fsdp, tensor over `devices` (default: all). One size may be -1: all the rest."""
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    rest = [name for name, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if len(rest) > 1 or any(size < 1 for size in sizes.values() if size != -1):
+        raise UserError(f"mesh {asked}: sizes are positive, and at most one is -1 (all the rest)")
+    if len(devices) % fixed or (not rest and fixed != len(devices)):
+        raise UserError(
+            f"mesh {asked} needs {'a multiple of ' if rest else ''}{fixed} devices, there are {len(devices)}: "
+            "set one of config.mesh.data, .fsdp, .tensor to -1 or make their product match"
+        )
+    if rest:
+        sizes[rest[0]] = len(devices) // fixed
+    return jax.make_mesh(tuple(sizes.values()), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardingRules:
+    """Mesh axis (or axes, or None = replicated) of each logical axis."""
+
+    rows: MeshAxis = ("data", "fsdp")
+    vocab: MeshAxis = "tensor"
+    embed: MeshAxis = "fsdp"
+    heads: MeshAxis = "tensor"
+    kv_heads: MeshAxis = "tensor"
+    mlp: MeshAxis = "tensor"
+    layers: MeshAxis = None
+    norm: MeshAxis = None
+    lora: MeshAxis = None
+
+    def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:
+        """The PartitionSpec of an array with these logical axes; None is an axis that is never split."""
+        placed = [None if axis is None else getattr(self, axis) for axis in axes]
+        used = [name for axis in placed if axis for name in (axis if isinstance(axis, tuple) else (axis,))]
+        if len(set(used)) != len(used):
+            raise UserError(f"sharding rules put logical axes {axes} on mesh axes {placed}: one is used twice")
+        return PartitionSpec(*placed)
+
+
+DECODE_RULES = ShardingRules(embed=None)
+"""For decoding on one host: whole in every replica but for the tensor axis, so that no step gathers weights."""
+
+
+def param_shardings(model: nn.Module, mesh: Mesh, rules: ShardingRules | None = None) -> dict:
+    """The parameter tree with a `NamedSharding` at each leaf. Raises UserError where a shape does not divide."""
+    rules = rules or ShardingRules()
+    _check_heads(model.cfg, mesh, rules)
+
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> NamedSharding:
+        spec = rules.spec(axes)
+        for size, axis, placed in zip(leaf.shape, axes, spec, strict=True):
+            ways = _ways(mesh, placed)
+            if size % ways:
+                name = "/".join(key.key for key in path)
+                raise UserError(
+                    f"{name} {leaf.shape}: axis {axis} of size {size} does not split {ways} ways over mesh axis "
+                    f"{placed}; use a mesh size that divides it or ShardingRules({axis}=None)"
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(place, abstract_params(model), logical_axes(model))
+
+
+def init_params(model: nn.Module, key: jax.Array, mesh: Mesh | None = None, rules: ShardingRules | None = None) -> dict:
+    """Random parameters; each device makes its own shard when a mesh is given. The same values on any mesh."""
+    token = jax.numpy.zeros((1, 1), jax.numpy.int32)
+    out = None if mesh is None else param_shardings(model, mesh, rules)
+    return jax.jit(lambda k: model.init(k, token, token, token)["params"], out_shardings=out)(key)
+
+
+def _ways(mesh: Mesh, axis: MeshAxis) -> int:
+    names = axis if isinstance(axis, tuple) else (axis,) if axis else ()
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def _check_heads(cfg, mesh: Mesh, rules: ShardingRules) -> None:
+    # The projections store heads * head_dim in one axis, which could split evenly through the middle of a head.
+    for axis, heads in (("heads", cfg.num_heads), ("kv_heads", cfg.num_kv_heads)):
+        ways = _ways(mesh, getattr(rules, axis))
+        if heads % ways:
+            raise UserError(
+                f"{heads} {axis} do not split {ways} ways over mesh axis {getattr(rules, axis)}; use a tensor axis "
+                f"that divides {heads}, or replicate them with ShardingRules({axis}=None)"
+            )
