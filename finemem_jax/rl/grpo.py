@@ -1,0 +1,105 @@
+"""The clipped policy-gradient loss with a KL term to a reference policy.
+
+Groups and rewards are settled on the host: here the loss is a plain weighted sum over tokens, so it is exact under
+any microbatching, sharding, packing or padding.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from finemem_jax.config import LossConfig
+from finemem_jax.rl.metrics import Max, Mean, Metrics, Sum
+
+
+def policy_loss(
+    logprobs: Float[Array, "*rows seq"],
+    old_logprobs: Float[Array, "*rows seq"],
+    ref_logprobs: Float[Array, "*rows seq"] | None,
+    advantages: Float[Array, "*rows seq"],
+    token_weights: Float[Array, "*rows seq"],
+    cfg: LossConfig,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Weighted sum over tokens of the clipped surrogate and of the KL to the reference.
+
+        ratio_t = exp(logprobs_t - old_logprobs_t)
+        surrogate_t = min(ratio_t A_t, clip(ratio_t, 1 - clip_low, 1 + clip_high) A_t)
+        surrogate_t = max(surrogate_t, dual_clip A_t)   where A_t < 0, if dual_clip is on
+        loss = Σ_t w_t (kl_coef KL_t - surrogate_t)
+
+    token_weights: the aggregation is in them; they add up to 1 over a whole mini-batch (token_mean,
+    sequence_mean). Tokens of weight 0 never touch the result, whatever their log-probabilities are.
+    """
+    counted = token_weights > 0
+    log_ratio = jnp.where(counted, logprobs - old_logprobs, 0.0)
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1.0 - cfg.clip_low, 1.0 + cfg.clip_high)
+    surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+    dual = jnp.zeros_like(counted)
+    if cfg.dual_clip:
+        bound = cfg.dual_clip * advantages
+        dual = (advantages < 0) & (surrogate < bound)
+        surrogate = jnp.where(dual, bound, surrogate)
+    surrogate_loss = -jnp.sum(token_weights * jnp.where(counted, surrogate, 0.0))
+
+    weight = jnp.sum(counted, dtype=jnp.float32)
+
+    def token_mean(values: Array) -> Mean:
+        return Mean(jnp.sum(jnp.where(counted, values, 0.0), dtype=jnp.float32), weight)
+
+    metrics: Metrics = {
+        "surrogate_loss": Sum(surrogate_loss),
+        "ratio": token_mean(ratio),
+        "ratio_max": Max(jnp.max(jnp.where(counted, ratio, -jnp.inf))),
+        "log_ratio_abs_max": Max(jnp.max(jnp.where(counted, jnp.abs(log_ratio), -jnp.inf))),
+        # A clip is counted where it binds: where it stops the gradient.
+        "clipped_high": token_mean((ratio > 1.0 + cfg.clip_high) & (advantages > 0)),
+        "clipped_low": token_mean((ratio < 1.0 - cfg.clip_low) & (advantages < 0)),
+        "clipped_dual": token_mean(dual),
+        "old_kl": token_mean(ratio - 1.0 - log_ratio),  # k3 estimate of KL(old || policy): drift since sampling
+        "nll": token_mean(-logprobs),  # at ratio 1 its mean is the policy's entropy
+    }
+    loss = surrogate_loss
+    if cfg.kl_coef:
+        if ref_logprobs is None:
+            raise ValueError(f"loss.kl_coef={cfg.kl_coef} needs ref_logprobs: fill them, or set loss.kl_coef=0")
+        kl = jnp.where(counted, kl_estimate(logprobs, ref_logprobs, cfg.kl_estimator, counted), 0.0)
+        loss = loss + cfg.kl_coef * jnp.sum(token_weights * kl)
+        metrics["ref_kl"] = token_mean(kl)
+    return loss, metrics | {"loss": Sum(loss)}
+
+
+def kl_estimate(
+    logprobs: Float[Array, "*rows seq"],
+    ref_logprobs: Float[Array, "*rows seq"],
+    estimator: str,
+    counted: Array | bool = True,
+) -> Float[Array, "*rows seq"]:
+    """Per-token estimate of KL(policy || reference) from tokens the policy sampled. With d = log π - log π_ref:
+
+    k1 = d, unbiased as a value. Inside a loss it has no expected gradient: its gradient is that of log π, whose
+        mean under π is 0, so it adds noise and pulls nowhere. Use it to measure, or as part of the reward.
+    k2 = d² / 2, biased as a value; on-policy its gradient is that of the KL.
+    k3 = exp(-d) - 1 + d, unbiased and never negative.
+
+    Tokens that are not `counted` give 0: an exp of their meaningless difference could overflow into the gradient.
+    """
+    difference = jnp.where(counted, logprobs - ref_logprobs, 0.0)
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return 0.5 * difference**2
+    if estimator == "k3":
+        return jnp.exp(-difference) - 1.0 + difference
+    raise ValueError(f"loss.kl_estimator={estimator!r}: allowed are k1, k2, k3")
+
+
+def negative_log_likelihood(
+    logprobs: Float[Array, "*rows seq"], token_weights: Float[Array, "*rows seq"]
+) -> tuple[Float[Array, ""], Metrics]:
+    """Weighted sum over tokens of -log π: the supervised loss. Tokens of weight 0 never touch the result."""
+    counted = token_weights > 0
+    nll = jnp.where(counted, -logprobs, 0.0)
+    loss = jnp.sum(token_weights * nll)
+    return loss, {"loss": Sum(loss), "nll": Mean(jnp.sum(nll), jnp.sum(counted, dtype=jnp.float32))}

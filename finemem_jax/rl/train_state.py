@@ -1,0 +1,72 @@
+"""Optimizer and the state one update maps to the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from finemem_jax.config import OptimizerConfig
+
+UNDECAYED = ("scale", "bias")  # norms and biases have no weight decay
+
+
+@flax.struct.dataclass
+class TrainState:
+    step: Int[Array, ""]  # updates attempted, skipped ones included
+    params: Any  # nested dict of float arrays
+    opt_state: Any
+
+
+def create_train_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """State before the first update. The optimizer's moments take the shardings of the parameters."""
+    return TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params))
+
+
+def make_optimizer(cfg: OptimizerConfig, updates: int) -> optax.GradientTransformation:
+    """AdamW behind a global-norm clip. `updates`: optimizer updates of the whole run, for the schedule."""
+    steps = [optax.clip_by_global_norm(cfg.max_grad_norm)] if cfg.max_grad_norm else []
+    steps.append(
+        optax.adamw(
+            make_schedule(cfg, updates),
+            b1=cfg.b1,
+            b2=cfg.b2,
+            eps=cfg.eps,
+            weight_decay=cfg.weight_decay,
+            mask=decayed,
+            mu_dtype=jnp.bfloat16 if cfg.bf16_momentum else None,
+        )
+    )
+    return optax.chain(*steps)
+
+
+def make_schedule(cfg: OptimizerConfig, updates: int) -> optax.Schedule:
+    """Learning rate of update i (from 0) of `updates`: a linear rise over the warm-up, then the decay.
+
+    The rise has no update at rate 0 and the first one after it has the full rate. linear and cosine reach 0 on
+    the last update.
+    """
+    warmup = round(cfg.warmup * updates)
+    decay_span = max(updates - 1 - warmup, 1)
+
+    def schedule(count: Array) -> Array:
+        rise = jnp.minimum((count + 1) / (warmup + 1), 1.0)
+        done = jnp.clip((count - warmup) / decay_span, 0.0, 1.0)
+        if cfg.schedule == "linear":
+            decay = 1.0 - done
+        elif cfg.schedule == "cosine":
+            decay = 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        else:
+            decay = 1.0
+        return cfg.lr * rise * decay
+
+    return schedule
+
+
+def decayed(params: Any) -> Any:
+    """True for parameters under weight decay: all but norm scales and biases."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in UNDECAYED, params)

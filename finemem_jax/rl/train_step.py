@@ -1,0 +1,137 @@
+"""One jitted update: gradients summed over microbatches, clipped, applied, or skipped when they are not finite.
+
+A batch has the axes [microbatches, rows, seq]. Its token weights are normalised over all of it, so gradients of
+microbatches are summed, never averaged, and the update is the same for every split. Only as many microbatches are
+run as hold tokens, so padding the batch to one of a few shapes costs memory and no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from finemem_jax.config import LossConfig
+from finemem_jax.rl import metrics as metrics_lib
+from finemem_jax.rl.batch import RolloutBatch
+from finemem_jax.rl.grpo import negative_log_likelihood, policy_loss
+from finemem_jax.rl.logprobs import token_logprobs
+from finemem_jax.rl.metrics import Mean, Metrics, Sum
+from finemem_jax.rl.train_state import TrainState
+
+StepFunction = Callable[[TrainState, RolloutBatch], tuple[TrainState, Metrics]]
+LossFunction = Callable[[Any, RolloutBatch], tuple[Array, Metrics]]
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    cfg: LossConfig,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 512,
+) -> StepFunction:
+    """The policy-gradient update. `temperature` is the one the rollouts were sampled at.
+
+    Shardings follow the arguments: parameters as they lie, the batch as `packing.to_device` placed it.
+    """
+
+    def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, Metrics]:
+        logprobs = token_logprobs(
+            model, params, batch.tokens, batch.positions, batch.segment_ids, temperature=temperature, chunk=chunk
+        )
+        return policy_loss(
+            logprobs, batch.old_logprobs, batch.ref_logprobs, batch.advantages, batch.token_weights, cfg
+        )
+
+    return _make_step(loss_of, optimizer)
+
+
+def make_sft_step(model: nn.Module, optimizer: optax.GradientTransformation, *, chunk: int = 512) -> StepFunction:
+    """The supervised update: weighted negative log-likelihood of the batch's tokens."""
+
+    def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, Metrics]:
+        logprobs = token_logprobs(
+            model, params, batch.tokens, batch.positions, batch.segment_ids, chunk=chunk
+        )
+        return negative_log_likelihood(logprobs, batch.token_weights)
+
+    return _make_step(loss_of, optimizer)
+
+
+def make_fill_logprobs(
+    model: nn.Module, *, temperature: float = 1.0, chunk: int = 512
+) -> Callable[[Any, RolloutBatch], Float[Array, "micro rows seq"]]:
+    """Log-probabilities of a batch's tokens under given parameters, for `batch.replace(ref_logprobs=...)`."""
+
+    @jax.jit
+    def fill_logprobs(params: Any, batch: RolloutBatch) -> Float[Array, "micro rows seq"]:
+        def one(index: Array, filled: Array) -> Array:
+            tokens, positions, segment_ids = (x[index] for x in (batch.tokens, batch.positions, batch.segment_ids))
+            logprobs = token_logprobs(
+                model, params, tokens, positions, segment_ids, temperature=temperature, chunk=chunk
+            )
+            return filled.at[index].set(logprobs)
+
+        return jax.lax.fori_loop(0, filled_microbatches(batch), one, jnp.zeros(batch.tokens.shape, jnp.float32))
+
+    return fill_logprobs
+
+
+def accumulate_gradients(loss_of: LossFunction, params: Any, batch: RolloutBatch) -> tuple[Any, Metrics]:
+    """Gradient and metrics of the whole batch [microbatches, rows, seq], summed in float32."""
+
+    def microbatch(index: Int[Array, ""]) -> RolloutBatch:
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batch)
+
+    gradient_of = jax.grad(loss_of, has_aux=True)
+    _, metric_shapes = jax.eval_shape(gradient_of, params, jax.eval_shape(microbatch, jnp.zeros((), jnp.int32)))
+    no_gradient = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=jnp.float32), params)
+    no_metrics = {name: metric.empty() for name, metric in metric_shapes.items()}
+
+    def add(index: Array, sums: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+        gradient, metrics = gradient_of(params, microbatch(index))
+        gradient = jax.tree.map(lambda a, g: a + g.astype(jnp.float32), sums[0], gradient)
+        return gradient, metrics_lib.merge(sums[1], metrics)
+
+    return jax.lax.fori_loop(0, filled_microbatches(batch), add, (no_gradient, no_metrics))
+
+
+def filled_microbatches(batch: RolloutBatch) -> Int[Array, ""]:
+    """Number of leading microbatches up to the last that holds any token."""
+    is_filled = jnp.any(batch.segment_ids > 0, axis=(1, 2))
+    return jnp.max(jnp.where(is_filled, jnp.arange(1, len(is_filled) + 1), 0))
+
+
+def _make_step(loss_of: LossFunction, optimizer: optax.GradientTransformation) -> StepFunction:
+    def step(state: TrainState, batch: RolloutBatch) -> tuple[TrainState, Metrics]:
+        gradient, metrics = accumulate_gradients(loss_of, state.params, batch)
+        norm = optax.global_norm(gradient)
+        is_finite = jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        def keep_finite(new: Array, old: Array) -> Array:
+            return jnp.where(is_finite, new, old)
+
+        skipped = 1.0 - is_finite.astype(jnp.float32)
+        metrics = metrics | {
+            "grad_norm": Mean(jnp.where(is_finite, norm, 0.0), 1.0 - skipped),
+            "skipped_updates": Sum(skipped),
+        }
+        return (
+            TrainState(
+                state.step + 1,
+                jax.tree.map(keep_finite, params, state.params),
+                jax.tree.map(keep_finite, opt_state, state.opt_state),
+            ),
+            metrics,
+        )
+
+    # The old state is donated: without that, two copies of parameters and moments would live through the update.
+    return jax.jit(step, donate_argnums=0)
