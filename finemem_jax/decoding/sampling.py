@@ -1,0 +1,94 @@
+"""One token per row from its logits, by rules and random keys that belong to the row alone.
+
+A row's draw depends on its own key and its own count of tokens, never on its slot, its neighbours or their number.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt
+
+from finemem_jax.rl.logprobs import logprobs_of
+
+NO_STOP = -1  # fills the unused places of `stop_tokens`; no token has this id
+
+
+@flax.struct.dataclass
+class RowSampling:
+    """How each row is sampled. Mirrors `types.Sampling`, one entry per row."""
+
+    key: UInt[Array, "rows 2"]  # raw threefry key of the completion
+    temperature: Float[Array, "rows"]  # 0 = greedy
+    top_k: Int[Array, "rows"]  # 0 = off
+    top_p: Float[Array, "rows"]  # 1 = off
+    max_tokens: Int[Array, "rows"]
+    min_tokens: Int[Array, "rows"]
+    stop_tokens: Int[Array, "rows stops"]
+
+
+def completion_keys(words: UInt[Array, "rows words"]) -> UInt[Array, "rows 2"]:
+    """Key of each completion: the words folded one after the other into a fixed key."""
+
+    def fold(row: Array) -> Array:
+        key = jax.random.key(0, impl="threefry2x32")
+        for word in row:
+            key = jax.random.fold_in(key, word)
+        return jax.random.key_data(key)
+
+    return jax.vmap(fold)(words)
+
+
+def sample(
+    logits: Float[Array, "rows vocab"], rows: RowSampling, count: Int[Array, "rows"], *, truncate: bool
+) -> tuple[Int[Array, "rows"], Float[Array, "rows"]]:
+    """The next token of each row and its log-probability: tempered, never truncated, float32.
+
+    count: tokens the row has so far; the draw uses the row's key with the count folded in. Greedy rows
+    (temperature 0) report log-probabilities at temperature 1.
+    truncate: static; False promises that every row has top_k and top_p off and saves a sort of the vocabulary.
+    """
+    temperature = jnp.where(rows.temperature > 0, rows.temperature, 1.0)
+    allowed = logits.astype(jnp.float32) / temperature[:, None]
+    too_short = count < rows.min_tokens
+    allowed = _without_stops(allowed, rows.stop_tokens, too_short)
+    if truncate:
+        allowed = _truncated(allowed, rows.top_k, rows.top_p)
+    noise = jax.vmap(lambda key, n: _gumbel(key, n, logits.shape[-1]))(rows.key, count)
+    noise = jnp.where(rows.temperature[:, None] > 0, noise, 0.0)
+    tokens = jnp.argmax(allowed + noise, axis=-1).astype(jnp.int32)
+    return tokens, logprobs_of(logits, tokens, temperature)
+
+
+def is_stop(tokens: Int[Array, "rows"], stop_tokens: Int[Array, "rows stops"]) -> Bool[Array, "rows"]:
+    return jnp.any(tokens[:, None] == stop_tokens, axis=-1)
+
+
+def _gumbel(key: Array, count: Array, vocab: int) -> Array:
+    key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), count)
+    return jax.random.gumbel(key, (vocab,), jnp.float32)
+
+
+def _without_stops(scores: Array, stop_tokens: Array, too_short: Array) -> Array:
+    """Scores [rows, vocab] with a row's stop tokens at -inf where the row is too short to stop."""
+    columns = jnp.where(too_short[:, None], stop_tokens, NO_STOP)
+    columns = jnp.where(columns == NO_STOP, scores.shape[-1], columns)  # out of range: dropped
+    return scores.at[jnp.arange(len(scores))[:, None], columns].set(-jnp.inf, mode="drop")
+
+
+def _truncated(scores: Array, top_k: Array, top_p: Array) -> Array:
+    """Scores [rows, vocab] at -inf outside the row's top_k tokens and outside its nucleus.
+
+    The nucleus is the smallest set of most likely tokens whose probability reaches top_p, taken after top_k:
+    for probabilities .5 .3 .2, top_p .5 keeps one token, top_p .6 keeps two.
+    """
+    vocab = scores.shape[-1]
+    order = jnp.argsort(-scores, axis=-1, stable=True)
+    best_first = jnp.take_along_axis(scores, order, axis=-1)
+    ranks = jnp.arange(vocab)[None, :]
+    best_first = jnp.where((top_k[:, None] > 0) & (ranks >= top_k[:, None]), -jnp.inf, best_first)
+    probabilities = jax.nn.softmax(best_first, axis=-1)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    best_first = jnp.where((top_p[:, None] < 1) & (before >= top_p[:, None]), -jnp.inf, best_first)
+    return jnp.zeros_like(scores).at[jnp.arange(len(scores))[:, None], order].set(best_first)
