@@ -114,6 +114,7 @@ def logical_axes(model: nn.Module) -> dict:
 # --------------------------------------------------------------------------------------------------------------
 
 _kernel_init = nn.initializers.normal(0.02)
+_lora_a_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # as PEFT: within 1 / sqrt(in)
 
 
 class RMSNorm(nn.Module):
@@ -129,12 +130,33 @@ class RMSNorm(nn.Module):
         return (y * scale.astype(jnp.float32)).astype(x.dtype)
 
 
-class Linear(nn.Module):
-    """x @ kernel (+ bias) (+ x @ lora_a @ lora_b * alpha / rank).
+class Adapter(nn.Module):
+    """x @ a @ b * alpha / rank: the low-rank update of one projection (LoRA, arXiv 2106.09685).
 
-    The adapter is used when the parameters hold one, so the same model runs with and without it. It is shared by
-    all rows (`lora_a [in, rank]`) or one per row (`[rows, in, rank]`), as fast-weight memories need.
+    Shared by all rows (`a [in, rank]`, `b [rank, out]`) or one per row (`a [rows, in, rank]`, `b [rows, rank, out]`),
+    as fast-weight memories need; nn/lora.py makes both.
     """
+
+    cfg: TransformerConfig
+    features: int
+    axes: tuple[str, str]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "rows seq in"]) -> Float[Array, "rows seq out"]:
+        lora, stored = self.cfg.lora, self.cfg.param_dtype
+        if self.is_initializing():
+            # b starts at 0: an untrained adapter changes nothing.
+            declare(self, "a", (self.axes[0], "lora"), _lora_a_init, (x.shape[-1], lora.rank), stored)
+            declare(self, "b", ("lora", self.axes[1]), nn.initializers.zeros, (lora.rank, self.features), stored)
+        # Not self.param, which would refuse the extra axis of per-row adapters.
+        a = self.get_variable("params", "a").astype(x.dtype)
+        b = self.get_variable("params", "b").astype(x.dtype)
+        return (x @ a) @ b * (lora.alpha / a.shape[-1])
+
+
+class Linear(nn.Module):
+    """x @ kernel (+ bias) (+ adapter). The adapter is used when the parameters hold one: drop it from the tree and
+    the same model is the frozen base."""
 
     cfg: TransformerConfig
     features: int
@@ -145,21 +167,13 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "rows seq in"]) -> Float[Array, "rows seq out"]:
         dtype, stored = jnp.dtype(self.cfg.dtype), self.cfg.param_dtype
         shape = (x.shape[-1], self.features)
-        kernel = declare(self, "kernel", self.axes, _kernel_init, shape, stored)
-        y = x @ kernel.astype(dtype)
+        y = x @ declare(self, "kernel", self.axes, _kernel_init, shape, stored).astype(dtype)
         if self.use_bias:
-            bias = declare(self, "bias", self.axes[1:], nn.initializers.zeros, shape[1:], stored)
-            y = y + bias.astype(dtype)
+            y = y + declare(self, "bias", self.axes[1:], nn.initializers.zeros, shape[1:], stored).astype(dtype)
         lora = self.cfg.lora
-        if self.is_initializing() and lora.rank > 0 and self.name in lora.targets:
-            # B starts at 0: an untrained adapter changes nothing.
-            init_a = nn.initializers.he_uniform()
-            declare(self, "lora_a", (self.axes[0], "lora"), init_a, (shape[0], lora.rank), stored)
-            declare(self, "lora_b", ("lora", self.axes[1]), nn.initializers.zeros, (lora.rank, shape[1]), stored)
-        if self.has_variable("params", "lora_a"):
-            a = self.get_variable("params", "lora_a").astype(dtype)
-            b = self.get_variable("params", "lora_b").astype(dtype)
-            y = y + (x @ a) @ b * (lora.alpha / a.shape[-1])
+        wanted = self.is_initializing() and lora.rank > 0 and self.name in lora.targets
+        if wanted or self.has_variable("params", "lora"):
+            y = y + Adapter(self.cfg, self.features, self.axes, name="lora")(x)
         return y
 
 
