@@ -1,0 +1,192 @@
+"""Sequences and their advantages -> packed numpy rows -> a RolloutBatch on the devices.
+
+One sequence is one (rollout, step): a prompt and its completion. Here the loss aggregation becomes weights of
+single tokens, so that the device only sums. Deterministic: the same sequences give the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from finemem_jax.config import LossConfig, UserError
+from finemem_jax.rl.batch import RolloutBatch
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSequence:
+    """A prompt, the completion sampled for it, and the sampler's log-probabilities of the completion."""
+
+    prompt: Sequence[int]
+    completion: Sequence[int]
+    logprobs: Sequence[float]  # one per completion token
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the loss is divided by. Over several hosts: the sum of theirs."""
+
+    tokens: int = 0  # completion tokens of the sequences that count
+    sequences: int = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(self.tokens + other.tokens, self.sequences + other.sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """A mini-batch as numpy arrays, all [microbatches, rows, seq]; the fields are those of RolloutBatch."""
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    segment_ids: np.ndarray
+    old_logprobs: np.ndarray
+    token_weights: np.ndarray
+    advantages: np.ndarray
+    used_rows: int  # rows that hold a sequence
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the positions that are computed and hold no token: microbatches of padding alone never run."""
+        micro_rows, seq = self.tokens.shape[1:]
+        computed = -(-self.used_rows // micro_rows) * micro_rows * seq
+        return 1.0 - int((self.segment_ids > 0).sum()) / computed if computed else 0.0
+
+
+def count_totals(sequences: Sequence[TrainSequence], advantages: np.ndarray) -> Totals:
+    """Denominators of the loss. A sequence without advantage (NaN) does not count."""
+    counted = [len(s.completion) for s, a in zip(sequences, advantages, strict=True) if not np.isnan(a)]
+    return Totals(sum(counted), sum(1 for length in counted if length))
+
+
+def pack_rollouts(
+    sequences: Sequence[TrainSequence],
+    advantages: np.ndarray,
+    cfg: LossConfig,
+    *,
+    row_tokens: int,
+    microbatch_rows: int,
+    totals: Totals | None = None,
+    min_microbatches: int = 1,
+) -> PackedRows:
+    """Rows of `row_tokens` tokens, each holding as many whole sequences as fit; the longest are placed first.
+
+    advantages: [sequences], NaN for a sequence that has none (its group was left out): it is not packed.
+    totals: denominators over all hosts; those of the given sequences when None.
+    The number of microbatches is rounded up to a power of two, at least `min_microbatches` (the largest of any
+    host), so that a run compiles for a few shapes only; microbatches of padding alone are not computed.
+    """
+    advantages = np.asarray(advantages, np.float32)
+    totals = totals or count_totals(sequences, advantages)
+    kept = [index for index in range(len(sequences)) if not np.isnan(advantages[index])]
+    rows = assign_rows([len(sequences[index]) for index in kept], row_tokens)
+    microbatches = _power_of_two(max(-(-len(rows) // microbatch_rows), min_microbatches, 1))
+
+    shape = (microbatches * microbatch_rows, row_tokens)
+    tokens, positions, segment_ids = (np.zeros(shape, np.int32) for _ in range(3))
+    old_logprobs, token_weights, row_advantages = (np.zeros(shape, np.float32) for _ in range(3))
+    for row, members in enumerate(rows):
+        start = 0
+        for segment, member in enumerate(members, 1):
+            sequence, advantage = sequences[kept[member]], advantages[kept[member]]
+            middle, end = start + len(sequence.prompt), start + len(sequence)
+            tokens[row, start:middle] = sequence.prompt
+            tokens[row, middle:end] = sequence.completion
+            positions[row, start:end] = np.arange(end - start)
+            segment_ids[row, start:end] = segment
+            old_logprobs[row, middle:end] = sequence.logprobs
+            token_weights[row, middle:end] = token_weight(len(sequence.completion), totals, cfg)
+            row_advantages[row, start:end] = advantage
+            start = end
+
+    def split(array: np.ndarray) -> np.ndarray:
+        return array.reshape(microbatches, microbatch_rows, row_tokens)
+
+    return PackedRows(
+        tokens=split(tokens),
+        positions=split(positions),
+        segment_ids=split(segment_ids),
+        old_logprobs=split(old_logprobs),
+        token_weights=split(token_weights),
+        advantages=split(row_advantages),
+        used_rows=len(rows),
+    )
+
+
+def token_weight(length: int, totals: Totals, cfg: LossConfig) -> float:
+    """Weight in the loss of each token of a completion of `length` tokens.
+
+    token_mean: 1 / all tokens. sequence_mean: 1 / (sequences * length). constant: 1 / (sequences * constant_length).
+    """
+    if not length:
+        return 0.0
+    if cfg.aggregation == "token_mean":
+        return 1.0 / totals.tokens
+    if cfg.aggregation == "sequence_mean":
+        return 1.0 / (totals.sequences * length)
+    if cfg.aggregation == "constant":
+        return 1.0 / (totals.sequences * cfg.constant_length)
+    raise ValueError(f"loss.aggregation={cfg.aggregation!r}: allowed are token_mean, sequence_mean, constant")
+
+
+def assign_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """First-fit decreasing: for each row the indices of the sequences in it."""
+    longest = max(lengths, default=0)
+    if longest > row_tokens:
+        raise UserError(
+            f"a sequence of {longest} tokens does not fit a row of {row_tokens}: raise config.train.row_tokens, or "
+            "lower config.prompt.max_prompt_tokens or config.prompt.max_completion_tokens"
+        )
+    rows: list[list[int]] = []
+    free = np.zeros(len(lengths), np.int64)  # tokens left in each row opened so far
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fitting = np.flatnonzero(free[: len(rows)] >= lengths[index])
+        row = int(fitting[0]) if len(fitting) else len(rows)
+        if row == len(rows):
+            rows.append([])
+            free[row] = row_tokens
+        rows[row].append(index)
+        free[row] -= lengths[index]
+    return rows
+
+
+def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
+    """The batch on the devices, its rows split over the mesh axes data and fsdp; without a reference yet.
+
+    Over several hosts each gives its own rows of every microbatch; the global microbatch holds them all.
+    """
+
+    def place(array: np.ndarray) -> jax.Array:
+        if mesh is None:
+            return jax.device_put(array)
+        sharding = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp"), None))
+        return jax.make_array_from_process_local_data(sharding, array)
+
+    if mesh is not None:
+        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        rows = packed.tokens.shape[1] * jax.process_count()
+        if rows % ways:
+            raise UserError(
+                f"{rows} rows of a microbatch do not split over mesh axes data * fsdp = {ways}: make "
+                "config.train.microbatch_rows a multiple"
+            )
+    return RolloutBatch(
+        tokens=place(packed.tokens),
+        positions=place(packed.positions),
+        segment_ids=place(packed.segment_ids),
+        old_logprobs=place(packed.old_logprobs),
+        ref_logprobs=None,
+        token_weights=place(packed.token_weights),
+        advantages=place(packed.advantages),
+    )
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
