@@ -1,0 +1,13 @@
+"""Corpora in the Memalpha format, built from raw datasets: `finemem data build`.
+
+One file per source, which exports
+
+    episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]
+
+The folder is the registry: a new file is a new `--source`. Files whose name starts with "_" are shared parts.
+"""
+
+from finemem_jax.corpora._build import BuildReport, add_arguments, build
+from finemem_jax.corpora._options import BuildOptions
+
+__all__ = ["BuildOptions", "BuildReport", "add_arguments", "build"]

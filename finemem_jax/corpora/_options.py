@@ -1,0 +1,77 @@
+"""What `finemem data build` can be told: the schema, the defaults and the help texts of its options."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from finemem_jax.config import UserError, plugins, unknown
+
+_T = TypeVar("_T")
+
+_EVAL_SHARE = 5  # every fifth document is held out for --split=eval
+
+
+def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    source: str = field(metadata={"help": "kind of raw data: a file in finemem_jax/corpora/", "choices": ()})
+    input: str = field(metadata={"help": "raw file, or the folder that holds it", "choices": ()})
+    output: str = field(metadata={"help": "parquet file to write", "choices": ()})
+    split: str = _option(
+        "train",
+        "part of the raw data to use; train and eval share no utterance, article, conversation or story",
+        ("train", "eval", "all"),
+    )
+    chunk_tokens: int = _option(1024, "most tokens of a chunk's content, the dialogue wrapper not counted")
+    chunks: int = _option(10, "chunks per instance; 0 = as many as there is text for")
+    instances: int = _option(100, "most instances; 0 = all there is text for (classification streams need a number)")
+    questions: int = _option(100, "most final questions per instance")
+    chunk_questions: int = _option(5, "most questions about one chunk, made from annotated evidence; 0 = none")
+    layout: str = _option(
+        "dialogue",
+        "dialogue: each chunk is a dated user turn with a reply; bare: its content alone, examples as `text => label`",
+        ("dialogue", "bare"),
+    )
+    seed: int = _option(0, "everything drawn at random follows from it")
+    tokenizer: str = _option("", "what tokens are counted with: folder or hub name; empty = words and signs")
+    max_answer_words: int = _option(5, "squad, hotpotqa: drop questions whose answer is longer; 0 = keep all")
+    noise: int = _option(
+        0,
+        "clinc150: unlabelled out-of-scope utterances per chunk; hotpotqa: unrelated articles, longmemeval: "
+        "unrelated sessions per question",
+    )
+    labels: str = _option("names", "classification: how a label is written", ("names", "numbers"))
+    label_level: str = _option("fine", "clinc150, nlu: intents, or the domains above them", ("fine", "coarse"))
+    labels_per_instance: int = _option(0, "classification: labels drawn for an instance; 0 = all")
+    utterances: int = _option(0, "classification: labelled examples per chunk; 0 = fill --chunk-tokens")
+
+    def __post_init__(self) -> None:
+        known = plugins("finemem_jax.corpora")
+        if self.source not in known:
+            raise UserError(unknown(self.source, known, "--source"))
+        for option in fields(self):
+            value, choices = getattr(self, option.name), option.metadata["choices"]
+            flag = "--" + option.name.replace("_", "-")
+            if choices and value not in choices:
+                raise UserError(f"{flag}={value}: allowed are {', '.join(choices)}")
+            if isinstance(value, int) and value < (1 if option.name in ("chunk_tokens", "questions") else 0):
+                raise UserError(f"{flag}={value}: too small")
+        if not self.output.endswith(".parquet"):
+            raise UserError(f"--output={self.output}: must end in .parquet")
+
+    def rng(self, *names: object) -> random.Random:
+        """A generator of its own for each purpose, so that one more draw here changes nothing there."""
+        return random.Random("/".join(map(str, (self.seed, self.source, *names))))
+
+    def of_split(self, documents: Sequence[_T]) -> list[_T]:
+        """The documents of `split`: every fifth is for eval, the others for train."""
+        if self.split == "all":
+            return list(documents)
+        is_eval = self.split == "eval"
+        return [d for i, d in enumerate(documents, start=1) if (i % _EVAL_SHARE == 0) == is_eval]

@@ -1,0 +1,75 @@
+"""SQuAD (v1.1, v2.0, or the English part of XQuAD): paragraphs of Wikipedia with questions on them.
+
+Input: a JSON file as published, or a folder of them; articles of the same title are joined, equal paragraphs taken
+once. Chunks are runs of whole paragraphs of the articles, in order; a paragraph over the budget is cut at sentences,
+and its questions go where their answer stands. Unanswerable questions are dropped. Train and eval share no article.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from finemem_jax.config import UserError
+from finemem_jax.corpora import _chunking, _questions, _reading
+from finemem_jax.corpora._options import BuildOptions
+from finemem_jax.types import CountTokens, Episode, Question
+
+
+class _Piece(NamedTuple):
+    """A paragraph, or a part of a long one, with the questions whose answer it holds: (text, answers)."""
+
+    text: str
+    asked: list[tuple[str, tuple[str, ...]]]
+
+
+def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
+    articles = list(_articles(options).values())
+    chosen = options.of_split(articles)
+    options.rng(options.split, "articles").shuffle(chosen)
+    pieces = [p for article in chosen for paragraph in article for p in _pieces(paragraph, options, count_tokens)]
+    groups = _chunking.pack([piece.text for piece in pieces], options.chunk_tokens, count_tokens)
+    texts = ["\n\n".join(pieces[i].text for i in group) for group in groups]
+    questions = [
+        Question(text, answers, evidence=(chunk,))
+        for chunk, group in enumerate(groups)
+        for i in group
+        for text, answers in pieces[i].asked
+    ]
+    for number, (run, own) in enumerate(_questions.windows(texts, questions, options.chunks)):
+        yield _questions.episode("squad", number, run, own, options)
+
+
+def _articles(options: BuildOptions) -> dict[str, list[dict]]:
+    """Title -> paragraphs, in the order of the files. Equal paragraphs pool their questions."""
+    articles: dict[str, dict[str, dict]] = {}
+    for path in _reading.find(options.input, "*.json"):
+        data = _reading.read_json(path)
+        try:
+            for article in data["data"]:  # type: ignore[index]
+                paragraphs = articles.setdefault(article["title"], {})
+                for paragraph in article["paragraphs"]:
+                    first = paragraphs.setdefault(paragraph["context"], {"context": paragraph["context"], "qas": {}})
+                    for asked in paragraph["qas"]:
+                        first["qas"].setdefault(asked["question"].strip(), asked)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is not in SQuAD's format: {error}") from error
+    return {title: list(paragraphs.values()) for title, paragraphs in articles.items()}
+
+
+def _pieces(paragraph: dict, options: BuildOptions, count_tokens: CountTokens) -> list[_Piece]:
+    context = paragraph["context"]
+    spans = _chunking.split_text(context, options.chunk_tokens, count_tokens)
+    pieces = [_Piece(context[span.start : span.end], []) for span in spans]
+    for text, asked in paragraph["qas"].items():
+        if asked.get("is_impossible"):
+            continue
+        answers = [a for a in asked["answers"] if _questions.is_short(a["text"], options)]
+        for span, piece in zip(spans, pieces, strict=True):
+            inside = [
+                a["text"] for a in answers if span.start <= a["answer_start"] < span.end and a["text"] in piece.text
+            ]
+            if inside:
+                piece.asked.append((text, tuple(dict.fromkeys(inside))))
+                break
+    return pieces
