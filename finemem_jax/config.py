@@ -293,7 +293,8 @@ def default() -> ml_collections.ConfigDict:
 def to_dict(cfg: object) -> dict:
     """A config dataclass as nested plain dicts (tuples stay tuples), ready for JSON."""
     return {
-        f.name: _plain(getattr(cfg, f.name)) for f in dataclasses.fields(cfg)  # type: ignore[arg-type]
+        f.name: _plain(getattr(cfg, f.name))
+        for f in dataclasses.fields(cfg)  # type: ignore[arg-type]
     }
 
 
@@ -477,8 +478,7 @@ def validate(cfg: Config) -> None:
     groups = cfg.train.episodes
     if groups % cfg.train.mini_batches:
         raise UserError(
-            f"config.train.episodes={groups} is not a multiple of "
-            f"config.train.mini_batches={cfg.train.mini_batches}"
+            f"config.train.episodes={groups} is not a multiple of config.train.mini_batches={cfg.train.mini_batches}"
         )
     need = cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
     if cfg.engine.cache_tokens < need:

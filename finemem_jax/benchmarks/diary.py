@@ -61,22 +61,29 @@ ATTRIBUTES: dict[str, list[str]] = {
 
 # label -> (ways to say it, what it is said about)
 INTENTS: dict[str, tuple[list[str], list[str]]] = {
-    "music": (["put on some {}", "play me {}", "let us hear {}", "turn up the {}"],
-              "jazz blues techno opera folk swing reggae piano".split()),
-    "alarm": (["wake me at {}", "set the alarm for {}", "ring the alarm at {}", "get me up by {}"],
-              "six seven eight nine five dawn noon midnight".split()),
-    "weather": (["will it rain in {}", "is it cold in {}", "what is the forecast for {}", "any snow in {}"],
-                PLACES[:10]),
-    "shopping": (["add {} to the list", "we need more {}", "buy {} on the way", "order {} again"],
-                 "milk flour apples rice butter candles soap onions".split()),
-    "travel": (["book a train to {}", "find a flight to {}", "how far is {}", "reserve a seat to {}"],
-               PLACES[10:20]),
-    "banking": (["transfer money to {}", "pay the bill of {}", "what do I owe {}", "send a cheque to {}"],
-                PEOPLE[:10]),
-    "cooking": (["how do I cook {}", "find a recipe for {}", "how long does {} simmer", "what goes with {}"],
-                FOODS[:10]),
-    "calls": (["call {} back", "dial {} please", "leave {} a voicemail", "ring up {} tonight"],
-              PEOPLE[10:20]),
+    "music": (
+        ["put on some {}", "play me {}", "let us hear {}", "turn up the {}"],
+        "jazz blues techno opera folk swing reggae piano".split(),
+    ),
+    "alarm": (
+        ["wake me at {}", "set the alarm for {}", "ring the alarm at {}", "get me up by {}"],
+        "six seven eight nine five dawn noon midnight".split(),
+    ),
+    "weather": (
+        ["will it rain in {}", "is it cold in {}", "what is the forecast for {}", "any snow in {}"],
+        PLACES[:10],
+    ),
+    "shopping": (
+        ["add {} to the list", "we need more {}", "buy {} on the way", "order {} again"],
+        "milk flour apples rice butter candles soap onions".split(),
+    ),
+    "travel": (["book a train to {}", "find a flight to {}", "how far is {}", "reserve a seat to {}"], PLACES[10:20]),
+    "banking": (["transfer money to {}", "pay the bill of {}", "what do I owe {}", "send a cheque to {}"], PEOPLE[:10]),
+    "cooking": (
+        ["how do I cook {}", "find a recipe for {}", "how long does {} simmer", "what goes with {}"],
+        FOODS[:10],
+    ),
+    "calls": (["call {} back", "dial {} please", "leave {} a voicemail", "ring up {} tonight"], PEOPLE[10:20]),
 }
 
 CHATTER = [
@@ -133,6 +140,7 @@ def sentences() -> Iterator[str]:
         for attribute, values in ATTRIBUTES.items():
             for value in values:
                 yield f"{name}'s {attribute} is {value}"
+                yield f"now {name}'s {attribute} is {value}"
     for label, (patterns, words) in INTENTS.items():
         for pattern in patterns:
             for word in words:

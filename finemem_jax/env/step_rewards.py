@@ -25,9 +25,7 @@ class StepRewards:
     missing: int  # (group, step) pairs left out of some term
 
 
-def step_rewards(
-    groups: Sequence[Sequence[Rollout]], cfg: RewardsConfig, count_tokens: CountTokens
-) -> StepRewards:
+def step_rewards(groups: Sequence[Sequence[Rollout]], cfg: RewardsConfig, count_tokens: CountTokens) -> StepRewards:
     """r_t = Σ_terms w_term r_term(t) for every sample of every group. Terms of weight 0 are not computed."""
     samples = max((len(group) for group in groups), default=0)
     steps = max((len(rollout.steps) for group in groups for rollout in group), default=0)

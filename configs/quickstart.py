@@ -1,0 +1,39 @@
+"""A laptop run of the whole method on the embedded diary task.
+
+    finemem train --config=configs/quickstart.py
+
+2 CPU cores, a few minutes, no download. Figures: README, "What the quickstart shows".
+"""
+
+from finemem_jax import config
+
+
+def get_config():
+    cfg = config.default()
+    cfg.name = "quickstart"
+    cfg.model.path = "embedded:warm_start"
+    cfg.model.dtype = "float32"
+    cfg.memory.max_operations = 4
+    cfg.memory.max_items = 24
+    cfg.memory.max_item_tokens = 24
+    cfg.memory.view.items = 24
+    cfg.prompt.name = "compact"
+    cfg.prompt.max_prompt_tokens = 320
+    cfg.prompt.max_completion_tokens = 64
+    cfg.engine.slots = 32
+    cfg.engine.cache_tokens = 384
+    cfg.retrieval.k = 3
+    cfg.rewards.question_share = 1.0
+    cfg.rewards.chunk_questions = 3
+    cfg.train.steps = 40
+    cfg.train.episodes = 4
+    cfg.train.group_size = 8
+    cfg.train.mini_batches = 2
+    cfg.train.microbatch_rows = 16
+    cfg.train.eval_every = 20
+    cfg.train.checkpoint_every = 20
+    cfg.loss.kl_coef = 0.0
+    cfg.optimizer.lr = 7e-4
+    cfg.optimizer.weight_decay = 0.0
+    cfg.eval.episodes = 64
+    return cfg

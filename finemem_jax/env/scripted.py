@@ -1,0 +1,101 @@
+"""Scripted writers of memory: the imperfect expert of the warm start, and the baselines that need no model.
+
+A writer is a function (episode, turn) -> text, the text a policy would have sampled; `play` cannot tell it from
+one. `expert` and `oracle` look at the episode's questions to know which lines matter, which no policy can.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+
+from finemem_jax.config import ExpertConfig
+from finemem_jax.env import operations
+from finemem_jax.env.environment import Turn
+from finemem_jax.types import Episode, MemoryItem, Operation, Question
+
+Writer = Callable[[Episode, Turn], str]
+
+SKIP = Operation("memory_skip")
+
+
+def insert(text: str) -> Operation:
+    return Operation("memory_insert", {"content": text})
+
+
+def update(item: MemoryItem, text: str) -> Operation:
+    return Operation("memory_update", {"id": item.id, "content": text})
+
+
+def no_memory(episode: Episode, turn: Turn) -> str:
+    return _write([SKIP])
+
+
+def store_all(episode: Episode, turn: Turn) -> str:
+    """Every line of the chunk as an item; evaluated without write limits."""
+    return _write([insert(line) for line in chunk_lines(episode, turn)])
+
+
+def oracle(max_operations: int) -> Writer:
+    """Every line that a question needs, changed facts as UPDATE, within the write budget."""
+    return expert(ExpertConfig(keep_useful=1.0, keep_noise=0.0, update=1.0, skip=0.0), max_operations, seed=0)
+
+
+def expert(cfg: ExpertConfig, max_operations: int, seed: int) -> Writer:
+    """The scripted expert: keeps each line with a probability, and mostly adds changed facts instead of updating.
+
+    Deterministic in (seed, episode, step)."""
+
+    def write(episode: Episode, turn: Turn) -> str:
+        rng = random.Random(f"expert {seed} {episode.id} {turn.step}")
+        if rng.random() < cfg.skip:
+            return _write([SKIP])
+        questions = [q for chunk in episode.chunks for q in chunk.questions] + list(episode.questions)
+        written = []
+        for line in chunk_lines(episode, turn):
+            if rng.random() >= (cfg.keep_useful if is_useful(line, questions) else cfg.keep_noise):
+                continue
+            old = superseded(line, turn.visible)
+            if old is not None and rng.random() < cfg.update:
+                written.append(update(rng.choice(turn.visible) if rng.random() < cfg.update_wrong else old, line))
+            else:
+                written.append(insert(line))
+        return _write(written[:max_operations] or [SKIP])
+
+    return write
+
+
+def chunk_lines(episode: Episode, turn: Turn) -> list[str]:
+    return [line for line in episode.chunks[turn.step].text.splitlines() if line.strip()]
+
+
+def is_useful(line: str, questions: Sequence[Question]) -> bool:
+    """Whether the line is a labelled example, or holds an answer beside a word of its question."""
+    if " => " in line:
+        return True
+    words = _words(line)
+    return any(
+        _words(answer) <= words and words & _words(question.text) - _words(answer)
+        for question in questions
+        for answer in question.answers
+    )
+
+
+def superseded(line: str, items: Sequence[MemoryItem]) -> MemoryItem | None:
+    """The item that states an older value of what `line` states, by the pattern "now X is Y" against "X is Z"."""
+    if not line.startswith("now "):
+        return None
+    return next((item for item in items if _subject(item.text) == _subject(line) and item.text != line), None)
+
+
+def _subject(line: str) -> str:
+    return line.removeprefix("now ").rpartition(" is ")[0]
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def _write(written: Sequence[Operation]) -> str:
+    return operations.emit(written) + "\n"

@@ -1,0 +1,146 @@
+"""The command line: `finemem train | sft | evaluate | export | data`. Nothing else lives here.
+
+A config is an ml_collections file and overrides: `--config=configs/quickstart.py --config.train.steps=10`.
+A user's mistake ends in one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from finemem_jax import config
+from finemem_jax.config import Config, UserError
+
+EXIT_USER_ERROR = 2
+
+_CONFIG_HELP = """\
+config overrides: any field of the config, as --config.GROUP.FIELD=VALUE, e.g.
+  --config.train.steps=10  --config.rewards.weights.chunk_qa=0  --config.loss.kl_coef=0.001
+The fields, their defaults and legal values are in finemem_jax/config.py."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code (0 done, 2 a mistake in what was given)."""
+    arguments, overrides = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+    try:
+        return arguments.run(arguments, overrides) or 0
+    except UserError as error:
+        print(f"finemem {arguments.command}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="finemem", description="Train LLM memory managers with GRPO in JAX (Fine-Mem).", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=_CONFIG_HELP if name != "data" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    train = command("train", _train, "Train a memory manager with GRPO; resumes when the workdir holds a run.")
+    _config_options(train, default="configs/quickstart.py")
+    sft = command("sft", _sft, "Supervised warm start from the scripted, imperfect expert.")
+    _config_options(sft, default="configs/warm_start.py")
+    evaluate = command("evaluate", _evaluate, "Score a policy and the baselines on held-out episodes.")
+    _config_options(evaluate, default="configs/quickstart.py")
+    evaluate.add_argument("--baselines-only", action="store_true", help="no policy, only config.eval.baselines")
+    export = command("export", _export, "Write the latest checkpoint of a run as a Hugging Face folder.")
+    export.add_argument("--workdir", required=True, help="folder of the run")
+    export.add_argument("--out", required=True, help="folder to write; replaced as a whole")
+    data = command("data", _data, "Build a Memalpha-format corpus from raw datasets.")
+    importlib.import_module("finemem_jax.corpora.build").add_arguments(data)
+    return parser
+
+
+def _config_options(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--config", default=default, help="config file (default: %(default)s)")
+    parser.add_argument("--workdir", default="", help="folder of the run (default: runs/NAME of the config)")
+
+
+def load_config(path: str, overrides: Sequence[str]) -> Config:
+    """The frozen config of an ml_collections file and `--config.a.b=value` overrides. Raises UserError."""
+    if not Path(path).is_file():
+        raise UserError(f"no config file {path} (--config)")
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", default=path, flag_values=values)
+    known = [f"--{name}" for name in config.dotted_names(config.to_dict(Config()))]
+    for override in overrides:
+        name, separator, _ = override.partition("=")
+        if not name.startswith("--config."):
+            raise UserError(f"unknown argument {override!r}")
+        if name not in known:
+            raise UserError(config.unknown(name, known, "option"))
+        if not separator:
+            raise UserError(f"{name} needs a value: {name}=VALUE")
+    try:
+        values(["finemem", *overrides])
+        tree = values.config
+    except (flags.Error, ValueError, TypeError, SyntaxError) as error:
+        raise UserError(f"{' '.join(overrides) or path}: {str(error).splitlines()[0]}") from error
+    except (AttributeError, KeyError) as error:  # ml_collections refuses a key that the schema does not have
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+    return config.from_ml_collections(tree)
+
+
+def _load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Config, Path]:
+    cfg = load_config(arguments.config, overrides)
+    return cfg, Path(arguments.workdir or f"runs/{cfg.name}")
+
+
+def _refuse_overrides(overrides: Sequence[str]) -> None:
+    if overrides:
+        raise UserError(f"unknown argument {overrides[0]!r}")
+
+
+def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    cfg, workdir = _load(arguments, overrides)
+    from finemem_jax import train  # jax starts here, after every mistake in the config was reported
+
+    train.train(cfg, workdir)
+
+
+def _sft(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    cfg, workdir = _load(arguments, overrides)
+    from finemem_jax import sft
+
+    sft.sft(cfg, workdir)
+
+
+def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    cfg, workdir = _load(arguments, overrides)
+    from finemem_jax import evaluate
+
+    evaluate.evaluate(cfg, workdir, policy=not arguments.baselines_only)
+
+
+def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    _refuse_overrides(overrides)
+    from finemem_jax import train
+
+    train.export(Path(arguments.workdir), Path(arguments.out))
+
+
+def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    _refuse_overrides(overrides)
+    importlib.import_module("finemem_jax.corpora.build").run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

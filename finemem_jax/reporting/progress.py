@@ -1,0 +1,77 @@
+"""The live view of a run: one line with a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+PLAIN_SECONDS = 10.0  # between two plain lines
+
+
+class Progress:
+    """`with Progress(total, title) as progress: progress.update(step, reward=0.3)`."""
+
+    def __init__(self, total: int, title: str, console: Console | None = None):
+        self._total, self._title = total, title
+        self._console = console or Console(stderr=True)
+        self._printed = 0.0
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[values]}"),
+                console=self._console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=self._total, values="")
+        return self
+
+    def update(self, step: int, **values: float | str) -> None:
+        """`step` of the total is done."""
+        text = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, values=text)
+        elif step >= self._total or time.monotonic() - self._printed > PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            print(f"{self._title} {step}/{self._total}  {text}", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on standard output; the first column is text, the others are right-aligned."""
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    # without a terminal rich would fold the table to 80 columns
+    Console(width=None if console.is_terminal else 160).print(table)
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3f}"

@@ -1,0 +1,175 @@
+"""Supervised warm start: a curriculum of copying exercises, then imitation of the scripted, imperfect expert.
+
+What a model from random weights finds hard is copying text, not choosing it, and reinforcement learning does
+not move a policy that cannot copy. The stages, in order (`config.sft.stages`):
+
+    copy_random  lines of random tokens, every line to be inserted: teaches the copying circuit
+    copy_lines   the task's own lines, a share of the sequences under a random permutation of all
+                 non-structural tokens, so that copying does not narrow to known words
+    expert       what the expert wrote, mixed with dense copying, which the noisy expert alone would destroy
+
+The copying exercises stand under a system turn of their own ("copy"), so that the two modes do not mix.
+A pretrained model needs the expert stage at most.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finemem_jax import packing
+from finemem_jax.collect import Job, play_scripted
+from finemem_jax.config import Config, LossConfig, resolve
+from finemem_jax.env import operations, prompts, scripted
+from finemem_jax.env.environment import Asked, Environment
+from finemem_jax.packing import TrainSequence
+from finemem_jax.policy import Policy, load_environment, load_mesh, load_policy
+from finemem_jax.reporting.progress import Progress
+from finemem_jax.reporting.records import JsonLines
+from finemem_jax.rl import metrics as metrics_lib
+from finemem_jax.rl.train_state import create_train_state, make_optimizer
+from finemem_jax.rl.train_step import make_sft_step
+from finemem_jax.types import Episode, Rollout
+
+NEWLINE = "\n"
+LOG_EVERY = 25
+
+
+def sft(cfg: Config, workdir: Path) -> Policy:
+    """Runs the stages of `cfg.sft` one after the other and writes the result as a Hugging Face folder, WORKDIR/hf."""
+    from finemem_jax.weights import hf
+
+    mesh = load_mesh(cfg)
+    policy = load_policy(cfg, mesh)
+    env = load_environment(cfg, policy.tokenizer)
+    episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, "train", cfg.seed)
+    exercises = Exercises(cfg, env, episodes)
+    log = JsonLines(workdir / "sft_metrics.jsonl", keep_below=0)
+    params, done = policy.params, 0
+    with Progress(sum(cfg.sft.steps), "sft") as progress:
+        for index, (stage, steps, lr) in enumerate(zip(cfg.sft.stages, cfg.sft.steps, cfg.sft.lr, strict=True)):
+            # Each stage has an optimizer of its own: the moments of one task say little about the next.
+            optimizer = make_optimizer(dataclasses.replace(cfg.optimizer, lr=lr), steps)
+            state = create_train_state(params, optimizer)
+            step = make_sft_step(policy.model, optimizer, chunk=cfg.train.logprob_chunk)
+            examples = exercises.stream(stage, np.random.default_rng([cfg.seed, index]))
+            for i in range(steps):
+                batch = packing.to_device(pack_examples(itertools.islice(examples, cfg.sft.batch), cfg), mesh)
+                state, metrics = step(state, batch)
+                if i % LOG_EVERY == 0 or i == steps - 1:
+                    values = metrics_lib.read(metrics)
+                    log.write(done + i, {"stage": stage, **values})
+                    progress.update(done + i + 1, stage=stage, nll=values["nll"])
+            params, done = state.params, done + steps
+    trained = Policy(policy.tokenizer, policy.model, params)
+    hf.save_pretrained(workdir / "hf", trained.model, trained.params, trained.tokenizer)
+    return trained
+
+
+def pack_examples(examples: Iterator[Example], cfg: Config) -> packing.PackedRows:
+    """A batch of examples as packed rows: the mean negative log-likelihood of their completion tokens."""
+    sequences = [TrainSequence(e.prompt, e.completion, (0.0,) * len(e.completion)) for e in examples]
+    row_tokens = cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
+    return packing.pack_rollouts(
+        [s for s in sequences if len(s) <= row_tokens],
+        np.zeros(sum(len(s) <= row_tokens for s in sequences), np.float32),
+        LossConfig(aggregation="token_mean"),
+        row_tokens=row_tokens,
+        microbatch_rows=cfg.train.microbatch_rows,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training sequence; the loss is on the completion alone, its end-of-turn token included."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+
+class Exercises:
+    """An endless, seeded stream of examples for each stage."""
+
+    def __init__(self, cfg: Config, env: Environment, episodes: Sequence[Episode]):
+        self._cfg, self._env = cfg, env
+        vocabulary = env.tokenizer.get_vocab()
+        self._newline = vocabulary.get("\u010a", vocabulary.get(NEWLINE))  # byte-level BPE spells "\n" as U+010A
+        structural = {*env.tokenizer.get_added_vocab().values(), self._newline}
+        self._content = np.array(sorted(set(vocabulary.values()) - structural))
+        jobs = [Job(e, Asked(((),) * len(e.chunks), ())) for e in itertools.islice(episodes, cfg.sft.pool)]
+        expert = scripted.expert(cfg.sft.expert, cfg.memory.max_operations, cfg.seed)
+        self._rollouts = play_scripted(env, None, jobs, expert)
+
+    def stream(self, stage: str, rng: np.random.Generator) -> Iterator[Example]:
+        while True:
+            rollout = self._rollouts[rng.integers(len(self._rollouts))]
+            t = int(rng.integers(len(rollout.steps)))
+            if stage == "copy_random":
+                t = 0
+                yield self._copy(rollout, t, rng, random_lines=True)
+            elif stage == "copy_lines" or rng.random() < self._cfg.sft.copy_mix:
+                example = self._copy(rollout, t, rng, random_lines=False)
+                yield self._permuted(example, rng) if rng.random() < self._cfg.sft.permuted else example
+            else:
+                step = rollout.steps[t]
+                yield Example(step.prompt_tokens, step.completion.tokens)
+
+    def _copy(self, rollout: Rollout, t: int, rng: np.random.Generator, random_lines: bool) -> Example:
+        """Every line of chunk t, shuffled, as an INSERT."""
+        tokenizer, memory = self._env.tokenizer, rollout.steps[t - 1].memory_after if t else None
+        lines = rollout.episode.chunks[t].text.splitlines()
+        rng.shuffle(lines)
+        items = memory.items if memory else ()
+        prompt, _ = prompts.render(
+            tokenizer,
+            self._env.specs,
+            NEWLINE.join(lines),
+            items,
+            self._env.prompt,
+            max_operations=len(lines),
+            system=prompts.COPY,
+        )
+        completion = tokenizer.encode(
+            "".join(f"{operations.emit([scripted.insert(line)])}\n" for line in lines),
+            add_special_tokens=False,
+        )
+        example = Example(prompt, (*completion, tokenizer.eos_token_id))
+        return self._randomised(example, lines, rng) if random_lines else example
+
+    def _randomised(self, example: Example, lines: Sequence[str], rng: np.random.Generator) -> Example:
+        """The same exercise over lines of fresh random tokens."""
+        encode = self._env.tokenizer.encode
+        old = [tuple(encode(line, add_special_tokens=False)) for line in lines]
+        new = [tuple(rng.choice(self._content, rng.integers(2, 10)).tolist()) for _ in lines]
+        prompt, completion = example.prompt, example.completion
+        before = _replaced(prompt, _joined(old, self._newline), _joined(new, self._newline))
+        for a, b in zip(old, new, strict=True):
+            completion = _replaced(completion, a, b)
+        return Example(before, completion)
+
+    def _permuted(self, example: Example, rng: np.random.Generator) -> Example:
+        """The same exercise under a random permutation of all non-structural tokens."""
+        table = np.arange(max(int(self._content.max()), *example.prompt, *example.completion) + 1)
+        table[self._content] = rng.permutation(self._content)
+        return Example(tuple(table[list(example.prompt)].tolist()), tuple(table[list(example.completion)].tolist()))
+
+
+def _joined(lines: Sequence[tuple[int, ...]], separator: int) -> tuple[int, ...]:
+    joined: list[int] = []
+    for line in lines:
+        joined += [*line, separator]
+    return tuple(joined[:-1])
+
+
+def _replaced(tokens: Sequence[int], old: Sequence[int], new: Sequence[int]) -> tuple[int, ...]:
+    """`tokens` with the first occurrence of the run `old` replaced by `new`."""
+    tokens, old = tuple(tokens), tuple(old)
+    for start in range(len(tokens) - len(old) + 1):
+        if tokens[start : start + len(old)] == old:
+            return (*tokens[:start], *new, *tokens[start + len(old) :])
+    raise ValueError("the exercise's lines are not in its tokens")
