@@ -64,6 +64,7 @@ class TransformerConfig:
     dtype: str = "float32"  # compute dtype: float32 | bfloat16
     param_dtype: str = "float32"  # dtype parameters are stored in: float32 | bfloat16
     remat: str = "none"  # what the backward pass recomputes: none | full | dots (all but matmul results)
+    initializer_range: float = 0.02  # standard deviation of random kernels and embeddings
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
@@ -113,7 +114,6 @@ def logical_axes(model: nn.Module) -> dict:
 # Layers
 # --------------------------------------------------------------------------------------------------------------
 
-_kernel_init = nn.initializers.normal(0.02)
 _lora_a_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # as PEFT: within 1 / sqrt(in)
 
 
@@ -167,7 +167,8 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "rows seq in"]) -> Float[Array, "rows seq out"]:
         dtype, stored = jnp.dtype(self.cfg.dtype), self.cfg.param_dtype
         shape = (x.shape[-1], self.features)
-        y = x @ declare(self, "kernel", self.axes, _kernel_init, shape, stored).astype(dtype)
+        init = nn.initializers.normal(self.cfg.initializer_range)
+        y = x @ declare(self, "kernel", self.axes, init, shape, stored).astype(dtype)
         if self.use_bias:
             y = y + declare(self, "bias", self.axes[1:], nn.initializers.zeros, shape[1:], stored).astype(dtype)
         lora = self.cfg.lora
@@ -319,8 +320,10 @@ class Embedding(nn.Module):
     cfg: TransformerConfig
 
     def setup(self) -> None:
-        shape = (self.cfg.vocab_size, self.cfg.hidden_size)
-        self.table = declare(self, "table", ("vocab", "embed"), _kernel_init, shape, self.cfg.param_dtype)
+        cfg = self.cfg
+        shape = (cfg.vocab_size, cfg.hidden_size)
+        init = nn.initializers.normal(cfg.initializer_range)
+        self.table = declare(self, "table", ("vocab", "embed"), init, shape, cfg.param_dtype)
 
     def __call__(self, tokens: Int[Array, "rows seq"]) -> Float[Array, "rows seq embed"]:
         return jnp.take(self.table, tokens, axis=0).astype(self.cfg.dtype)
