@@ -44,7 +44,7 @@ def _distinct(examples: Iterable[Example]) -> dict[str, Example]:
 
 
 def normal_text(text: str) -> str:
-    """What makes two utterances the same one."""
+    """Equal for two utterances that are the same one."""
     return " ".join(text.casefold().split())
 
 
@@ -55,12 +55,14 @@ def streams(
     *,
     data_source: str,
     labels: Sequence[str],
+    numbered: bool,
     noise: Sequence[str] = (),
     fields: Fields = Fields(),
 ) -> Iterator[Episode]:
-    """Endless instances over `pool`; the caller takes as many as wanted.
+    """`options.instances` instances over `pool`.
 
-    labels: all labels of the dataset, in the order that numbers them. noise: utterances without a label.
+    labels: all labels of the dataset, in the order that numbers them; numbered: the number is written, not the name.
+    noise: utterances without a label.
 
     The utterances of a label are divided anew for each instance: half may be shown, a quarter is asked at the end, a
     quarter is asked about chunks that show the label. So no question repeats an utterance that was shown, nor a final
@@ -79,7 +81,7 @@ def streams(
             "that an instance takes"
         )
     numbers = {label: str(number) for number, label in enumerate(labels)}
-    written = numbers if options.labels == "numbers" else {label: label.replace("_", " ") for label in labels}
+    written = numbers if numbered else {label: label.replace("_", " ") for label in labels}
     for instance in range(options.instances):
         rng = options.rng(options.split, instance)
         divided = {label: _Divided.draw(by_label[label], rng) for label in rng.sample(usable, wanted)}

@@ -70,8 +70,12 @@ class BuildOptions:
         return random.Random("/".join(map(str, (self.seed, self.source, *names))))
 
     def of_split(self, documents: Sequence[_T]) -> list[_T]:
-        """The documents of `split`: every fifth is for eval, the others for train."""
-        if self.split == "all":
-            return list(documents)
-        is_eval = self.split == "eval"
-        return [d for i, d in enumerate(documents, start=1) if (i % _EVAL_SHARE == 0) == is_eval]
+        """The documents of `split`."""
+        train, held_out = divide(documents)
+        return {"train": train, "eval": held_out, "all": list(documents)}[self.split]
+
+
+def divide(documents: Sequence[_T]) -> tuple[list[_T], list[_T]]:
+    """(train, eval): every fifth document is for eval. For raw data that is published in one part."""
+    train = [document for i, document in enumerate(documents, start=1) if i % _EVAL_SHARE]
+    return train, list(documents[_EVAL_SHARE - 1 :: _EVAL_SHARE])

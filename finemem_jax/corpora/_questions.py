@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from finemem_jax.corpora import _dialogue
 from finemem_jax.corpora._options import BuildOptions
 from finemem_jax.types import Chunk, Episode, Question
 
+_T = TypeVar("_T")
+
 
 def episode(
-    data_source: str, number: int, texts: Sequence[str], questions: Sequence[Question], options: BuildOptions
+    data_source: str,
+    number: int,
+    texts: Sequence[str],
+    questions: Sequence[Question],
+    options: BuildOptions,
+    *,
+    is_dialogue: bool = False,
 ) -> Episode:
     """One instance over `texts`, the contents of its chunks; `evidence` of a question are indices into them.
 
     Of the questions that one chunk answers, up to half become questions about that chunk, `chunk_questions` at most;
-    all others are final ones, of which `questions` are drawn. No question is in both sets.
+    all others are final ones, of which `questions` are drawn. No question is in both sets. Texts that are dialogues
+    already are not wrapped into another one.
     """
     rng = options.rng(options.split, number)
     by_chunk: dict[int, list[Question]] = defaultdict(list)
@@ -32,7 +42,7 @@ def episode(
     drawn = sorted(rng.sample(range(len(final)), min(options.questions, len(final))))
     chunks = []
     for index, text in enumerate(texts):
-        if options.layout == "dialogue":
+        if options.layout == "dialogue" and not is_dialogue:
             text = _dialogue.wrap(text, index, rng)
         chunks.append(Chunk(text, index, tuple(about.get(index, ()))))
     return Episode(f"{data_source}-{number}", data_source, tuple(chunks), tuple(final[i] for i in drawn))
@@ -55,6 +65,18 @@ def windows(texts: Sequence[str], questions: Sequence[Question], chunks: int) ->
         if own and (len(run) == size or len(runs) == 1):
             found.append(([texts[i] for i in run], own))
     return found
+
+
+def fill(documents: Sequence[_T], chunks_of: Callable[[list[_T]], int], most: int) -> Iterator[list[_T]]:
+    """Runs of consecutive documents, each as long as its `chunks_of` stays within `most` (0 = one run)."""
+    run: list[_T] = []
+    for document in documents:
+        if run and most and chunks_of([*run, document]) > most:
+            yield run
+            run = []
+        run.append(document)
+    if run:
+        yield run
 
 
 def is_short(answer: str, options: BuildOptions) -> bool:

@@ -30,13 +30,14 @@ def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episo
         return [_labelled.Example(text, coarse.get(intent, intent)) for text, intent in rows]
 
     pool = _labelled.of_split(examples("train"), examples("eval"), options)
-    prefix = "icl_" if options.labels == "numbers" else ""
+    numbered = options.labels == "numbers"
     yield from _labelled.streams(
         pool,
         options,
         count_tokens,
-        data_source=f"{prefix}clinc150",
+        data_source="icl_clinc150" if numbered else "clinc150",
         labels=sorted({example.label for split in _PARTS for example in examples(split)}),
+        numbered=numbered,
         noise=_out_of_scope(data, options.split),
     )
 

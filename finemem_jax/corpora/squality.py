@@ -1,0 +1,40 @@
+"""SQuALITY: short stories with questions on the whole, each answered at length by several readers.
+
+Input: JSON lines as published, or the folder of them. An instance is a whole story; one that needs more than
+`--chunks` chunks is left out, because its questions ask for all of it. All responses count as answers. Train and
+eval share no story.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from finemem_jax.config import UserError
+from finemem_jax.corpora import _chunking, _options, _questions, _reading
+from finemem_jax.types import CountTokens, Episode, Question
+
+
+def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
+    stories: dict[str, list[Question]] = {}
+    for path in _reading.find(options.input, "*.jsonl"):
+        for row in _reading.read_json_lines(path):
+            try:
+                questions = stories.setdefault(_tidy(row["document"]), [])
+                for asked in row["questions"]:
+                    answers = tuple(response["response_text"].strip() for response in asked["responses"])
+                    questions.append(Question(asked["question_text"].strip(), answers))
+            except (KeyError, TypeError) as error:
+                raise UserError(f"{path} is not in SQuALITY's format: no {error}") from error
+    number = 0
+    for text, questions in options.of_split(list(stories.items())):
+        spans = _chunking.split_text(text, options.chunk_tokens, count_tokens)
+        if questions and (not options.chunks or len(spans) <= options.chunks):
+            texts = [text[span.start : span.end] for span in spans]
+            yield _questions.episode("squality", number, texts, questions, options)
+            number += 1
+
+
+def _tidy(text: str) -> str:
+    """The story without the indents and runs of empty lines of its web page."""
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]*\n[ \t]*", "\n", text)).strip()
