@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from finemem_jax.nn.layers import Transformer, TransformerConfig
+from finemem_jax.weights.hf_config import decoder_fields, decoder_json
+
+HF_MODEL_TYPE = "qwen3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +44,10 @@ PRESETS: dict[str, Config] = {
         num_layers=3,
         num_heads=4,
         num_kv_heads=2,
-        head_dim=16,
+        head_dim=32,  # more than hidden / heads: matching one token among hundreds needs the room
         intermediate_size=192,
         rope_theta=100.0,
+        initializer_range=0.1,  # about 1 / sqrt(hidden); 0.02 leaves so narrow a model on a plateau
         bos_token_id=None,
         eos_token_ids=(),
         pad_token_id=None,
@@ -54,3 +59,31 @@ PRESETS: dict[str, Config] = {
     "14b": _preset(5120, 40, 40, 17408, tied=False),
     "32b": _preset(5120, 64, 64, 25600, tied=False),
 }
+
+TENSOR_MAP: dict[str, str] = {
+    "model.embed_tokens.weight": "embedding/table",
+    "model.norm.weight": "final_norm/scale",
+    "lm_head.weight": "lm_head/kernel",
+    "model.layers.{layer}.input_layernorm.weight": "layers/input_norm/scale",
+    "model.layers.{layer}.self_attn.q_proj.weight": "layers/attention/q_proj/kernel",
+    "model.layers.{layer}.self_attn.q_norm.weight": "layers/attention/q_norm/scale",
+    "model.layers.{layer}.self_attn.k_proj.weight": "layers/attention/k_proj/kernel",
+    "model.layers.{layer}.self_attn.k_norm.weight": "layers/attention/k_norm/scale",
+    "model.layers.{layer}.self_attn.v_proj.weight": "layers/attention/v_proj/kernel",
+    "model.layers.{layer}.self_attn.o_proj.weight": "layers/attention/o_proj/kernel",
+    "model.layers.{layer}.post_attention_layernorm.weight": "layers/post_attention_norm/scale",
+    "model.layers.{layer}.mlp.gate_proj.weight": "layers/mlp/gate_proj/kernel",
+    "model.layers.{layer}.mlp.up_proj.weight": "layers/mlp/up_proj/kernel",
+    "model.layers.{layer}.mlp.down_proj.weight": "layers/mlp/down_proj/kernel",
+}
+"""Checkpoint tensor -> parameter. A kernel is the transpose of its tensor; `{layer}` is the parameter's first axis."""
+
+
+def config_from_hf(hf: Mapping[str, Any]) -> Config:
+    """The config of a config.json; raises UserError naming a feature that is not supported."""
+    return Config(**decoder_fields(hf))
+
+
+def config_to_hf(cfg: Config) -> dict[str, Any]:
+    """The config.json of a config."""
+    return decoder_json(cfg, HF_MODEL_TYPE, "Qwen3ForCausalLM") | {"use_sliding_window": False, "sliding_window": None}

@@ -1,0 +1,290 @@
+"""Models in and out of Hugging Face folders: `load_pretrained`, `save_pretrained`, `save_adapters`.
+
+What a checkpoint tensor is called and which parameter it fills is the family's `TENSOR_MAP` (models/*.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from huggingface_hub.errors import HfHubHTTPError
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from finemem_jax.config import LoraConfig, UserError, plugins, resolve
+from finemem_jax.nn.lora import has_adapters, init_adapters
+from finemem_jax.nn.sharding import ShardingRules, param_shardings
+from finemem_jax.weights.hf_tensors import adapter_tensors, checked_sources, export_tensors, load_parameter
+from finemem_jax.weights.safetensor_files import SINGLE, Checkpoint, Tensor, write_tensors
+
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Reading
+# --------------------------------------------------------------------------------------------------------------
+
+
+def load_pretrained(
+    path: str | os.PathLike,
+    *,
+    dtype: Any = "float32",
+    mesh: Mesh | None = None,
+    param_dtype: Any = None,
+    rules: ShardingRules | None = None,
+    remat: str = "none",
+    lora: LoraConfig | None = None,
+    seed: int = 0,
+) -> tuple[nn.Module, dict]:
+    """The model of a folder or hub name, and its parameters.
+
+    dtype: compute dtype; param_dtype: dtype the parameters are stored in (default: the same); float32 | bfloat16.
+    mesh, rules: place each parameter as `nn.sharding.param_shardings` says; every process reads its own shards only.
+    lora: with rank > 0, adapters are added, drawn from `seed`; they change nothing until they are trained.
+    Host memory beyond the parameters themselves: a few times CHUNK_BYTES. Raises UserError, one line.
+    """
+    folder = find_folder(path)
+    family, cfg = read_config(folder)
+    cfg = replace(
+        cfg,
+        dtype=jnp.dtype(dtype).name,
+        param_dtype=jnp.dtype(param_dtype or dtype).name,
+        remat=remat,
+        lora=LoraConfig(),
+    )
+    base = family.Model(cfg)
+    checkpoint = Checkpoint(folder)
+    sources = checked_sources(family, base, checkpoint, folder)
+    shardings = None if mesh is None else flatten_dict(param_shardings(base, mesh, rules))
+    params = {}
+    for target, source in sources.items():
+        params[target] = load_parameter(checkpoint, source, shardings[target] if shardings else None)
+    if lora is None or lora.rank == 0:
+        return base, unflatten_dict(params)
+    model = family.Model(replace(cfg, lora=lora))
+    return model, init_adapters(model, unflatten_dict(params), jax.random.key(seed))
+
+
+def find_folder(path: str | os.PathLike) -> Path:
+    """The local folder of a folder or hub name; a hub name is downloaded, or found in the hub's local cache."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    name = str(path)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"{name}: no such folder, and not a hub name like Qwen/Qwen3-4B")
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{name}: no such folder, and not found on the hub or in its cache ({reason})") from None
+
+
+def read_config(folder: Path) -> tuple[ModuleType, Any]:
+    """(family module, its Config) of a folder's config.json; stop tokens from generation_config.json if it is there."""
+    hf = _read_json(folder / "config.json")
+    families = {module.HF_MODEL_TYPE: module for module in map(_family, plugins("finemem_jax.models"))}
+    kind = hf.get("model_type")
+    if kind not in families:
+        raise UserError(f"{folder}: model_type {kind!r} is not supported; supported: {', '.join(sorted(families))}")
+    if (folder / "generation_config.json").exists():
+        generation = _read_json(folder / "generation_config.json")
+        hf |= {"eos_token_id": generation.get("eos_token_id") or hf.get("eos_token_id")}
+    try:
+        cfg = families[kind].config_from_hf(hf)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    _check_tokenizer_file(folder, cfg.vocab_size)
+    return families[kind], cfg
+
+
+def _family(name: str) -> ModuleType:
+    return resolve("finemem_jax.models", name)
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        value = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file} must hold a JSON object")
+    return value
+
+
+def _check_tokenizer_file(folder: Path, vocab_size: int) -> None:
+    if not (folder / "tokenizer.json").exists():
+        return
+    content = _read_json(folder / "tokenizer.json")
+    vocab = content.get("model", {}).get("vocab", {})
+    ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
+    ids += [token["id"] for token in content.get("added_tokens", [])]
+    check_vocabulary(max(ids, default=-1) + 1, vocab_size, str(folder))
+
+
+def check_vocabulary(tokens: int, vocab_size: int, where: str) -> None:
+    """Raises UserError when a tokenizer has ids that the embedding has no row for."""
+    if tokens > vocab_size:
+        raise UserError(f"{where}: the tokenizer has {tokens} tokens, the embedding only {vocab_size} rows")
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Writing
+# --------------------------------------------------------------------------------------------------------------
+
+
+def save_pretrained(
+    path: str | os.PathLike,
+    model: nn.Module,
+    params: dict,
+    tokenizer: Any = None,
+    *,
+    max_shard_bytes: int = 5_000_000_000,
+    dtype: Any = None,
+    run_config: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Write a folder that transformers, vLLM and SGLang serve; adapters are merged into the weights.
+
+    dtype: of the written tensors (default: as stored). run_config, metrics: for the model card.
+    The folder appears whole or not at all. An earlier model at `path` is replaced. In a run of several processes
+    all of them call this; process 0 writes, and fetches one tensor at a time. Raises UserError, one line.
+    """
+    cfg = model.cfg
+    family = _family(cfg.family)
+    dtype = jnp.dtype(dtype or cfg.param_dtype)
+    if tokenizer is not None:
+        check_vocabulary(len(tokenizer), cfg.vocab_size, "tokenizer")
+    tensors = list(export_tensors(family, model, params, dtype))
+    with _new_folder(Path(path)) as folder:
+        write_tensors(folder, tensors, max_shard_bytes)
+        if folder is None:
+            return
+        _write_json(folder / "config.json", family.config_to_hf(cfg) | {"torch_dtype": dtype.name})
+        _write_json(folder / "generation_config.json", _generation_config(cfg, tokenizer))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(_model_card(cfg, tensors, dtype, run_config, metrics))
+
+
+def save_adapters(
+    path: str | os.PathLike, model: nn.Module, params: dict, *, base_model: str = "", tokenizer: Any = None
+) -> None:
+    """Write the adapters alone as a PEFT folder; `base_model` is the folder or hub name they belong to."""
+    if not has_adapters(params):
+        raise UserError("there are no adapters to export: train with model.lora.rank >= 1, or export the whole model")
+    cfg = model.cfg
+    family = _family(cfg.family)
+    tensors = list(adapter_tensors(family, params))
+    adapter_config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": cfg.lora.rank,
+        "lora_alpha": cfg.lora.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": list(cfg.lora.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    with _new_folder(Path(path)) as folder:
+        write_tensors(folder, tensors, max_shard_bytes=1 << 62)
+        if folder is None:
+            return
+        (folder / SINGLE).rename(folder / "adapter_model.safetensors")
+        _write_json(folder / "adapter_config.json", adapter_config)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _new_folder(path: Path) -> Iterator[Path | None]:
+    """A folder to fill, that becomes `path` when the block ends well; None in processes that do not write."""
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or _is_export(path))):
+        raise UserError(f"{path} exists and is not a model folder; choose another place to export to")
+    if jax.process_index() != 0:
+        yield None
+    else:
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            _replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"exported {path.name}")
+
+
+def _is_export(path: Path) -> bool:
+    return (path / "config.json").exists() or (path / "adapter_config.json").exists()
+
+
+def _replace(partial: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _generation_config(cfg: Any, tokenizer: Any) -> dict[str, Any]:
+    eos = list(cfg.eos_token_ids)
+    if not eos and tokenizer is not None and tokenizer.eos_token_id is not None:
+        eos = [tokenizer.eos_token_id]
+    ids = {"bos_token_id": cfg.bos_token_id, "eos_token_id": eos or None, "pad_token_id": cfg.pad_token_id}
+    # The distribution the policy was trained on: tempered at 1, never truncated.
+    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    return {name: value for name, value in ids.items() if value is not None} | sampling
+
+
+def _model_card(
+    cfg: Any,
+    tensors: list[Tensor],
+    dtype: np.dtype,
+    run_config: Mapping[str, Any] | None,
+    metrics: Mapping[str, float] | None,
+) -> str:
+    count = sum(tensor.nbytes for tensor in tensors) // dtype.itemsize
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [memory-manager, grpo, finemem_jax]",
+        "---",
+        "",
+        "# LLM memory manager",
+        "",
+        f"A {cfg.family} model with {count:,} parameters in {dtype.name}, trained with finemem_jax to keep an "
+        "agent's memory: it reads a chunk of the stream and the memory so far, and writes memory operations as tool "
+        "calls.",
+    ]
+    if metrics:
+        lines += ["", "## Metrics", "", "| metric | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
+    if run_config:
+        content = json.dumps(run_config, indent=2, default=str)
+        lines += ["", "## Run configuration", "", "```json", content, "```"]
+    return "\n".join(lines) + "\n"
