@@ -29,6 +29,7 @@ from finemem_jax.types import Completion, Sampling
 
 PREFILL_ROWS = 8  # prompts per prefill call, at most
 MIN_ROWS = 4  # fewest slots that get a compiled decode of their own
+SHRINK = 4  # slots shrink when a quarter of them would do
 STOP_TOKENS = 4  # stop tokens per request are padded to a multiple of this
 
 
@@ -203,9 +204,11 @@ class _Run:
     # ---- slots ----
 
     def _fit_rows(self) -> None:
-        """Makes the number of slots the smallest bucket that holds all unfinished episodes."""
+        """Brings the number of slots to the bucket that holds all unfinished episodes.
+
+        It shrinks only by SHRINK or more: each number of rows costs a compilation."""
         rows = _row_bucket(self.unfinished, self.cfg.slots)
-        if rows == len(self.running):
+        if len(self.running) // SHRINK < rows <= len(self.running):
             return
         kept = [slot for slot, running in enumerate(self.running) if running]
         if not kept:
@@ -303,8 +306,8 @@ class _Run:
         rows = len(self.running)
         if self.waiting:
             return rows - max(1, rows // 8)
-        smaller = rows // 2
-        return smaller if self.unfinished > smaller >= MIN_ROWS and rows == _row_bucket(rows, rows) else 0
+        smaller = rows // SHRINK
+        return smaller if self.unfinished > smaller >= MIN_ROWS else 0
 
     def _collect(self, calls: list[device.Sampled]) -> None:
         """Fetches what the calls sampled and takes the completions that are done out of their slots."""
@@ -347,7 +350,7 @@ def _truncates(sampling: Sampling) -> bool:
 
 
 def _row_bucket(rows: int, most: int) -> int:
-    """The smallest of `most`, MIN_ROWS and the powers of two between them that holds `rows`, or `most`."""
+    """The smallest of MIN_ROWS, its doubles and `most` that holds `rows`; `most` when none does."""
     bucket = min(MIN_ROWS, most)
     while bucket < rows and bucket < most:
         bucket = min(2 * bucket, most)

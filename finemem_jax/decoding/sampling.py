@@ -57,12 +57,19 @@ def sample(
         allowed = _truncated(allowed, rows.top_k, rows.top_p)
     noise = jax.vmap(lambda key, n: _gumbel(key, n, logits.shape[-1]))(rows.key, count)
     noise = jnp.where(rows.temperature[:, None] > 0, noise, 0.0)
-    tokens = jnp.argmax(allowed + noise, axis=-1).astype(jnp.int32)
+    tokens = _first_best(allowed + noise)
     return tokens, logprobs_of(logits, tokens, temperature)
 
 
 def is_stop(tokens: Int[Array, "rows"], stop_tokens: Int[Array, "rows stops"]) -> Bool[Array, "rows"]:
     return jnp.any(tokens[:, None] == stop_tokens, axis=-1)
+
+
+def _first_best(scores: Array) -> Array:
+    """argmax over the last axis as two plain reductions, which XLA vectorises; its own argmax it does not on CPU."""
+    vocab = scores.shape[-1]
+    is_best = scores == jnp.max(scores, axis=-1, keepdims=True)
+    return jnp.minimum(jnp.min(jnp.where(is_best, jnp.arange(vocab), vocab), axis=-1), vocab - 1)
 
 
 def _gumbel(key: Array, count: Array, vocab: int) -> Array:
@@ -72,9 +79,8 @@ def _gumbel(key: Array, count: Array, vocab: int) -> Array:
 
 def _without_stops(scores: Array, stop_tokens: Array, too_short: Array) -> Array:
     """Scores [rows, vocab] with a row's stop tokens at -inf where the row is too short to stop."""
-    columns = jnp.where(too_short[:, None], stop_tokens, NO_STOP)
-    columns = jnp.where(columns == NO_STOP, scores.shape[-1], columns)  # out of range: dropped
-    return scores.at[jnp.arange(len(scores))[:, None], columns].set(-jnp.inf, mode="drop")
+    is_stop_column = jnp.any(jnp.arange(scores.shape[-1]) == stop_tokens[:, :, None], axis=1)
+    return jnp.where(too_short[:, None] & is_stop_column, -jnp.inf, scores)
 
 
 def _truncated(scores: Array, top_k: Array, top_p: Array) -> Array:
