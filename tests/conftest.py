@@ -1,0 +1,38 @@
+"""Eight fake CPU devices, shape checks on device code, and one tiny model for all tests."""
+
+import os
+from pathlib import Path
+
+# Before the first import of jax, which reads them once.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+# Compiled functions are kept between test runs.
+CACHE = Path(__file__).parent.parent / ".cache" / "jax-tests"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+# The shapes written in the signatures of device functions are checked on every call.
+_DEVICE = ("nn", "models", "weights", "rl", "decoding")
+install_import_hook([f"finemem_jax.{package}" for package in _DEVICE], "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def model():
+    """The tiny preset: width 64, 3 layers, 2 kv heads, vocabulary 512, float32."""
+    from finemem_jax.models import qwen3  # after the hook
+
+    return qwen3.Model(qwen3.PRESETS["tiny"])
+
+
+@pytest.fixture(scope="session")
+def params(model):
+    """Random parameters of the tiny model, large enough for its distributions to be far from uniform."""
+    from finemem_jax.nn.sharding import init_params
+
+    return jax.tree.map(lambda p: p * 3.0 if p.ndim > 1 else p, init_params(model, jax.random.key(0)))
