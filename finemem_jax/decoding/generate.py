@@ -12,7 +12,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Int
 
 from finemem_jax.decoding.sampling import NO_STOP, RowSampling, completion_keys, is_stop, sample
 from finemem_jax.nn.kv_cache import KVCache
@@ -23,9 +23,9 @@ class Slots:
     """State of all slots between device calls."""
 
     cache: KVCache  # holds prompt and sampled tokens, all but the last sampled one
-    token: Int[Array, "rows"]  # the last sampled token, fed next
-    count: Int[Array, "rows"]  # tokens sampled so far
-    is_active: Bool[Array, "rows"]  # still sampling
+    token: Any  # [rows] int32: the last sampled token, fed next
+    count: Any  # [rows] int32: tokens sampled so far
+    is_active: Any  # [rows] bool: still sampling
     sampling: RowSampling
 
 
@@ -33,10 +33,10 @@ class Slots:
 class Placement:
     """Which prefilled prompt goes into which slots, and how each is to be sampled. Entry i of n places one slot."""
 
-    n: Int[Array, ""]  # entries in use
-    source: Int[Array, "entries"]  # row of the prefilled prompt
-    slot: Int[Array, "entries"]  # unused entries name a slot that does not exist
-    words: UInt[Array, "entries words"]  # key words of the request
+    n: Any  # [] int32: entries in use
+    source: Any  # [entries] int32: row of the prefilled prompt
+    slot: Any  # [entries] int32: unused entries name a slot that does not exist
+    words: Any  # [entries, words] uint32: key words of the request
     sampling: RowSampling  # its `key` is filled from `words`
 
 
@@ -44,10 +44,10 @@ class Placement:
 class Sampled:
     """What a device call sampled: for each slot the first `emitted` of its tokens are valid."""
 
-    tokens: Int[Array, "steps rows"]
-    logprobs: Float[Array, "steps rows"]
-    emitted: Int[Array, "rows"]
-    steps: Int[Array, ""]  # decode steps that were run
+    tokens: Any  # [steps, rows] int32
+    logprobs: Any  # [steps, rows] float32
+    emitted: Any  # [rows] int32
+    steps: Any  # [] int32: decode steps that were run
 
 
 def empty_slots(model: nn.Module, rows: int, capacity: int, stops: int) -> Slots:

@@ -5,6 +5,8 @@ A row's draw depends on its own key and its own count of tokens, never on its sl
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -19,13 +21,13 @@ NO_STOP = -1  # fills the unused places of `stop_tokens`; no token has this id
 class RowSampling:
     """How each row is sampled. Mirrors `types.Sampling`, one entry per row."""
 
-    key: UInt[Array, "rows 2"]  # raw threefry key of the completion
-    temperature: Float[Array, "rows"]  # 0 = greedy
-    top_k: Int[Array, "rows"]  # 0 = off
-    top_p: Float[Array, "rows"]  # 1 = off
-    max_tokens: Int[Array, "rows"]
-    min_tokens: Int[Array, "rows"]
-    stop_tokens: Int[Array, "rows stops"]
+    key: Any  # [rows, 2] uint32: raw threefry key of the completion
+    temperature: Any  # [rows] float32; 0 = greedy
+    top_k: Any  # [rows] int32; 0 = off
+    top_p: Any  # [rows] float32; 1 = off
+    max_tokens: Any  # [rows] int32
+    min_tokens: Any  # [rows] int32
+    stop_tokens: Any  # [rows, stops] int32, NO_STOP where unused
 
 
 def completion_keys(words: UInt[Array, "rows words"]) -> UInt[Array, "rows 2"]:

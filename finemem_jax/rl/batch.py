@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
-from jaxtyping import Array, Float, Int
 
 
 @flax.struct.dataclass
@@ -11,13 +12,14 @@ class RolloutBatch:
     """Packed training rows. Every field has the same leading axes: [rows, seq], or [microbatches, rows, seq].
 
     A row holds several sequences (prompt and completion), told apart by `segment_ids`; 0 is padding.
-    Field values at index t are about `tokens[b, t]` itself, given the tokens before it.
+    Field values at index t are about `tokens[b, t]` itself, given the tokens before it. The leaves may also be
+    shapes or shardings of such arrays.
     """
 
-    tokens: Int[Array, "*rows seq"]
-    positions: Int[Array, "*rows seq"]  # restart at 0 in each segment
-    segment_ids: Int[Array, "*rows seq"]  # from 1 in each row
-    old_logprobs: Float[Array, "*rows seq"]  # of the policy that sampled; 0 on prompts and padding
-    ref_logprobs: Float[Array, "*rows seq"] | None  # of the reference; None when the KL coefficient is 0
-    token_weights: Float[Array, "*rows seq"]  # share of each token in the loss, normalised over the whole mini-batch
-    advantages: Float[Array, "*rows seq"]  # of the sequence the token belongs to; unitless
+    tokens: Any  # int32
+    positions: Any  # int32, restart at 0 in each segment
+    segment_ids: Any  # int32, from 1 in each row
+    old_logprobs: Any  # float32, of the policy that sampled; 0 on prompts and padding
+    ref_logprobs: Any  # float32, of the reference; None when the KL coefficient is 0
+    token_weights: Any  # float32, share of each token in the loss, normalised over the whole mini-batch
+    advantages: Any  # float32, of the sequence the token belongs to; unitless

@@ -7,18 +7,18 @@ into that of the whole; `empty` is the neutral element of `+`; `read` makes plai
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 
 @flax.struct.dataclass
 class Sum:
     """Parts that add up to the whole, e.g. a loss whose weights are normalised over the whole batch."""
 
-    total: Float[Array, ""]
+    total: Any  # [] float32
 
     def __add__(self, other: Sum) -> Sum:
         return Sum(self.total + other.total)
@@ -34,8 +34,8 @@ class Sum:
 class Mean:
     """total / weight; NaN where nothing was measured (weight 0)."""
 
-    total: Float[Array, ""]
-    weight: Float[Array, ""]
+    total: Any  # [] float32
+    weight: Any  # [] float32
 
     def __add__(self, other: Mean) -> Mean:
         return Mean(self.total + other.total, self.weight + other.weight)
@@ -51,7 +51,7 @@ class Mean:
 class Max:
     """The largest value seen; -inf where nothing was measured."""
 
-    largest: Float[Array, ""]
+    largest: Any  # [] float32
 
     def __add__(self, other: Max) -> Max:
         return Max(jnp.maximum(self.largest, other.largest))

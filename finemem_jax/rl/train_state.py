@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from finemem_jax.config import OptimizerConfig
 
@@ -17,7 +17,7 @@ UNDECAYED = ("scale", "bias")  # norms and biases have no weight decay
 
 @flax.struct.dataclass
 class TrainState:
-    step: Int[Array, ""]  # updates attempted, skipped ones included
+    step: Any  # [] int32: updates attempted, skipped ones included
     params: Any  # nested dict of float arrays
     opt_state: Any
 

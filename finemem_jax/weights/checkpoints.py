@@ -10,7 +10,6 @@ import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from finemem_jax.config import UserError
@@ -37,9 +36,6 @@ class Checkpoints:
         if step in self._manager.all_steps():
             self._manager.wait_until_finished()
             self._manager.delete(step)
-        if jax.default_backend() == "cpu":
-            # The writer's view of a CPU array is the array's own memory, which the next update would overwrite.
-            state = jax.tree.map(jnp.copy, state)
         self._manager.save(
             step,
             args=ocp.args.Composite(
