@@ -64,8 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "Write the latest checkpoint of a run as a Hugging Face folder.")
     export.add_argument("--workdir", required=True, help="folder of the run")
     export.add_argument("--out", required=True, help="folder to write; replaced as a whole")
-    data = command("data", _data, "Build a Memalpha-format corpus from raw datasets.")
-    importlib.import_module("finemem_jax.corpora.build").add_arguments(data)
+    data = command("data", _data, "Corpora: `data build` makes a Memalpha-format parquet file from raw datasets.")
+    build = data.add_subparsers(dest="verb", required=True, metavar="VERB").add_parser(
+        "build", help="build a corpus", allow_abbrev=False
+    )
+    importlib.import_module("finemem_jax.corpora._build").add_arguments(build)
     return parser
 
 
@@ -79,7 +82,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
     if not Path(path).is_file():
         raise UserError(f"no config file {path} (--config)")
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", default=path, flag_values=values)
+    config_flags.DEFINE_config_file("config", flag_values=values)
     known = [f"--{name}" for name in config.dotted_names(config.to_dict(Config()))]
     for override in overrides:
         name, separator, _ = override.partition("=")
@@ -90,7 +93,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
         if not separator:
             raise UserError(f"{name} needs a value: {name}=VALUE")
     try:
-        values(["finemem", *overrides])
+        values(["finemem", f"--config={path}", *overrides])
         tree = values.config
     except (flags.Error, ValueError, TypeError, SyntaxError) as error:
         raise UserError(f"{' '.join(overrides) or path}: {str(error).splitlines()[0]}") from error
@@ -139,7 +142,9 @@ def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
-    importlib.import_module("finemem_jax.corpora.build").run(arguments)
+    options = {k: v for k, v in vars(arguments).items() if k not in ("run", "command", "verb")}
+    report = importlib.import_module("finemem_jax.corpora._build").build(**options)
+    print(report)
 
 
 if __name__ == "__main__":

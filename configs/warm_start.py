@@ -1,0 +1,29 @@
+"""The warm start that the package ships: the tiny policy, from random weights to copying and imitating.
+
+    finemem sft --config=configs/warm_start.py --workdir=runs/warm_start
+
+About 15 minutes on 2 CPU cores. The result, runs/warm_start/hf, is what lies in finemem_jax/assets/warm_start;
+`python -m tests.warm_start_gate runs/warm_start/hf` checks it.
+"""
+
+from configs import quickstart
+
+
+def get_config():
+    cfg = quickstart.get_config()
+    cfg.name = "warm_start"
+    cfg.model.path = ""
+    cfg.model.family = "qwen3"
+    cfg.model.preset = "tiny"
+    cfg.model.tokenizer = "tiny"
+    cfg.sft.stages = ("copy_random", "copy_lines", "expert")
+    cfg.sft.steps = (1200, 800, 500)
+    cfg.sft.lr = (3e-3, 2e-3, 7e-4)
+    cfg.sft.batch = 16
+    cfg.sft.pool = 2048
+    cfg.optimizer.schedule = "cosine"
+    cfg.optimizer.weight_decay = 0.01
+    cfg.optimizer.b2 = 0.98
+    cfg.train.row_tokens = 384
+    cfg.train.microbatch_rows = 4
+    return cfg

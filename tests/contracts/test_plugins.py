@@ -1,0 +1,84 @@
+"""Every file in a plug-in folder keeps the folder's contract, from the moment it exists."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from finemem_jax import config
+from finemem_jax.env.environment import all_questions
+from finemem_jax.types import AnswerRequest, Operation, Retrieved, ToolSpec
+from tests import fakes
+
+
+def files(folder: str) -> list[str]:
+    return config.plugins(f"finemem_jax.{folder}")
+
+
+def plugin(folder: str, name: str):
+    return config.resolve(f"finemem_jax.{folder}", name)
+
+
+def test_an_unknown_plugin_is_named_beside_the_nearest_known_one():
+    with pytest.raises(config.UserError, match="did you mean evidence"):
+        config.resolve("finemem_jax.rewards", "evidense")
+
+
+@pytest.mark.parametrize("name", files("memory"))
+def test_memory(name):
+    module = plugin("memory", name)
+    assert all(isinstance(spec, ToolSpec) for spec in module.SPECS)
+    empty = module.create(config.MemoryConfig(), lambda text: len(text.split()))
+    assert empty.items == () and empty.tokens() == 0
+    unchanged, outcome = empty.apply(Operation("no_such_tool"), 0)
+    assert unchanged.items == () and not outcome.ok
+    for spec in module.SPECS:  # any operation on an empty memory is data, never an exception
+        arguments = {argument: "x" for argument in spec.parameters}
+        after, outcome = empty.apply(Operation(spec.name, arguments), 3)
+        assert outcome.status and empty.items == ()
+        assert all(item.written_at == 3 for item in after.items)
+
+
+@pytest.mark.parametrize("name", files("rewards"))
+def test_reward_terms(name):
+    cfg = config.RewardsConfig()
+    assert name in cfg.weights
+    rollout = fakes.rollout([["a is b"], ["c is d"]], questions=[("what is c?", "d")])
+    term = plugin("rewards", name).step_rewards(rollout, cfg, lambda text: len(text.split()))
+    assert term.shape == (2,) and term.dtype == np.float64 and np.isfinite(term).all()
+
+
+@pytest.mark.parametrize("name", files("answerers"))
+def test_answerers_answer_in_order_and_take_an_empty_retrieval(name):
+    answerer = plugin("answerers", name).create(config.AnswererConfig(name=name))
+    item = Retrieved("#1", 0, (0,), "Maya's dentist is Orlov", 1.0)
+    texts = answerer.answer([AnswerRequest("what is Maya's dentist?", (item,)), AnswerRequest("why?", ())])
+    assert len(texts) == 2 and all(text is None or isinstance(text, str) for text in texts)
+
+
+@pytest.mark.parametrize("name", ["diary"])
+def test_benchmarks_without_files(name):
+    cfg = config.DataConfig(name=name)
+    for split in ("train", "eval"):
+        episodes = plugin("benchmarks", name).load(cfg, split, 0)
+        assert len(episodes) > 0
+        again = plugin("benchmarks", name).load(cfg, split, 0)
+        assert episodes[1] == again[1] and episodes[1] != episodes[0]
+        episode = episodes[0]
+        assert [chunk.index for chunk in episode.chunks] == list(range(len(episode.chunks)))
+        assert episode.questions and all(0 <= e < len(episode.chunks) for q in episode.questions for e in q.evidence)
+        assert len(all_questions(episode).by_chunk) == len(episode.chunks)
+
+
+@pytest.mark.parametrize("name", files("benchmarks"))
+def test_benchmarks_export_load(name):
+    assert callable(plugin("benchmarks", name).load)
+
+
+@pytest.mark.parametrize("name", files("models"))
+def test_model_families(name):
+    module = plugin("models", name)
+    assert module.PRESETS and all(cfg.family == name for cfg in module.PRESETS.values())
+    assert all(math.isfinite(cfg.rope_theta) for cfg in module.PRESETS.values())

@@ -1,0 +1,49 @@
+"""Real, tiny values of the host's types, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from finemem_jax.config import MemoryConfig, resolve
+from finemem_jax.types import Answer, Chunk, Completion, Episode, Operation, Outcome, Question, Rollout, Step
+
+
+def count_words(text: str) -> int:
+    return len(text.split())
+
+
+def flat_memory(cfg: MemoryConfig | None = None):
+    return resolve("finemem_jax.memory", "flat").create(cfg or MemoryConfig(), count_words)
+
+
+def episode(chunks: Sequence[str], questions: Sequence[tuple[str, str]] = ()) -> Episode:
+    return Episode(
+        "fake",
+        "fake",
+        tuple(Chunk(text, i) for i, text in enumerate(chunks)),
+        tuple(Question(text, (answer,), "exact_match") for text, answer in questions),
+    )
+
+
+def rollout(
+    inserted: Sequence[Sequence[str]],
+    *,
+    questions: Sequence[tuple[str, str]] = (),
+    answers: Sequence[Answer] = (),
+    outcomes: Sequence[Sequence[bool]] | None = None,
+    sample: int = 0,
+) -> Rollout:
+    """A rollout that inserted the given texts at each step; `outcomes` replaces what became of the operations."""
+    memory, steps = flat_memory(), []
+    for t, texts in enumerate(inserted):
+        operations, results = [], []
+        for text in texts:
+            operations.append(Operation("memory_insert", {"content": text}))
+            memory, outcome = memory.apply(operations[-1], t)
+            results.append(outcome)
+        if outcomes is not None:
+            results = [Outcome("applied" if ok else "malformed: x", ok) for ok in outcomes[t]]
+        completion = Completion((1, 2), (-0.5, -0.5), "stop")
+        steps.append(Step((3, 4), completion, "", tuple(operations), tuple(results), memory))
+    chunks = [" ".join(texts) or "nothing" for texts in inserted]
+    return Rollout(episode(chunks, questions), 0, sample, tuple(steps), tuple(answers))

@@ -1,0 +1,150 @@
+"""Each reward term against its formula written out, and the properties the method rests on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finemem_jax.config import EvidenceConfig, RewardsConfig
+from finemem_jax.env.step_rewards import asks_chunk_questions, step_rewards
+from finemem_jax.rewards import chunk_qa, compression, evidence, format
+from finemem_jax.types import Answer, Question, Retrieved
+from tests import fakes
+
+QUESTION = Question("q", ("a",))
+
+
+def answer(score, step=None, retrieved=()):
+    items = tuple(Retrieved(f"#{i}", w if isinstance(w, int) else w[-1], (w,) if isinstance(w, int) else w, "t")
+                  for i, w in enumerate(retrieved))  # fmt: skip
+    return Answer(QUESTION, items, "", score, step)
+
+
+def slow_evidence(scores, writers, steps, beta, unanchored):
+    """(1 - β) r_global / T + β N_t, by the paper's sums."""
+    n = len(scores)
+    r_global = sum(scores) / n
+    result = []
+    for t in range(steps):
+        N_t = 0.0
+        for s_j, R_j in zip(scores, writers, strict=True):
+            for phi in R_j:
+                if phi == t:
+                    N_t += s_j / (len(R_j) * n)
+            if not R_j and unanchored == "uniform":
+                N_t += s_j / n / steps
+        result.append((1 - beta) * r_global / steps + beta * N_t)
+    return result
+
+
+cases = st.integers(1, 6).flatmap(
+    lambda steps: st.tuples(
+        st.just(steps),
+        st.lists(
+            st.tuples(
+                st.floats(0, 1, allow_nan=False), st.lists(st.integers(0, steps - 1), max_size=5)
+            ),
+            min_size=1,
+            max_size=8,
+        ),
+        st.floats(0, 1),
+    )
+)
+
+
+@given(cases, st.sampled_from(["uniform", "drop"]))
+def test_evidence_equals_the_formula(case, unanchored):
+    steps, questions, beta = case
+    scores, writers = [s for s, _ in questions], [w for _, w in questions]
+    got = evidence.evidence_rewards(scores, writers, steps, beta=beta, unanchored=unanchored)
+    np.testing.assert_allclose(got, slow_evidence(scores, writers, steps, beta, unanchored), atol=1e-12)
+
+
+@given(cases)
+def test_evidence_is_conserved_even_where_nothing_was_retrieved(case):
+    steps, questions, beta = case
+    scores, writers = [s for s, _ in questions], [w for _, w in questions]
+    got = evidence.evidence_rewards(scores, writers, steps, beta=beta)
+    assert got.sum() == pytest.approx(np.mean(scores), abs=1e-9)
+
+
+def test_dropped_credit_breaks_conservation_by_exactly_the_unanchored_share():
+    got = evidence.evidence_rewards([1.0, 1.0], [[], [0]], 2, beta=0.5, unanchored="drop")
+    assert got.sum() == pytest.approx(1.0 - 0.5 * 0.5)
+
+
+def test_evidence_worked_example():
+    got = evidence.evidence_rewards([1.0, 0.0], [[0, 0, 2], [1]], 3, beta=0.5)
+    # r_global = 0.5; N = [2/6, 0, 1/6]
+    np.testing.assert_allclose(got, [0.25 / 3 + 1 / 6, 0.25 / 3, 0.25 / 3 + 1 / 12])
+
+
+def test_shared_update_credit_is_split_over_all_writers():
+    rollout = fakes.rollout([["x"], ["y"]], answers=[answer(1.0, retrieved=[(0, 1)])])
+    last = RewardsConfig(evidence=EvidenceConfig(beta=1.0))
+    shared = RewardsConfig(evidence=EvidenceConfig(beta=1.0, update_credit="shared"))
+    np.testing.assert_allclose(evidence.step_rewards(rollout, last, fakes.count_words), [0.0, 1.0])
+    np.testing.assert_allclose(evidence.step_rewards(rollout, shared, fakes.count_words), [0.5, 0.5])
+
+
+def test_a_failed_final_answer_is_missing_not_zero():
+    rollout = fakes.rollout([["x"], ["y"]], answers=[answer(1.0), answer(None)])
+    assert np.isnan(evidence.step_rewards(rollout, RewardsConfig(), fakes.count_words)).all()
+
+
+def test_format_is_the_share_of_good_operations_and_0_without_any():
+    rollout = fakes.rollout([["x"], [], ["z"]], outcomes=[[True, False, False, True], [], [True]])
+    np.testing.assert_allclose(format.step_rewards(rollout, RewardsConfig(), fakes.count_words), [0.5, 0.0, 1.0])
+
+
+def test_chunk_qa_is_the_mean_score_of_the_step_and_missing_when_one_failed():
+    answers = [answer(1.0, 0), answer(0.0, 0), answer(0.5, 1), answer(None, 2), answer(1.0, 2), answer(0.0)]
+    got = chunk_qa.step_rewards(fakes.rollout([["x"]] * 4, answers=answers), RewardsConfig(), fakes.count_words)
+    np.testing.assert_allclose(got, [0.5, 0.5, np.nan, 0.0])
+
+
+def test_compression_is_one_minus_kept_over_read():
+    rollout = fakes.rollout([["a b c d"], ["e f"]])
+    np.testing.assert_allclose(compression.step_rewards(rollout, RewardsConfig(), fakes.count_words), [0.0, 0.0])
+    rollout = fakes.rollout([["a b"], []])  # its second chunk is "nothing", of which nothing was kept
+    np.testing.assert_allclose(
+        compression.step_rewards(rollout, RewardsConfig(), fakes.count_words), [1 - 2 / 3, 1 - 2 / 3]
+    )
+
+
+def group(*score_lists):
+    """Samples whose chunk answers have the given scores, one per step."""
+    return [
+        fakes.rollout([["x"]] * len(scores), answers=[answer(s, t) for t, s in enumerate(scores)], sample=i)
+        for i, scores in enumerate(score_lists)
+    ]
+
+
+def test_total_is_the_weighted_sum_and_a_weight_of_0_computes_nothing():
+    cfg = RewardsConfig(weights={"format": 2.0, "chunk_qa": 0.5, "evidence": 0.0, "compression": 0.0})
+    rewards = step_rewards([group([1.0, 0.0], [0.0, 1.0])], cfg, fakes.count_words)
+    # "x" again at step 1 is a duplicate: format 0 there
+    np.testing.assert_allclose(rewards.total[0], [[2.5, 0.0], [2.0, 0.5]])
+    assert set(rewards.terms) == {"format", "chunk_qa"} and rewards.missing == 0
+
+
+def test_a_missing_term_leaves_out_the_whole_group_at_that_step_only():
+    cfg = RewardsConfig(weights={"format": 1.0, "chunk_qa": 0.5})
+    groups = [group([1.0, 1.0], [None, 0.0]), group([1.0, 1.0], [0.0, 0.0])]
+    rewards = step_rewards(groups, cfg, fakes.count_words)
+    np.testing.assert_allclose(rewards.total[0], [[1.0, 0.5], [1.0, 0.0]])
+    np.testing.assert_allclose(rewards.total[1], [[1.5, 0.5], [1.0, 0.0]])
+    assert rewards.missing == 1
+
+
+def test_steps_a_rollout_does_not_have_are_nan():
+    cfg = RewardsConfig(weights={"format": 1.0})
+    rewards = step_rewards([group([1.0]), group([1.0, 1.0])], cfg, fakes.count_words)
+    assert np.isnan(rewards.total[0, 0, 1]) and np.isfinite(rewards.total[1]).all()
+
+
+def test_chunk_questions_are_asked_only_when_a_term_reads_them():
+    assert asks_chunk_questions(RewardsConfig())
+    assert not asks_chunk_questions(RewardsConfig(weights={"format": 1.0, "chunk_qa": 0.0}))

@@ -1,0 +1,98 @@
+"""The house rules of finemem_jax, read from the imports of its files."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "finemem_jax"
+HOST = {"env", "memory", "rewards", "answerers", "benchmarks", "corpora", "reporting"}
+DEVICE = {"nn", "models", "rl", "decoding", "weights"}
+CROSSING_FILES = {"decoding/engine.py"}  # inside a device folder, but it speaks the host's types
+LEAF_FOLDERS = ("memory", "rewards", "answerers", "benchmarks")  # plug-ins, reached by config.resolve only
+JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
+
+FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = {
+    ".".join(["finemem_jax", *Path(name).with_suffix("").parts]).removesuffix(".__init__"): name for name in FILES
+}
+
+
+def imports(name: str, *, top_level_only: bool = False) -> set[str]:
+    """Modules a file imports, inside functions too unless `top_level_only`."""
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    found = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(names: set[str]) -> set[str]:
+    return {name for name in names if name in MODULES}
+
+
+def folder(name: str) -> str:
+    return Path(name).parts[0] if len(Path(name).parts) > 1 else ""
+
+
+def reachable(name: str) -> set[str]:
+    """Files a file needs when it is imported, itself included."""
+    seen, todo = set(), [name]
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            todo += [MODULES[module] for module in ours(imports(current))]
+    return seen
+
+
+def test_the_scan_sees_imports():
+    assert "finemem_jax.config" in imports("train.py")
+    assert any(name.startswith("jax") for name in imports("train.py"))
+    assert "rl/train_step.py" in reachable("train.py")
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if folder(n) in HOST] + ["types.py", "config.py"])
+def test_host_modules_never_import_jax(name):
+    for needed in reachable(name):
+        assert not {i.split(".")[0] for i in imports(needed)} & JAX, f"{name} reaches jax through {needed}"
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if folder(n) in DEVICE])
+def test_device_modules_never_import_the_host_domain(name):
+    forbidden = HOST if name not in CROSSING_FILES else HOST - {"env"}
+    reached = {i.split(".")[1] for i in imports(name) if i.startswith("finemem_jax.") and i.count(".")}
+    assert not reached & forbidden
+
+
+def test_there_are_no_import_cycles():
+    graph = {n: {MODULES[m] for m in ours(imports(n, top_level_only=True))} - {n} for n in FILES}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"cycle: {' -> '.join([*path, name])}"
+        if name not in done:
+            for needed in graph[name]:
+                visit(needed, (*path, name))
+            done.add(name)
+
+    for name in FILES:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_plug_ins_are_never_imported_by_name(name):
+    for module in ours(imports(name)):
+        target = MODULES[module]
+        is_leaf = folder(target) in LEAF_FOLDERS and not Path(target).name.startswith("_")
+        assert not is_leaf or folder(target) == folder(name), f"{name} imports the plug-in {target}"
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_no_file_is_named_for_its_type(name):
+    assert Path(name).stem not in {"utils", "common", "helpers", "misc", "lib", "manager"}
