@@ -22,8 +22,10 @@ def logprobs_of(
     """log softmax(logits / temperature) at `tokens`, in float32. The temperature is above 0."""
     temperature = jnp.asarray(temperature, jnp.float32)
     scaled = logits.astype(jnp.float32) / temperature[..., None]
+    # Relative to the largest: the difference of two large numbers would lose the digits that count.
+    scaled = scaled - jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True))
     chosen = jnp.take_along_axis(scaled, tokens[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(scaled, axis=-1)
+    return chosen - jnp.log(jnp.sum(jnp.exp(scaled), axis=-1))
 
 
 def token_logprobs(
