@@ -22,6 +22,9 @@ from finemem_jax.config import LoraConfig
 from finemem_jax.nn.attention import attention
 from finemem_jax.nn.kv_cache import KVCache
 
+Tokens = Int[Array | np.ndarray, "rows seq"]
+"""What the model takes per token: ids, positions or segment ids."""
+
 REMAT_POLICIES: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -278,9 +281,9 @@ class Transformer(nn.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "rows seq"],
-        positions: Int[Array, "rows seq"],
-        segment_ids: Int[Array, "rows seq"],
+        tokens: Tokens,
+        positions: Tokens,
+        segment_ids: Tokens,
         cache: KVCache | None = None,
         attend_to: int | None = None,
     ) -> Float[Array, "rows seq vocab"] | tuple[Float[Array, "rows seq vocab"], KVCache]:
@@ -291,14 +294,15 @@ class Transformer(nn.Module):
 
     def hidden_states(
         self,
-        tokens: Int[Array, "rows seq"],
-        positions: Int[Array, "rows seq"],
-        segment_ids: Int[Array, "rows seq"],
+        tokens: Tokens,
+        positions: Tokens,
+        segment_ids: Tokens,
         cache: KVCache | None = None,
         attend_to: int | None = None,
     ) -> Float[Array, "rows seq embed"] | tuple[Float[Array, "rows seq embed"], KVCache]:
         """The last layer's output after the final norm, in the compute dtype; (hidden, cache) with a cache."""
         cfg = self.cfg
+        tokens, positions, segment_ids = map(jnp.asarray, (tokens, positions, segment_ids))
         cos, sin = rope_angles(positions, cfg)
         if attend_to is None:
             attend_to = cache.capacity if cache is not None else 0

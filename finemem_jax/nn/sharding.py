@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from finemem_jax.config import UserError
 from finemem_jax.nn.layers import abstract_params, logical_axes
@@ -64,7 +64,7 @@ DECODE_RULES = ShardingRules(embed=None)
 """For decoding on one host: whole in every replica but for the tensor axis, so that no step gathers weights."""
 
 
-def param_shardings(model: nn.Module, mesh: Mesh, rules: ShardingRules | None = None) -> dict:
+def param_shardings(model: nn.Module, mesh: Mesh | AbstractMesh, rules: ShardingRules | None = None) -> dict:
     """The parameter tree with a `NamedSharding` at each leaf. Raises UserError where a shape does not divide."""
     rules = rules or ShardingRules()
     _check_heads(model.cfg, mesh, rules)
@@ -91,12 +91,12 @@ def init_params(model: nn.Module, key: jax.Array, mesh: Mesh | None = None, rule
     return jax.jit(lambda k: model.init(k, token, token, token)["params"], out_shardings=out)(key)
 
 
-def _ways(mesh: Mesh, axis: MeshAxis) -> int:
+def _ways(mesh: Mesh | AbstractMesh, axis: MeshAxis) -> int:
     names = axis if isinstance(axis, tuple) else (axis,) if axis else ()
     return math.prod(mesh.shape[name] for name in names)
 
 
-def _check_heads(cfg, mesh: Mesh, rules: ShardingRules) -> None:
+def _check_heads(cfg, mesh: Mesh | AbstractMesh, rules: ShardingRules) -> None:
     # The projections store heads * head_dim in one axis, which could split evenly through the middle of a head.
     for axis, heads in (("heads", cfg.num_heads), ("kv_heads", cfg.num_kv_heads)):
         ways = _ways(mesh, getattr(rules, axis))

@@ -43,6 +43,7 @@ def decoder_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
         "rms_norm_eps": float(hf.get("rms_norm_eps", 1e-6)),
         "tie_word_embeddings": bool(hf.get("tie_word_embeddings", False)),
         "max_positions": hf.get("max_position_embeddings", 32768),
+        "initializer_range": hf.get("initializer_range", 0.02),
         "bos_token_id": hf.get("bos_token_id"),
         "eos_token_ids": _ids(hf.get("eos_token_id")),
         "pad_token_id": hf.get("pad_token_id"),
