@@ -1,0 +1,302 @@
+"""Every source builds rows that load as published ones do, the same bytes each time."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from finemem_jax import config, corpora
+from finemem_jax.benchmarks import memalpha
+
+SOURCES = config.plugins("finemem_jax.corpora")
+CLASSIFICATION = ("banking77", "clinc150", "nlu", "pubmedqa")
+COLUMNS = {
+    "instance_id": "int64",
+    "prompt": "string",
+    "chunks": "string",
+    "questions_and_answers": "string",
+    "data_source": "string",
+    "metadata": "string",
+    "num_chunks": "int64",
+    "num_questions": "int64",
+}
+SMALL = {"chunk_tokens": 80, "chunks": 3, "instances": 4, "questions": 6, "chunk_questions": 2}
+
+
+def build(raw, tmp_path, source, name="out.parquet", **options):
+    output = str(tmp_path / name)
+    report = corpora.build(source=source, input=raw(source), output=output, **(SMALL | options))
+    return report, memalpha.load(config.DataConfig(path=output, eval_path=output), "eval", 0)
+
+
+def chunk_texts(episodes):
+    return "\n".join(chunk.text for episode in episodes for chunk in episode.chunks)
+
+
+def all_questions(episodes):
+    return [
+        question
+        for episode in episodes
+        for part in (episode.questions, *(chunk.questions for chunk in episode.chunks))
+        for question in part
+    ]
+
+
+def count_tokens(text):
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+# squality's stories are whole or left out
+OPTIONS = {"squality": {"chunks": 10}, "text": {"chunks": 2}}
+
+
+@pytest.fixture(params=SOURCES)
+def source(request):
+    return request.param
+
+
+def test_rows_have_the_published_columns_and_load(raw, tmp_path, source):
+    report, episodes = build(raw, tmp_path, source, **OPTIONS.get(source, {}))
+    table = pyarrow.parquet.read_table(report.output)
+    assert {field.name: str(field.type) for field in table.schema} == COLUMNS
+    for number, row in enumerate(table.to_pylist()):
+        assert row["instance_id"] == number
+        assert row["num_chunks"] == len(json.loads(row["chunks"]))
+        assert row["num_questions"] == len(json.loads(row["questions_and_answers"])) <= SMALL["questions"]
+    assert report.instances == len(episodes) > 0
+    assert report.questions == sum(len(episode.questions) for episode in episodes)
+    assert (report.questions > 0) == (source != "text")
+    assert all(question.metric == memalpha.source_of(source).metric for question in all_questions(episodes))
+
+
+def test_two_runs_write_the_same_bytes_and_another_seed_other_ones(raw, tmp_path, source):
+    options = OPTIONS.get(source, {})
+    first = build(raw, tmp_path, source, "a.parquet", **options)[0].output
+    again = build(raw, tmp_path, source, "b.parquet", **options)[0].output
+    other = build(raw, tmp_path, source, "c.parquet", **options, seed=1)[0].output
+    assert Path(first).read_bytes() == Path(again).read_bytes() != Path(other).read_bytes()
+
+
+def test_content_keeps_to_the_token_budget(raw, tmp_path, source):
+    _, episodes = build(raw, tmp_path, source, **OPTIONS.get(source, {}), layout="bare")
+    lengths = [count_tokens(chunk.text) for episode in episodes for chunk in episode.chunks]
+    assert 0 < max(lengths) <= SMALL["chunk_tokens"]
+    assert all(len(episode.chunks) <= OPTIONS.get(source, SMALL).get("chunks", 3) for episode in episodes)
+
+
+def test_evidence_points_to_chunks_that_hold_the_answer(raw, tmp_path, source):
+    if source in ("squality", "text", "hotpotqa"):
+        pytest.skip("no annotated evidence, or answers that stand in two chunks together")
+    _, episodes = build(raw, tmp_path, source)
+    for episode in episodes:
+        for question in episode.questions:
+            assert question.evidence
+            for index in question.evidence:
+                assert question.answers[0] in episode.chunks[index].text
+        for chunk in episode.chunks:
+            assert len(chunk.questions) <= SMALL["chunk_questions"]
+            assert all(question.answers[0] in chunk.text for question in chunk.questions)
+
+
+def test_no_question_is_asked_both_about_a_chunk_and_at_the_end(raw, tmp_path, source):
+    _, episodes = build(raw, tmp_path, source, questions=100, **OPTIONS.get(source, {}))
+    asked_about_chunks = 0
+    for episode in episodes:
+        about = [question.text for chunk in episode.chunks for question in chunk.questions]
+        asked_about_chunks += len(about)
+        assert not set(about) & {question.text for question in episode.questions}
+    assert bool(asked_about_chunks) == (source not in ("squality", "text"))
+
+
+def test_no_chunk_questions_when_none_are_wanted(raw, tmp_path, source):
+    report, _ = build(raw, tmp_path, source, chunk_questions=0, **OPTIONS.get(source, {}))
+    assert report.chunk_questions == 0
+
+
+def test_train_and_eval_share_neither_text_nor_question(raw, tmp_path, source):
+    options = OPTIONS.get(source, {}) | {"layout": "bare", "instances": 30 if source in CLASSIFICATION else 0}
+    train = build(raw, tmp_path, source, "train.parquet", split="train", questions=100, **options)[1]
+    held_out = build(raw, tmp_path, source, "eval.parquet", split="eval", questions=100, **options)[1]
+    if source != "squality":  # which asks the same question of every story
+        assert not {q.text for q in all_questions(train)} & {q.text for q in all_questions(held_out)}
+
+    def sentences(episodes):  # those with a number in them, for only these are told apart in the made-up records
+        found = re.findall(r"[^\n.]*\d[^\n.]*", re.sub(r" => .*", "", chunk_texts(episodes)))
+        return {sentence.strip() for sentence in found if "[Dialogue at" not in sentence}
+
+    assert sentences(train) and sentences(held_out) and not sentences(train) & sentences(held_out)
+
+
+def test_the_dialogue_layout_dates_every_chunk(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "squad")
+    for chunk in episodes[0].chunks:
+        header = f"[Dialogue between User and Assistant on 2024-01-0{1 + chunk.index} 00:00]\n<User>"
+        assert chunk.text.startswith(header) and "\n<Assistant>" in chunk.text
+    assert "<User>" not in chunk_texts(build(raw, tmp_path, "squad", layout="bare")[1])
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Classification streams
+# --------------------------------------------------------------------------------------------------------------
+
+
+def labelled(episodes):
+    return [tuple(line.split(" => ")) for line in chunk_texts(episodes).splitlines() if " => " in line]
+
+
+TINY = {"layout": "bare", "utterances": 4, "noise": 2, "labels_per_instance": 3, "chunks": 4, "instances": 20}
+
+
+def test_bare_streams_have_the_lines_asked_for(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "clinc150", **TINY)
+    assert len(episodes) == 20
+    for episode in episodes:
+        assert len(episode.chunks) == 4 and len({label for _, label in labelled([episode])}) == 3
+        for chunk in episode.chunks:
+            lines = chunk.text.splitlines()
+            assert sum(" => " in line for line in lines) == 4
+            assert sum(line.startswith("train chatter") for line in lines) == 2
+    assert labelled(episodes)[0][1] in ("book flight", "pay bill", "tell joke", "set alarm", "play music")
+
+
+def test_questions_are_bare_utterances_that_were_not_shown(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "clinc150", **TINY)
+    for episode in episodes:
+        shown = dict(labelled([episode]))
+        assert len(shown) == 16, "no utterance twice"
+        for question in all_questions([episode]):
+            assert question.text not in shown and question.answers[0] in shown.values()
+
+
+def test_train_rows_are_made_of_train_utterances_and_eval_rows_of_the_others(raw, tmp_path):
+    for split, parts in (("train", {"train"}), ("eval", {"val", "test"})):
+        _, episodes = build(raw, tmp_path, "clinc150", **TINY, split=split, questions=50)
+        utterances = [*chunk_texts(episodes).splitlines(), *(q.text for q in all_questions(episodes))]
+        assert {utterance.split()[0] for utterance in utterances} == parts
+
+
+@pytest.mark.parametrize("source", ["clinc150", "nlu"])
+def test_coarse_labels_and_numbers(raw, tmp_path, source):
+    _, coarse = build(raw, tmp_path, source, layout="bare", label_level="coarse")
+    expected = {"clinc150": {"travel", "money", "home"}, "nlu": {"iot", "music"}}[source]
+    assert {label for _, label in labelled(coarse)} == expected
+    _, numbered = build(raw, tmp_path, source, layout="bare", labels="numbers", name="numbers.parquet")
+    assert {episode.source for episode in numbered} == {f"icl_{source}"}
+    assert {question.metric for question in all_questions(numbered)} == {"boxed_match"}
+    assert all(question.answers[0].isdigit() for question in all_questions(numbered))
+
+
+def test_ambiguous_section_titles_are_left_out(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "pubmedqa", instances=10, chunk_tokens=400)
+    text = chunk_texts(episodes)
+    assert "Little is known" in text and "value rose" not in text
+    assert set(re.findall(r"Labels: (\d)", text)) == {"0", "1", "2"}
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Questions on documents
+# --------------------------------------------------------------------------------------------------------------
+
+
+def test_unanswerable_and_long_answers_are_dropped(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "squad", chunks=0, questions=1000)
+    assert episodes and not any(question.text.startswith("Why") for question in all_questions(episodes))
+    with pytest.raises(config.UserError, match="nothing to build"):
+        build(raw, tmp_path, "squad", max_answer_words=1)
+
+
+def test_a_paragraph_over_the_budget_is_cut_and_its_questions_follow_their_answers(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "squad", chunk_tokens=12, chunks=0, layout="bare", questions=1000)
+    assert max(count_tokens(chunk.text) for chunk in episodes[0].chunks) <= 12
+    for question in episodes[0].questions:
+        assert question.answers[0] in episodes[0].chunks[question.evidence[0]].text
+
+
+def test_both_layouts_of_hotpotqa_give_both_articles_as_evidence(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "hotpotqa", chunks=0, split="all", instances=0, questions=1000)
+    assert len(all_questions(episodes)) == 40
+    for episode in episodes:
+        for question in episode.questions:
+            number = question.text.rstrip("?").split()[-1]
+            text = "\n".join(episode.chunks[index].text for index in question.evidence)
+            assert f"It has alphas in year {number}." in text and f"Beta {number} is a thing." in text
+    assert "Gamma" not in chunk_texts(episodes)
+    assert "Gamma" in chunk_texts(build(raw, tmp_path, "hotpotqa", noise=1)[1])
+
+
+def test_sessions_are_in_the_order_of_their_dates_and_abstentions_left_out(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "longmemeval", chunks=0, split="all", noise=1, questions=1000)
+    dates = re.findall(r"\[Dialogue at timestamp ([^\]]*)", chunk_texts(episodes))
+    assert dates == sorted(dates) and len(dates) >= 29
+    asked = {question.text for question in all_questions(episodes)}
+    assert len(asked) == 29 and "How many lamps did I buy in case 3?" not in asked
+    assert "[2023/06/01 (Thu) 00:58] How many lamps did I buy in case 2?" in asked
+
+
+def test_adversarial_questions_are_left_out_and_captions_kept(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "locomo", chunks=0, split="all", questions=1000)
+    asked = all_questions(episodes)
+    assert {question.text for question in asked} >= {"Both of 0?", "Which film in 0-1?"}
+    assert "Never said?" not in {question.text for question in asked}
+    assert "<Bo>I saw film 0-1. [shares a picture: a cinema]" in chunk_texts(episodes)
+
+
+def test_text_with_questions_must_fit_one_run(tmp_path):
+    document = {"text": "One two. " * 100, "questions": [{"question": "q", "answer": "a"}]}
+    (tmp_path / "d.jsonl").write_text(json.dumps(document))
+    options = dict(source="text", input=str(tmp_path / "d.jsonl"), output=str(tmp_path / "o.parquet"), split="all")
+    with pytest.raises(config.UserError, match="--chunks=2"):
+        corpora.build(**options, chunk_tokens=50, chunks=2)
+    assert corpora.build(**options, chunk_tokens=50, chunks=0).questions == 1
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Options
+# --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_has_every_option_and_passes_it_on():
+    parser = argparse.ArgumentParser()
+    corpora.add_arguments(parser)
+    given = ["--source=squad", "--input=x", "--output=y.parquet", "--chunk-tokens=7", "--layout=bare"]
+    options = corpora.BuildOptions(**vars(parser.parse_args(given)))
+    assert options == corpora.BuildOptions(source="squad", input="x", output="y.parquet", chunk_tokens=7, layout="bare")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "squat"}, "did you mean squad"),
+        ({"input": "/no/such/folder"}, "no such file or folder"),
+        ({"output": "x.json"}, "must end in .parquet"),
+        ({"split": "test"}, "--split=test: allowed are train, eval, all"),
+        ({"chunk_tokens": 0}, "--chunk-tokens=0: too small"),
+        ({"source": "clinc150", "instances": 0}, "--instances=0"),
+        ({"source": "clinc150", "labels_per_instance": 9}, "--labels-per-instance=9"),
+    ],
+)
+def test_impossible_options_are_named(raw, tmp_path, options, message):
+    source = options.get("source", "squad")
+    given = dict(source=source, output=str(tmp_path / "o.parquet"), input="") | options
+    given["input"] = given["input"] or (raw(source) if source in SOURCES else "x")
+    with pytest.raises(config.UserError, match=re.escape(message)):
+        corpora.build(**given)
+
+
+@pytest.mark.parametrize("name", ["other.json", "a.jsonl"])
+def test_input_in_another_format_is_named(tmp_path, name):
+    (tmp_path / name).write_text('{"something": "else"}\n')
+    source = "squality" if name.endswith("jsonl") else "squad"
+    with pytest.raises(config.UserError, match=re.escape(name)):
+        corpora.build(source=source, input=str(tmp_path / name), output=str(tmp_path / "o.parquet"))
+
+
+def test_tokens_are_counted_with_the_tokenizer_given(raw, tmp_path, monkeypatch):
+    from finemem_jax.corpora import _build
+
+    monkeypatch.setattr(_build, "_token_counter", lambda name: len if name == "characters" else count_tokens)
+    _, episodes = build(raw, tmp_path, "squad", layout="bare", tokenizer="characters", chunk_tokens=100)
+    assert max(len(chunk.text) for episode in episodes for chunk in episode.chunks) <= 100

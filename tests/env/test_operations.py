@@ -1,0 +1,265 @@
+"""Any text is safe as a policy's output, and one outcome comes of every call in it."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finemem_jax.config import UserError
+from finemem_jax.env import operations
+from finemem_jax.types import Operation, ToolSpec
+
+SPECS = (
+    ToolSpec("memory_insert", "adds", {"content": "text"}),
+    ToolSpec("memory_update", "replaces", {"id": "which", "content": "text"}),
+    ToolSpec("memory_delete", "removes", {"id": "which"}),
+    ToolSpec("memory_skip", "nothing", {}),
+)
+CODECS = ("qwen", "function_args")
+
+
+def qwen(body):
+    return f"<tool_call>\n{body}\n</tool_call>"
+
+
+def insert(content):
+    return json.dumps({"name": "memory_insert", "arguments": {"content": content}})
+
+
+def only(text, codec="qwen"):
+    (operation,) = operations.parse(text, SPECS, codec=codec)
+    return operation
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What is well-formed
+# --------------------------------------------------------------------------------------------------------------
+
+
+def test_calls_are_read_in_the_order_written():
+    text = qwen(insert("Anna moved to Oslo.")) + "\n" + qwen('{"name": "memory_delete", "arguments": {"id": "#3"}}')
+    assert operations.parse(text, SPECS) == (
+        Operation("memory_insert", {"content": "Anna moved to Oslo."}),
+        Operation("memory_delete", {"id": "#3"}),
+    )
+
+
+def test_function_args_text_of_the_reference_is_read():
+    text = (
+        "I will store this.\n✿FUNCTION✿: memory_update\n"
+        '✿ARGS✿: {"id": "a1", "content": "x } y"}\nThat is all.\n✿RESULT✿: {"status": "ok"}\n✿RETURN✿: done'
+    )
+    assert only(text, "function_args") == Operation("memory_update", {"id": "a1", "content": "x } y"})
+
+
+operation_lists = st.lists(
+    st.one_of(
+        st.builds(lambda c: Operation("memory_insert", {"content": c}), st.text()),
+        st.builds(
+            lambda c: Operation("memory_insert", {"content": c}),
+            st.lists(st.sampled_from([*'✿{}"\\\n', "</tool_call>", "<tool_call>", "✿ARGS✿:"])).map("".join),
+        ),
+        st.builds(lambda i, c: Operation("memory_update", {"id": i, "content": c}), st.text(max_size=4), st.text()),
+        st.just(Operation("memory_skip", {})),
+    ),
+    max_size=5,
+)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(written=operation_lists)
+@settings(max_examples=80, deadline=None)
+def test_what_is_emitted_is_read_back(codec, written):
+    assert list(operations.parse(operations.emit(written, codec), SPECS, codec=codec)) == written
+
+
+def test_emitted_text_is_the_one_the_chat_template_teaches():
+    written = [Operation("memory_insert", {"content": "Zoë"}), Operation("memory_skip", {})]
+    assert operations.emit(written) == (
+        '<tool_call>\n{"name": "memory_insert", "arguments": {"content": "Zoë"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "memory_skip", "arguments": {}}\n</tool_call>'
+    )
+
+
+def test_an_error_cannot_be_emitted():
+    with pytest.raises(ValueError, match="malformed"):
+        operations.emit([Operation("memory_insert", {}, error="malformed: x")])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '```json\n{"name": "memory_insert", "arguments": {"content": "x y"}}\n```',
+        '{"name": "memory_insert", "arguments": {"content": "x y",},}',
+        "{'name': 'memory_insert', 'arguments': {'content': 'x y'}}",
+        '{name: "memory_insert", arguments: {content: "x y"}}',
+        '{"name": "memory_insert", "arguments": {"content": "x y"} // done\n}',
+    ],
+)
+def test_slips_of_notation_are_repaired(body):
+    assert only(qwen(body)) == Operation("memory_insert", {"content": "x y"})
+
+
+def test_raw_newlines_in_a_string_are_kept():
+    body = '{"name": "memory_insert", "arguments": {"content": "one\ntwo\tthree"}}'
+    assert only(qwen(body)).arguments == {"content": "one\ntwo\tthree"}
+
+
+def test_a_call_without_arguments_may_leave_them_out():
+    assert only(qwen('{"name": "memory_skip"}')) == Operation("memory_skip", {})
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What is malformed
+# --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ('{"name": "memory_insert", "arguments": {"content": "half a sen', "cut off inside a string"),
+        ('{"name": "memory_insert", "arguments": {"content": "x"}', "a brace is not closed"),
+        ('{"name": "memory_insert", "arguments": {"content": "x"}}, "timestamp": "May"}', "text after the JSON object"),
+        (insert("x") + insert("y"), "text after the JSON object"),
+        ('{"name": "memory_insert", "arguments": {"content": "a" + "b"}}', "a repair would change the text"),
+        ('{"name": "memory_insert", "arguments": {"content": "he said "hi" twice"}}', "a repair would change"),
+        ('{"name": "memory_forget", "arguments": {}}', "unknown tool 'memory_forget'; known: memory_insert"),
+        ('{"name": "memory_insert", "arguments": {}}', "missing argument 'content'"),
+        ('{"name": "memory_insert", "arguments": {"content": "x", "when": "May"}}', "unexpected argument 'when'"),
+        ('{"name": "memory_insert", "arguments": {"content": 3}}', "argument 'content' is not a string"),
+        ('{"name": "memory_insert", "arguments": {"content": ["x"]}}', "argument 'content' is not a string"),
+        ('{"name": "memory_insert", "arguments": {"content": null}}', "argument 'content' is not a string"),
+        ('{"name": "memory_insert", "arguments": "x"}', "arguments are not an object"),
+        ('{"name": "memory_insert", "arguments": {"content": "x"}, "id": "1"}', "unexpected key 'id'"),
+        ('{"name": "memory_delete", "arguments": {"id": "a", "id": "b"}}', "a key is given twice"),
+        ('{"name": "memory_insert", "arguments": {"content": "\\ud83d"}}', "not valid Unicode"),
+        ('{"name": 7, "arguments": {}}', 'no string "name"'),
+        ('{"arguments": {"content": "x"}}', 'no string "name"'),
+        ('["memory_insert", "x"]', "not a JSON object"),
+        ("```json\n" + insert("x"), "code fence not closed"),
+        ("", "not a JSON object"),
+        ("memory_insert(content='x')", "not a JSON object"),
+        ("{" * 4000 + "}" * 4000, "not valid JSON"),
+    ],
+)
+def test_bad_calls_are_recorded_with_the_reason(body, why):
+    operation = only(qwen(body))
+    assert operation.error.startswith("malformed: ") and why in operation.error
+    assert operation.arguments == {}
+
+
+def test_the_name_survives_an_error_where_it_was_read():
+    assert only(qwen('{"name": "memory_insert", "arguments": {"content": 3}}')).name == "memory_insert"
+    assert only("✿FUNCTION✿: memory_insert\n✿ARGS✿: {", "function_args").name == "memory_insert"
+
+
+def test_a_call_without_its_tags_is_an_error_and_a_stray_tag_is_not():
+    text = qwen(insert("x")) + "</tool_call>\n" + insert("y") + "\n</tool_call>\n<tool_call>\n" + insert("z")
+    errors = [operation.error for operation in operations.parse(text, SPECS)]
+    assert errors == ["", "malformed: no opening tag", "malformed: no closing tag: cut off"]
+
+
+def test_a_second_opening_tag_ends_the_first_call():
+    first, second = operations.parse("<tool_call>\n" + insert("x") + "\n" + qwen(insert("y")), SPECS)
+    assert first.error == "malformed: no closing tag"
+    assert second == Operation("memory_insert", {"content": "y"})
+
+
+def test_invented_results_and_loops_add_nothing_but_the_calls_in_them():
+    call = qwen(insert("x"))
+    text = f"{call}\n<tool_response>stored</tool_response>\n" * 40 + "✿RESULT✿ " * 400
+    assert operations.parse(text, SPECS) == (Operation("memory_insert", {"content": "x"}),) * 40
+
+
+def test_json_outside_of_tags_is_no_call():
+    assert operations.parse("```json\n" + insert("x") + "\n```", SPECS) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        ("✿FUNCTION✿: memory_skip\n✿FUNCTION✿: memory_skip\n✿ARGS✿: {}", ["malformed: no arguments", ""]),
+        ("✿FUNCTION✿: memory_skip", ["malformed: no arguments: cut off"]),
+        ("✿ARGS✿: {}", ["malformed: arguments without a function"]),
+        ('✿FUNCTION✿: memory_insert\n✿ARGS✿: {"content": "half {x} a', ["malformed: cut off inside a string"]),
+        ('✿FUNCTION✿: memory_insert\n✿ARGS✿: ```json\n{"content": "x"}\n```\nbye', [""]),
+        ("✿RESULT✿: ok " * 50, []),
+    ],
+)
+def test_function_args_failures(text, errors):
+    assert [operation.error for operation in operations.parse(text, SPECS, codec="function_args")] == errors
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(content=st.text(max_size=20), cut=st.floats(0, 1, exclude_max=True))
+@settings(max_examples=80, deadline=None)
+def test_a_cut_off_call_is_never_stored(codec, content, cut):
+    whole = operations.emit([Operation("memory_insert", {"content": content})], codec)
+    part = whole[: int(len(whole) * cut)]
+    assert all(operation.error for operation in operations.parse(part, SPECS, codec=codec))
+
+
+def test_an_unknown_codec_names_the_known_ones():
+    with pytest.raises(UserError, match="qwen"):
+        operations.parse("", SPECS, codec="qwan")
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Any text
+# --------------------------------------------------------------------------------------------------------------
+
+FRAGMENTS = (
+    *("<tool_call>", "</tool_call>", "✿FUNCTION✿:", "✿ARGS✿:", "✿RESULT✿:", "memory_insert", "memory_skip"),
+    *('{"name": "memory_insert", "arguments": {"content": "x"}}', '{"name":', '"arguments":', '"content":', "```js\n"),
+    *("{", "}", "[", "]", '"', "'", "\\", "\\u", ",", ":", "\n", "```", "//", "NaN", "1e999", "null", "a" + "\ud800"),
+)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(text=st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)))
+@settings(max_examples=300, deadline=None)
+def test_any_text_gives_one_outcome_per_call(codec, text):
+    found = operations.parse(text, SPECS, codec=codec)
+    for operation in found:
+        assert operation.error.startswith("malformed: ") or (
+            not operation.error and all(isinstance(value, str) for value in operation.arguments.values())
+        )
+        str(operation).encode()  # fit for a log file
+    if codec == "qwen":
+        strays = sum(operation.error == "malformed: no opening tag" for operation in found)
+        assert len(found) - strays == text.count("<tool_call>")
+    else:
+        orphans = sum(operation.error == "malformed: arguments without a function" for operation in found)
+        assert len(found) - orphans == text.count("✿FUNCTION✿")
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "{",
+        "}",
+        "<tool_call>{",
+        "</tool_call>{",
+        qwen("{"),
+        qwen("{'a': 1,}"),
+        qwen('{"name": "memory_insert", "arguments": {"content": "a" + "b"}}'),
+        "✿FUNCTION✿",
+        '✿ARGS✿:{"',
+        "✿FUNCTION✿: memory_insert\n✿ARGS✿: {'content': 'x',}\n",
+        '\\"',
+        "```\n",
+    ],
+)
+def test_a_megabyte_is_read_in_linear_time(unit, codec):
+    def seconds(size):
+        text = "<tool_call>✿FUNCTION✿:x✿ARGS✿:" + unit * (size // len(unit))
+        start = time.perf_counter()
+        operations.parse(text, SPECS, codec=codec)
+        return time.perf_counter() - start
+
+    short, long = min(seconds(1 << 17) for _ in range(2)), seconds(1 << 20)
+    assert long < 30 * max(short, 1e-3), "8 times the text: 8 times the time if linear, 64 if quadratic"
+    assert long < 10

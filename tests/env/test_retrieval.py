@@ -1,0 +1,148 @@
+"""BM25 against its formula, written out in plain loops."""
+
+import itertools
+import math
+import random
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finemem_jax.config import UserError
+from finemem_jax.env.retrieval import BM25
+
+WORDS = "anna bob cat dog elm fig gold hat ink jam kite lamp moon nut oak pear".split()
+
+
+def reference_scores(texts, query, idf, k1=1.5, b=0.75, epsilon=0.25):
+    """Score of every text, straight from the formula."""
+    documents = [re.findall(r"\b\w+\b", text.lower()) for text in texts]
+    size = len(documents)
+    mean = sum(map(len, documents)) / size
+    vocabulary = {word for document in documents for word in document}
+    holders = {word: sum(word in document for document in documents) for word in vocabulary}
+    if idf == "lucene":
+        idfs = {w: math.log(1 + (size - n + 0.5) / (n + 0.5)) for w, n in holders.items()}
+    else:
+        raw = {w: math.log((size - n + 0.5) / (n + 0.5)) for w, n in holders.items()}
+        average = sum(raw.values()) / len(raw)
+        idfs = {w: value if value >= 0 else epsilon * average for w, value in raw.items()}
+    scores = []
+    for document in documents:
+        score = 0.0
+        for word in re.findall(r"\b\w+\b", query.lower()):
+            if word in document:
+                count = document.count(word)
+                score += idfs[word] * count * (k1 + 1) / (count + k1 * (1 - b + b * len(document) / mean))
+        scores.append(score)
+    return scores
+
+
+def assert_equals_reference(texts, query, idf, k, **settings):
+    expected = reference_scores(texts, query, idf, **settings)
+    got = BM25(texts, idf=idf, **settings).search(query, k)
+    for index, score in got:
+        assert score == pytest.approx(expected[index], abs=1e-6)
+    assert len({index for index, _ in got}) == len(got)
+    eligible = [s for s in expected if s > 0] if idf == "lucene" else expected
+    assert [score for _, score in got] == pytest.approx(sorted(eligible, reverse=True)[:k], abs=1e-6)
+    for (first, a), (second, b) in itertools.pairwise(got):
+        assert a > b or (a == b and first < second), "best first, ties by insertion order"
+
+
+def some_texts(count, seed):
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(1, 12))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("idf", ["lucene", "okapi"])
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 65, 500])
+def test_scores_and_order_equal_the_formula(count, idf):
+    texts = some_texts(count, seed=count)
+    for query in ("gold", "Gold, gold moon!", "anna bob cat dog", "no such thing", ""):
+        for k in (1, 5, count + 3):
+            assert_equals_reference(texts, query, idf, k)
+
+
+@pytest.mark.parametrize("idf", ["lucene", "okapi"])
+def test_k1_and_b_are_used(idf):
+    texts = some_texts(20, seed=1)
+    assert_equals_reference(texts, "gold moon", idf, 5, k1=0.9, b=0.4)
+    assert BM25(texts, k1=0.9, b=0.4).search("gold moon", 1) != BM25(texts).search("gold moon", 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join), min_size=1, max_size=90),
+    st.lists(st.sampled_from([*WORDS, "unseen"]), max_size=4).map(" ".join),
+    st.integers(1, 8),
+)
+def test_any_memory_equals_the_formula(texts, query, k):
+    if not any(texts):
+        return  # the formula divides by the mean length
+    for idf in ("lucene", "okapi"):
+        assert_equals_reference(texts, query, idf, k)
+
+
+@pytest.mark.parametrize("idf", ["lucene", "okapi"])
+def test_an_empty_memory_retrieves_nothing(idf):
+    assert BM25([], idf=idf).search("gold", 3) == []
+    assert BM25(["gold"], idf=idf).search("gold", 0) == []
+
+
+def test_wordless_items_do_not_divide_by_zero():
+    assert BM25(["", "?!"]).search("gold", 3) == []
+    assert BM25(["", "?!"], idf="okapi").search("gold", 3) == [(0, 0.0), (1, 0.0)]
+
+
+def test_lucene_retrieves_nothing_without_a_shared_word_and_okapi_the_first_items():
+    texts = ["red hat", "blue hat", "green hat"]
+    assert BM25(texts).search("moon", 2) == []
+    assert BM25(texts, idf="okapi").search("moon", 2) == [(0, 0.0), (1, 0.0)]
+
+
+def test_lucene_ranks_a_memory_of_one_and_two_items_where_okapi_cannot():
+    assert BM25(["gold moon"]).search("gold", 1)[0][1] > 0
+    assert BM25(["gold moon"], idf="okapi").search("gold", 1)[0][1] < 0
+    assert [index for index, _ in BM25(["moon", "gold gold"]).search("gold", 2)] == [1]
+
+
+@pytest.mark.parametrize("count", [10, 100])
+def test_equal_texts_come_in_the_order_they_were_inserted(count):
+    texts = ["moon", *["gold hat"] * count]
+    assert [index for index, _ in BM25(texts).search("hat gold", 4)] == [1, 2, 3, 4]
+
+
+def test_unknown_idf_names_the_known_ones():
+    with pytest.raises(UserError, match="lucene"):
+        BM25(["gold"], idf="lucen")
+
+
+def test_small_memories_are_built_in_a_fraction_of_a_millisecond():
+    texts = [text * 2 for text in some_texts(10, seed=3)]
+    BM25(texts)
+    best = min(_seconds(lambda: BM25(texts)) for _ in range(50))
+    assert best < 0.2e-3
+
+
+def test_five_thousand_items_cost_under_a_millisecond_per_question():
+    rng = random.Random(0)
+    vocabulary = [f"w{i}" for i in range(4000)]
+    texts = [" ".join(vocabulary[min(int(rng.paretovariate(0.7)), 3999)] for _ in range(12)) for _ in range(5000)]
+    questions = [" ".join(rng.choice(texts).split()[:8]) for _ in range(100)]
+
+    def ask_all():
+        index = BM25(texts)
+        for question in questions:
+            index.search(question, 5)
+
+    ask_all()  # counts the words of the items once, as earlier steps of an episode do
+    assert min(_seconds(ask_all) for _ in range(3)) / len(questions) < 1e-3
+
+
+def _seconds(action):
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
