@@ -234,8 +234,8 @@ class SftConfig:
     steps: tuple[int, ...] = (200,)  # optimizer steps of each stage
     lr: tuple[float, ...] = (1e-5,)  # peak learning rate of each stage
     batch: int = 32  # sequences per step
-    permuted: float = 0.25  # copy_lines: share of sequences whose non-structural tokens are permuted
-    copy_mix: float = 0.5  # expert: share of dense-copying sequences mixed in, against forgetting
+    permuted: float = 0.5  # share of sequences whose non-structural tokens are permuted (not in copy_random)
+    copy_mix: float = 0.25  # expert: share of copying sequences mixed in, against forgetting
     pool: int = 2048  # distinct episodes the expert is run on
     expert: ExpertConfig = field(default_factory=lambda: ExpertConfig())
 
@@ -246,7 +246,7 @@ class ExpertConfig:
 
     keep_useful: float = 0.6  # a fact or a labelled example is written
     keep_noise: float = 0.4  # a line of chit-chat is written
-    update: float = 0.3  # a changed fact is written as UPDATE of the old item instead of INSERT
+    update: float = 0.4  # a changed fact is written as UPDATE of the old item instead of INSERT
     update_wrong: float = 0.0  # such an UPDATE names another item
     skip: float = 0.05  # the whole step is a SKIP
 

@@ -82,7 +82,8 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
     if not Path(path).is_file():
         raise UserError(f"no config file {path} (--config)")
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    argv = ["finemem", f"--config={path}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     known = [f"--{name}" for name in config.dotted_names(config.to_dict(Config()))]
     for override in overrides:
         name, separator, _ = override.partition("=")
@@ -93,7 +94,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
         if not separator:
             raise UserError(f"{name} needs a value: {name}=VALUE")
     try:
-        values(["finemem", f"--config={path}", *overrides])
+        values(argv)
         tree = values.config
     except (flags.Error, ValueError, TypeError, SyntaxError) as error:
         raise UserError(f"{' '.join(overrides) or path}: {str(error).splitlines()[0]}") from error

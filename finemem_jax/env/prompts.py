@@ -24,8 +24,6 @@ Write with tool calls, all of them in this one reply:
 - Delete items that turned out wrong. Leave small talk out. If nothing is worth keeping, skip.
 You may write at most {max_operations} operations in this turn."""
 
-COPY = "copy"  # the system turn of the copying exercises of a warm start: every line becomes an item
-
 
 def render(
     tokenizer: PreTrainedTokenizerBase,
@@ -35,16 +33,15 @@ def render(
     cfg: PromptConfig,
     *,
     max_operations: int,
-    system: str | None = None,
 ) -> tuple[tuple[int, ...], tuple[MemoryItem, ...]]:
     """Token ids of the prompt, and the items that are really in it.
 
     items: those in view, oldest first; while the prompt is longer than `cfg.max_prompt_tokens` the oldest ones
-    leave it (half of what is left at a time). `system` replaces the instructions. Raises UserError when the chunk alone does not fit.
+    leave it (half of what is left at a time). Raises UserError when the chunk alone does not fit.
     """
     shown = list(items)
     while True:
-        messages = _messages(chunk, shown, cfg, max_operations, system)
+        messages = _messages(chunk, shown, cfg, max_operations)
         tokens = tokenizer.apply_chat_template(
             messages,
             tools=[spec.schema() for spec in specs],
@@ -63,14 +60,12 @@ def render(
         shown = shown[(len(shown) + 1) // 2 :]
 
 
-def _messages(
-    chunk: str, items: Sequence[MemoryItem], cfg: PromptConfig, max_operations: int, system: str | None
-) -> list[dict[str, str]]:
+def _messages(chunk: str, items: Sequence[MemoryItem], cfg: PromptConfig, max_operations: int) -> list[dict[str, str]]:
     if cfg.name == "compact":
         memory = "\n".join(f"{item.id}:{item.text}" for item in items)
         user = f"<chunk>\n{chunk}\n</chunk>\n<memory>\n{memory}\n</memory>"
-        return [{"role": "system", "content": system or ""}, {"role": "user", "content": user}]
+        return [{"role": "system", "content": ""}, {"role": "user", "content": user}]
     memory = "\n".join(f"[{item.id}] {item.text}" for item in items) or "Empty."
     user = f"<chunk>\n{chunk}\n</chunk>\n\nItems of memory you can update or delete by id:\n{memory}"
-    system = system or INSTRUCTIONS.format(max_operations=max_operations)
+    system = INSTRUCTIONS.format(max_operations=max_operations)
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]

@@ -43,9 +43,7 @@ cases = st.integers(1, 6).flatmap(
     lambda steps: st.tuples(
         st.just(steps),
         st.lists(
-            st.tuples(
-                st.floats(0, 1, allow_nan=False), st.lists(st.integers(0, steps - 1), max_size=5)
-            ),
+            st.tuples(st.floats(0, 1, allow_nan=False), st.lists(st.integers(0, steps - 1), max_size=5)),
             min_size=1,
             max_size=8,
         ),

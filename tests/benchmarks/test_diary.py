@@ -1,0 +1,71 @@
+"""The embedded task: seeded, disjoint splits, and episodes that need what they claim to need."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from finemem_jax.benchmarks import diary
+from finemem_jax.config import DataConfig, DiaryConfig, UserError
+
+
+def utterances(episode):
+    lines = [line for chunk in episode.chunks for line in chunk.text.splitlines()]
+    asked = [q.text for chunk in episode.chunks for q in chunk.questions] + [q.text for q in episode.questions]
+    said = {line.removeprefix("now ").split(" => ")[0] for line in lines} | set(asked)
+    return {text.rsplit(" is ", 1)[0] if "'s " in text and " is " in text else text for text in said}
+
+
+def test_held_out_episodes_share_no_utterance_with_training():
+    """Not even a fact with another value, nor a labelled utterance without its label."""
+    train, held_out = (diary.load(DataConfig(), split, 0) for split in ("train", "eval"))
+    seen = set().union(*(utterances(train[i]) for i in range(600)))
+    fresh = set().union(*(utterances(held_out[i]) for i in range(len(held_out))))
+    assert len(seen) > 2000 and len(fresh) > 400
+    assert not seen & fresh
+
+
+def test_thousands_of_distinct_episodes():
+    train = diary.load(DataConfig(), "train", 0)
+    texts = {"\n".join(chunk.text for chunk in train[i].chunks) for i in range(2000)}
+    assert len(train) >= 4000 and len(texts) == 2000
+
+
+def test_another_seed_gives_other_episodes():
+    first, second = (diary.load(DataConfig(), "train", seed)[0] for seed in (0, 1))
+    assert first.chunks != second.chunks and first.id != second.id
+
+
+def test_questions_are_about_what_was_said():
+    episodes = diary.load(DataConfig(), "train", 0)
+    kinds = set()
+    for i in range(100):
+        for question in episodes[i].questions:
+            (day,), (gold,) = question.evidence, question.answers
+            text = episodes[i].chunks[day].text
+            kinds.add(question.kind)
+            assert gold in text
+            if question.kind == "label":
+                assert question.text not in "\n".join(chunk.text for chunk in episodes[i].chunks)
+            else:
+                subject = question.text.removeprefix("what is ").removesuffix("?")
+                said = [line for c in episodes[i].chunks for line in c.text.splitlines() if subject in line]
+                assert said[-1].endswith(f"{subject} is {gold}")
+                assert len(said) == (2 if question.kind == "changed" else 1)
+                assert said[-1].startswith("now ") == (question.kind == "changed")
+    assert kinds == {"fact", "changed", "label"}
+
+
+def test_difficulty_is_config():
+    cfg = DiaryConfig(chunks=6, facts=1, examples=2, changes=2, noise=4, chunk_questions=2)
+    episode = diary.load(DataConfig(diary=cfg), "train", 0)[0]
+    assert len(episode.chunks) == 6
+    assert len(episode.chunks[0].text.splitlines()) == 1 + 2 + 4
+    assert all(len(chunk.questions) <= 2 for chunk in episode.chunks)
+
+
+def test_more_facts_than_there_are_attributes_are_refused():
+    cfg = DataConfig(diary=dataclasses.replace(DiaryConfig(), chunks=20, facts=4))
+    with pytest.raises(UserError, match=r"config.data.diary.facts \* chunks = 80"):
+        diary.load(cfg, "train", 0)

@@ -1,0 +1,173 @@
+"""The episode coroutine, prompts, views, and the scripted writers that drive it without a model."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import pytest
+
+from finemem_jax import config
+from finemem_jax.collect import Job, play_scripted
+from finemem_jax.config import MemoryConfig, PromptConfig, RetrievalConfig, RewardsConfig, UserError, ViewConfig
+from finemem_jax.env import scripted
+from finemem_jax.env.environment import Asked, all_questions, apply, play, training_questions, view
+from finemem_jax.env.prompts import render
+from finemem_jax.types import Completion, Episode, MemoryItem, Operation, Question
+from tests import fakes
+
+
+def completion(env, text, finish="stop"):
+    tokens = tuple(env.tokenizer.encode(text, add_special_tokens=False))
+    tokens += (env.tokenizer.eos_token_id,) if finish == "stop" else ()
+    return Completion(tokens, (0.0,) * len(tokens), finish)
+
+
+def drive(env, episode, asked, texts, answer=lambda request: "orlov"):
+    """Plays an episode with the given texts; returns the rollout and the turns."""
+
+    def ask(requests):
+        future = Future()
+        future.set_result([answer(request) for request in requests])
+        return future
+
+    game, turns = play(env, episode, asked, ask), []
+    try:
+        turns.append(next(game))
+        for text in texts:
+            turns.append(game.send(text if isinstance(text, Completion) else completion(env, text)))
+    except StopIteration as done:
+        return done.value, turns
+    raise AssertionError("the episode did not end")
+
+
+INSERT = '<tool_call>\n{"name": "memory_insert", "arguments": {"content": "%s"}}\n</tool_call>\n'
+UPDATE = '<tool_call>\n{"name": "memory_update", "arguments": {"id": "%s", "content": "%s"}}\n</tool_call>\n'
+
+
+def test_a_rollout_records_what_was_written_and_what_became_of_it(env):
+    episode = fakes.episode(["Maya's dentist is Orlov", "now Maya's dentist is Petrov"], [("who is it?", "Orlov")])
+    texts = [INSERT % "Maya's dentist is Orlov" + "<tool_call>{", UPDATE % ("#1", "now Maya's dentist is Petrov")]
+    rollout, turns = drive(env, episode, all_questions(episode), texts)
+    assert [o.status.split(":")[0] for o in rollout.steps[0].outcomes] == ["applied", "malformed"]
+    assert [item.text for item in rollout.steps[1].memory_after.items] == ["now Maya's dentist is Petrov"]
+    assert rollout.steps[0].memory_after.items[0].text == "Maya's dentist is Orlov"  # the snapshot did not change
+    assert turns[0].prompt_tokens == rollout.steps[0].prompt_tokens
+    assert "#1:Maya's dentist is Orlov" in env.tokenizer.decode(list(turns[1].prompt_tokens))
+    assert rollout.answers[0].score == 1.0 and rollout.answers[0].step is None
+
+
+def test_text_after_the_stop_token_does_not_exist_and_a_cut_off_call_is_not_stored(env):
+    episode = fakes.episode(["a"])
+    cut = completion(
+        env, INSERT % "kept" + '<tool_call>\n{"name": "memory_insert", "arguments": {"content": "half', "length"
+    )
+    rollout, _ = drive(env, episode, all_questions(episode), [cut])
+    assert [item.text for item in rollout.steps[0].memory_after.items] == ["kept"]
+    assert rollout.steps[0].completion.tokens == cut.tokens
+
+
+def test_a_failed_answer_has_no_score(env):
+    episode = fakes.episode(["a"], [("q1", "x"), ("q2", "x")])
+    rollout, _ = drive(env, episode, all_questions(episode), ["nothing"], lambda r: None if r.question == "q1" else "x")
+    assert [answer.score for answer in rollout.answers] == [None, 1.0]
+
+
+def test_chunk_questions_are_answered_from_the_memory_right_after_the_step(env):
+    episode = fakes.episode(["a", "b"])
+    asked = Asked(((Question("what is alpha?", ("1",)),), (Question("what is alpha?", ("1",)),)), ())
+    seen = []
+    drive(env, episode, asked, [INSERT % "alpha is 1", UPDATE % ("#1", "alpha is 2")], lambda r: seen.append(r) or "1")
+    assert [[item.text for item in request.items] for request in seen] == [["alpha is 1"], ["alpha is 2"]]
+    assert [request.items[0].written_at for request in seen] == [0, 1]
+
+
+def test_operations_beyond_the_budget_and_ids_outside_the_view_do_not_apply(env):
+    memory = fakes.flat_memory()
+    for t, text in enumerate("ab"):
+        memory, _ = memory.apply(Operation("memory_insert", {"content": text}), t)
+    cfg = MemoryConfig(max_operations=2)
+    written = [Operation("memory_delete", {"id": "#1"}), Operation("memory_delete", {"id": "#2"})]
+    after, outcomes = apply(memory, [*written, *written], 2, cfg, visible=memory.items[1:])
+    assert [o.status for o in outcomes] == ["unknown id", "applied", "over limit", "over limit"]
+    assert [item.id for item in after.items] == ["#1"]
+
+
+@pytest.mark.parametrize(("select", "shown"), [("recent", ["#2", "#3"]), ("relevant", ["#1"]), ("both", ["#1", "#3"])])
+def test_views(env, select, shown):
+    memory = fakes.flat_memory()
+    for t, text in enumerate(["maya likes tea", "nothing here", "nor there"]):
+        memory, _ = memory.apply(Operation("memory_insert", {"content": text}), t)
+    got = view(memory, "what does maya drink", ViewConfig(select=select, items=2), env)
+    assert [item.id for item in got] == shown
+
+
+def test_a_view_never_overflows_its_token_budget(env):
+    memory = fakes.flat_memory()
+    for t in range(9):
+        memory, _ = memory.apply(Operation("memory_insert", {"content": f"item number {t}"}), t)
+    budget = 3 * env.count_tokens("item number 1")
+    got = view(memory, "", ViewConfig(items=9, tokens=budget), env)
+    assert [item.written_at for item in got] == [6, 7, 8]
+
+
+def test_a_long_prompt_drops_the_oldest_items_and_a_longer_chunk_is_refused(env):
+    items = [MemoryItem(f"#{i}", "some words to fill", i) for i in range(1, 17)]
+    full, shown = render(env.tokenizer, env.specs, "chunk", items, PromptConfig(name="compact"), max_operations=4)
+    assert shown == tuple(items)
+    cfg = PromptConfig(name="compact", max_prompt_tokens=len(full) - 1)
+    tokens, shown = render(env.tokenizer, env.specs, "chunk", items, cfg, max_operations=4)
+    assert len(tokens) <= cfg.max_prompt_tokens and shown == tuple(items[8:])
+    with pytest.raises(UserError, match=r"max_prompt_tokens=5"):
+        render(env.tokenizer, env.specs, "chunk", items, PromptConfig(max_prompt_tokens=5), max_operations=4)
+
+
+def test_what_samples_of_a_group_share_comes_first_in_the_prompt(env):
+    one, _ = render(env.tokenizer, env.specs, "the chunk", [MemoryItem("#1", "a", 0)], env.prompt, max_operations=4)
+    two, _ = render(env.tokenizer, env.specs, "the chunk", [MemoryItem("#1", "b", 0)], env.prompt, max_operations=4)
+    shared = next(i for i, (a, b) in enumerate(zip(one, two, strict=True)) if a != b)
+    assert "the chunk" in env.tokenizer.decode(list(one[:shared]))
+
+
+def test_training_questions_are_a_seeded_share_and_at_least_one():
+    questions = tuple(Question(f"q{i}", ("a",)) for i in range(10))
+    episode = Episode("e", "s", (), questions)
+    cfg = RewardsConfig(question_share=0.2)
+    one = training_questions(episode, cfg, asks_chunks=True, seed="x")
+    assert len(one.final) == 2 and one == training_questions(episode, cfg, asks_chunks=True, seed="x")
+    drawn = {training_questions(episode, cfg, asks_chunks=True, seed=str(i)).final for i in range(20)}
+    assert len(drawn) > 5
+    assert len(training_questions(episode, RewardsConfig(question_share=0.01), asks_chunks=True, seed="x").final) == 1
+
+
+@pytest.fixture(scope="module")
+def diary():
+    episodes = config.resolve("finemem_jax.benchmarks", "diary").load(config.DataConfig(), "eval", 0)
+    return [episodes[i] for i in range(12)]
+
+
+def test_the_oracle_remembers_everything_and_store_all_misses_only_what_changed(env, diary):
+    answerer = config.resolve("finemem_jax.answerers", "extractive").create(config.AnswererConfig())
+    jobs = [Job(episode, all_questions(episode)) for episode in diary]
+    scores = {}
+    for name, write in {"oracle": scripted.oracle(8), "all": scripted.store_all, "none": scripted.no_memory}.items():
+        answers = [a for r in play_scripted(env, answerer, jobs, write) for a in r.answers]
+        for kind in ("fact", "changed", "label"):
+            of_kind = [a.score for a in answers if a.question.kind == kind]
+            scores[name, kind] = sum(of_kind) / len(of_kind)
+    assert scores["oracle", "fact"] == scores["oracle", "changed"] == 1.0
+    assert scores["all", "fact"] == 1.0 and scores["all", "changed"] == 0.0
+    assert scores["all", "label"] > 0.2
+    assert scores["none", "fact"] == scores["none", "changed"] == scores["none", "label"] == 0.0
+
+
+def test_the_expert_is_imperfect_and_a_function_of_its_seed(env, diary):
+    jobs = [Job(episode, Asked(((),) * len(episode.chunks), ())) for episode in diary]
+
+    def texts(seed):
+        write = scripted.expert(config.ExpertConfig(), 4, seed)
+        return [step.text for rollout in play_scripted(env, None, jobs, write) for step in rollout.steps]
+
+    assert texts(0) == texts(0) != texts(1)
+    outcomes = "".join(texts(0))
+    assert all(name in outcomes for name in ("memory_insert", "memory_update", "memory_skip"))
+    assert RetrievalConfig().k == 5

@@ -1,0 +1,47 @@
+"""The tiny tokenizer: any text survives it, and the scaffolding of an operation costs one token a piece."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finemem_jax.config import UserError
+from finemem_jax.env import operations
+from finemem_jax.env import tokenizer as tokenizers
+from finemem_jax.types import Operation
+from tests.fakes import flat_memory
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_any_text_comes_back_as_it_was(tiny_tokenizer, text):
+    ids = tiny_tokenizer.encode(text, add_special_tokens=False)
+    assert tiny_tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_scaffolding_is_one_token_a_piece(tiny_tokenizer):
+    written = operations.emit([Operation("memory_update", {"id": "#12", "content": "Maya's dentist is Orlov"})]) + "\n"
+    tokens = tiny_tokenizer.tokenize(written)
+    assert len(tokens) == 4 + 5 and tokens[1] == "#12"
+
+
+def test_saved_and_loaded_it_is_the_same_with_its_chat_template(tiny_tokenizer, tmp_path):
+    tiny_tokenizer.save_pretrained(tmp_path)
+    loaded = tokenizers.load(str(tmp_path))
+    tools = [spec.schema() for spec in __import__("finemem_jax.memory.flat", fromlist=["SPECS"]).SPECS]
+    messages = [{"role": "user", "content": "play me jazz => music"}]
+    for tokenizer in (tiny_tokenizer, loaded):
+        text = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
+        assert "memory_insert" in text and text.endswith("<|im_start|>assistant\n")
+    assert loaded.encode(text) == tiny_tokenizer.encode(text)
+    assert tokenizers.stop_tokens(loaded) == (loaded.convert_tokens_to_ids("<|im_end|>"),)
+    assert flat_memory().tokens() == 0
+
+
+def test_missing_tokenizers_are_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        tokenizers.load(str(tmp_path / "none"))
+    with pytest.raises(UserError, match="no tokenizer"):
+        tokenizers.load(str(tmp_path))
+    with pytest.raises(UserError, match="no embedded model 'nope'"):
+        tokenizers.load("embedded:nope")
