@@ -59,8 +59,8 @@ _NAMED = (
 )
 _BOOK = "Your memory holds notes on a book. Answer from them."
 
-# The longest key that a data_source starts with counts. `metric` is what Mem-α trains and evaluates with, where a
-# function of the text can do that: its LLM judge for the LongMemEval rows is replaced by substring_match.
+# The key that a data_source starts with counts; no key is the start of another. `metric` is what Mem-α trains and
+# evaluates with, as far as a function of the text can: for its LLM judge of the LongMemEval rows stands substring_match.
 SOURCES = {
     "squad": Source("substring_match", "fact"),
     "hotpotqa": Source("substring_match", "fact"),
@@ -85,8 +85,7 @@ DEFAULT_SOURCE = Source("substring_match", "")  # of a data_source that SOURCES 
 
 def source_of(data_source: str) -> Source:
     """The entry of SOURCES for a data_source, DEFAULT_SOURCE where there is none."""
-    keys = [key for key in SOURCES if data_source.lower().startswith(key)]
-    return SOURCES[max(keys, key=len)] if keys else DEFAULT_SOURCE
+    return next((SOURCES[key] for key in SOURCES if data_source.lower().startswith(key)), DEFAULT_SOURCE)
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Input: a JSON file as published, or a folder of them; articles of the same title are joined, equal paragraphs taken
 once. Chunks are runs of whole paragraphs of the articles, in order; a paragraph over the budget is cut at sentences,
-and its questions go where their answer stands. Unanswerable questions are dropped. Train and eval share no article.
+and its questions go where their answer stands. Unanswerable questions, which name no answer, are dropped. Train and
+eval share no article.
 """
 
 from __future__ import annotations
@@ -62,8 +63,6 @@ def _pieces(paragraph: dict, options: BuildOptions, count_tokens: CountTokens) -
     spans = _chunking.split_text(context, options.chunk_tokens, count_tokens)
     pieces = [_Piece(context[span.start : span.end], []) for span in spans]
     for text, asked in paragraph["qas"].items():
-        if asked.get("is_impossible"):
-            continue
         answers = [a for a in asked["answers"] if _questions.is_short(a["text"], options)]
         for span, piece in zip(spans, pieces, strict=True):
             inside = [

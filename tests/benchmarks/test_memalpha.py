@@ -90,6 +90,10 @@ def test_the_data_source_decides_metric_and_query_prompt(tmp_path, source, metri
     assert ("\\boxed" in episode.query_prompt) == asks_for_box
 
 
+def test_no_data_source_is_the_beginning_of_another():
+    assert not [(a, b) for a in memalpha.SOURCES for b in memalpha.SOURCES if a != b and b.startswith(a)]
+
+
 def test_evidence_and_chunk_questions_come_from_the_metadata(tmp_path):
     metadata = {"evidence": [[0], [0, 1]], "chunk_questions": [[{"question": "cq", "answer": ["x", "y"]}], []]}
     episode = only(write(tmp_path / "a.parquet", [row("clinc150", metadata=metadata)]))
@@ -142,7 +146,7 @@ def test_training_order_is_fixed_by_the_seed(tmp_path):
 def test_a_folder_with_both_splits_is_read_as_named(tmp_path):
     write(tmp_path / "train.parquet", many("squad", 3))
     write(tmp_path / "test.parquet", many("hotpotqa", 2))
-    (tmp_path / "train.chunk_questions.jsonl").write_text("")
+    (tmp_path / "train.chunk_questions.jsonl").write_text('{"row": 0, "chunk": 0, "questions": []}')
     cfg = DataConfig(path=str(tmp_path))
     assert sorted(texts(memalpha.load(cfg, "train", 0))) == ["squad 0", "squad 1", "squad 2"]
     assert texts(memalpha.load(cfg, "eval", 0)) == ["hotpotqa 0", "hotpotqa 1"]

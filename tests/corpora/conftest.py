@@ -119,6 +119,8 @@ def _hotpotqa(folder):
 
     original = [row(number) for number in range(20)]
     columns = [row(number) for number in range(20, 40)]
+    # 4 is held out, as every fifth; this one needs its articles too
+    columns.append(row(4) | {"question": "Once more, what of Alpha and Beta 4?"})
     for entry in columns:
         entry["context"] = by_column(entry["context"], "title", "sentences")
         entry["supporting_facts"] = by_column(entry["supporting_facts"], "title", "sent_id")

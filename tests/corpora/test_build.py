@@ -74,10 +74,11 @@ def test_rows_have_the_published_columns_and_load(raw, tmp_path, source):
 
 def test_two_runs_write_the_same_bytes_and_another_seed_other_ones(raw, tmp_path, source):
     options = OPTIONS.get(source, {})
-    first = build(raw, tmp_path, source, "a.parquet", **options)[0].output
-    again = build(raw, tmp_path, source, "b.parquet", **options)[0].output
-    other = build(raw, tmp_path, source, "c.parquet", **options, seed=1)[0].output
-    assert Path(first).read_bytes() == Path(again).read_bytes() != Path(other).read_bytes()
+    first, episodes = build(raw, tmp_path, source, "a.parquet", **options)
+    again, _ = build(raw, tmp_path, source, "b.parquet", **options)
+    assert Path(first.output).read_bytes() == Path(again.output).read_bytes()
+    _, others = build(raw, tmp_path, source, "c.parquet", **options, seed=1)
+    assert episodes != others
 
 
 def test_content_keeps_to_the_token_budget(raw, tmp_path, source):
@@ -171,6 +172,14 @@ def test_questions_are_bare_utterances_that_were_not_shown(raw, tmp_path):
             assert question.text not in shown and question.answers[0] in shown.values()
 
 
+def test_the_evidence_of_a_label_are_all_chunks_that_show_it(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "clinc150", **TINY)
+    for episode in episodes:
+        for question in episode.questions:
+            with_label = [c.index for c in episode.chunks if f" => {question.answers[0]}" in c.text]
+            assert list(question.evidence) == with_label
+
+
 def test_train_rows_are_made_of_train_utterances_and_eval_rows_of_the_others(raw, tmp_path):
     for split, parts in (("train", {"train"}), ("eval", {"val", "test"})):
         _, episodes = build(raw, tmp_path, "clinc150", **TINY, split=split, questions=50)
@@ -217,7 +226,7 @@ def test_a_paragraph_over_the_budget_is_cut_and_its_questions_follow_their_answe
 
 def test_both_layouts_of_hotpotqa_give_both_articles_as_evidence(raw, tmp_path):
     _, episodes = build(raw, tmp_path, "hotpotqa", chunks=0, split="all", instances=0, questions=1000)
-    assert len(all_questions(episodes)) == 40
+    assert len(all_questions(episodes)) == 41
     for episode in episodes:
         for question in episode.questions:
             number = question.text.rstrip("?").split()[-1]
@@ -242,6 +251,11 @@ def test_adversarial_questions_are_left_out_and_captions_kept(raw, tmp_path):
     assert {question.text for question in asked} >= {"Both of 0?", "Which film in 0-1?"}
     assert "Never said?" not in {question.text for question in asked}
     assert "<Bo>I saw film 0-1. [shares a picture: a cinema]" in chunk_texts(episodes)
+
+
+def test_a_story_that_does_not_fit_is_left_out(raw, tmp_path):
+    with pytest.raises(config.UserError, match="--chunks=2"):
+        build(raw, tmp_path, "squality", chunks=2)
 
 
 def test_text_with_questions_must_fit_one_run(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finemem_jax.corpora import _chunking
+from finemem_jax.corpora import _chunking, _sessions
 
 
 def words(text):
@@ -45,3 +45,11 @@ def test_pieces_keep_to_the_budget_and_lose_only_white_space(text, budget):
 def test_pieces_are_packed_in_order():
     assert _chunking.pack(["a b", "c", "d e f g", "h"], 3, words) == [[0, 1], [2], [3]]
     assert _chunking.pack([], 3, words) == []
+
+
+def test_every_part_of_a_session_has_its_date_and_keeps_to_the_budget():
+    turns = [("Ann", "one two"), ("Bo", "three\nfour five"), ("Ann", "six seven eight nine ten eleven twelve")]
+    parts = _sessions.split_session("1 May", turns, 9, words)
+    assert all(part.text.startswith("[Dialogue at timestamp 1 May]\n") and words(part.text) <= 9 for part in parts)
+    assert [part.turns for part in parts] == [(0,), (1,), (2,), (2,)]
+    assert parts[1].text.endswith("\n<Bo>three four five")

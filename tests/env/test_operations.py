@@ -235,6 +235,12 @@ def test_any_text_gives_one_outcome_per_call(codec, text):
         assert len(found) - orphans == text.count("✿FUNCTION✿")
 
 
+def test_deep_nesting_is_given_up_at_once():
+    start = time.perf_counter()
+    assert only(qwen("{" * 8000 + "}" * 8000)).error == "malformed: not valid JSON"
+    assert time.perf_counter() - start < 0.5
+
+
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize(
     "unit",
