@@ -60,7 +60,7 @@ _NAMED = (
 _BOOK = "Your memory holds notes on a book. Answer from them."
 
 # The key that a data_source starts with counts; no key is the start of another. `metric` is what Mem-α trains and
-# evaluates with, as far as a function of the text can: for its LLM judge of the LongMemEval rows stands substring_match.
+# evaluates with, as far as a function of the text can: its LLM judge of LongMemEval became substring_match.
 SOURCES = {
     "squad": Source("substring_match", "fact"),
     "hotpotqa": Source("substring_match", "fact"),
