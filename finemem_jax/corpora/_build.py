@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from finemem_jax.config import UserError, resolve
+from finemem_jax.config import UserError, plugins, resolve
 from finemem_jax.corpora._options import BuildOptions
 from finemem_jax.types import CountTokens, Episode, Question
 
@@ -42,10 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         flag, text = "--" + option.name.replace("_", "-"), option.metadata["help"]
         choices = option.metadata["choices"] or None
         if option.name in ("source", "input", "output"):
-            parser.add_argument(flag, required=True, help=text)
+            known = f": {', '.join(plugins('finemem_jax.corpora'))}" if option.name == "source" else ""
+            parser.add_argument(flag, required=True, help=text + known)
         else:
+            default = "" if option.default == "" else f" (default: {option.default})"
             parser.add_argument(
-                flag, type=type(option.default), default=option.default, choices=choices, help=f"{text} (%(default)s)"
+                flag, type=type(option.default), default=option.default, choices=choices, help=text + default
             )
 
 

@@ -20,7 +20,7 @@ def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    source: str = field(metadata={"help": "kind of raw data: a file in finemem_jax/corpora/", "choices": ()})
+    source: str = field(metadata={"help": "kind of raw data", "choices": ()})
     input: str = field(metadata={"help": "raw file, or the folder that holds it", "choices": ()})
     output: str = field(metadata={"help": "parquet file to write", "choices": ()})
     split: str = _option(
