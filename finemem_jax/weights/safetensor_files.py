@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -36,28 +37,25 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.tensors: dict[str, TensorFile] = {}
-        self._handles = {}
         for file in _files(folder):
             try:
-                handle = safe_open(file, "np")
-                names = list(handle.keys())
+                with safe_open(file, "np") as handle:
+                    self.tensors |= {name: _header(file, name, handle.get_slice(name)) for name in handle.keys()}  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{file} is not a whole safetensors file: {error}") from None
-            self._handles[file] = handle
-            for name in names:
-                header = handle.get_slice(name)
-                if header.get_dtype() not in FLOATS:
-                    supported = ", ".join(FLOATS)
-                    raise UserError(f"{file}: {name} has dtype {header.get_dtype()}; supported: {supported}")
-                self.tensors[name] = TensorFile(file, tuple(header.get_shape()), FLOATS[header.get_dtype()])
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A copy of one slice of a tensor, in the checkpoint's dtype. Only its bytes are read."""
-        return self._handles[self.tensors[name].file].get_slice(name)[index]
+        # Opened anew each time: the file is mapped, and what was touched counts as this process's memory until
+        # the mapping goes. A handle that stayed open would grow to the size of the checkpoint.
+        with safe_open(self.tensors[name].file, "np") as handle:
+            return handle.get_slice(name)[index]
 
-    def nbytes(self) -> int:
-        """Bytes of all tensors as stored."""
-        return sum(int(np.prod(t.shape)) * (4 if t.dtype == "float32" else 2) for t in self.tensors.values())
+
+def _header(file: Path, name: str, header: Any) -> TensorFile:
+    if header.get_dtype() not in FLOATS:
+        raise UserError(f"{file}: {name} has dtype {header.get_dtype()}; supported: {', '.join(FLOATS)}")
+    return TensorFile(file, tuple(header.get_shape()), FLOATS[header.get_dtype()])
 
 
 def _files(folder: Path) -> list[Path]:
