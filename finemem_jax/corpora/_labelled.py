@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from finemem_jax.config import UserError
 from finemem_jax.corpora import _dialogue
@@ -21,11 +21,24 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
-    """How an example is written in the dialogue layout."""
+class Dataset:
+    """What the streams of one dataset have in common."""
 
-    text: str = "Sentence"
-    label: str = "Label"
+    data_source: str
+    labels: Sequence[str]  # all of them, in the order that numbers them
+    numbered: bool  # labels are written as numbers, not as names
+    noise: Sequence[str] = ()  # utterances without a label
+    text_field: str = "Sentence"  # how an example is introduced in the dialogue layout
+    label_field: str = "Label"
+
+    def write_label(self, label: str) -> str:
+        return str(self.labels.index(label)) if self.numbered else label.replace("_", " ")
+
+    def write_example(self, example: Example, layout: str) -> str:
+        label = self.write_label(example.label)
+        if layout == "bare":
+            return f"{example.text} => {label}"
+        return f"{self.text_field}: {example.text}\n{self.label_field}: {label}"
 
 
 def of_split(train: Iterable[Example], held_out: Iterable[Example], options: BuildOptions) -> list[Example]:
@@ -49,20 +62,9 @@ def normal_text(text: str) -> str:
 
 
 def streams(
-    pool: Sequence[Example],
-    options: BuildOptions,
-    count_tokens: CountTokens,
-    *,
-    data_source: str,
-    labels: Sequence[str],
-    numbered: bool,
-    noise: Sequence[str] = (),
-    fields: Fields = Fields(),
+    pool: Sequence[Example], dataset: Dataset, options: BuildOptions, count_tokens: CountTokens
 ) -> Iterator[Episode]:
     """`options.instances` instances over `pool`.
-
-    labels: all labels of the dataset, in the order that numbers them; numbered: the number is written, not the name.
-    noise: utterances without a label.
 
     The utterances of a label are divided anew for each instance: half may be shown, a quarter is asked at the end, a
     quarter is asked about chunks that show the label. So no question repeats an utterance that was shown, nor a final
@@ -73,19 +75,18 @@ def streams(
     by_label: dict[str, list[str]] = defaultdict(list)
     for example in pool:
         by_label[example.label].append(" ".join(example.text.split()))
-    usable = [label for label in labels if len(by_label[label]) >= 4]
+    usable = [label for label in dataset.labels if len(by_label[label]) >= 4]
     wanted = options.labels_per_instance or len(usable)
     if not 0 < wanted <= len(usable):
         raise UserError(
             f"--labels-per-instance={wanted}: in split {options.split} {len(usable)} labels have the 4 utterances "
             "that an instance takes"
         )
-    numbers = {label: str(number) for number, label in enumerate(labels)}
-    written = numbers if numbered else {label: label.replace("_", " ") for label in labels}
-    for instance in range(options.instances):
-        rng = options.rng(options.split, instance)
+    for number in range(options.instances):
+        rng = options.rng(options.split, number)
         divided = {label: _Divided.draw(by_label[label], rng) for label in rng.sample(usable, wanted)}
-        yield _stream(instance, divided, written, noise, options, count_tokens, rng, data_source, fields)
+        chunks = _show(divided, dataset, options, count_tokens, rng)
+        yield _ask_about(chunks, divided, number, dataset, options, rng)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,87 +104,95 @@ class _Divided:
         return cls(drawn[2 * quarter :], drawn[:quarter], drawn[quarter : 2 * quarter])
 
 
-def _stream(
-    instance: int,
+class _Shown(NamedTuple):
+    """A chunk: its content, and the labels of the examples in it."""
+
+    text: str
+    labels: list[str]
+
+
+def _show(
     divided: dict[str, _Divided],
-    written: dict[str, str],
-    noise: Sequence[str],
+    dataset: Dataset,
     options: BuildOptions,
     count_tokens: CountTokens,
     rng: random.Random,
-    data_source: str,
-    fields: Fields,
-) -> Episode:
-    shown = _chunked(_order_shown(divided, rng), written, noise, options, count_tokens, rng, fields)
-    chunks, chunks_with = [], defaultdict(list)
-    for index, (text, labels) in enumerate(shown):
-        for label in labels:
-            chunks_with[label].append(index)
-        if options.layout == "dialogue":
-            text = _dialogue.wrap(text, index, rng, labelled=True)
-        pools = {label: divided[label].asked_about_chunks for label in labels}
-        about = _ask(pools, options.chunk_questions, written, rng, {label: (index,) for label in labels})
-        chunks.append(Chunk(text, index, about))
-    pools = {label: divided[label].asked for label in chunks_with}
-    evidence = {label: tuple(indices) for label, indices in chunks_with.items()}
-    questions = _ask(pools, options.questions, written, rng, evidence)
-    return Episode(f"{data_source}-{instance}", data_source, tuple(chunks), questions)
+) -> list[_Shown]:
+    """The chunks, filled in turn to `utterances` examples or to the token budget; an example is never cut."""
+    separator = "\n" if options.layout == "bare" else "\n\n"
+    waiting = _order_shown(divided, options, rng)
+    most_noise = options.noise * (options.chunks or len(waiting))
+    noise = deque(rng.sample(dataset.noise, min(len(dataset.noise), most_noise)))
+    chunks: list[_Shown] = []
+    while waiting and (not options.chunks or len(chunks) < options.chunks):
+        lines: list[str] = []
+        while noise and len(lines) < options.noise:
+            if count_tokens(separator.join([*lines, noise[0]])) > options.chunk_tokens // 2:
+                break  # the other half of the budget is for examples
+            lines.append(noise.popleft())
+        labels: list[str] = []
+        while waiting and (not options.utterances or len(labels) < options.utterances):
+            line = dataset.write_example(waiting[0], options.layout)
+            if labels and count_tokens(separator.join([*lines, line])) > options.chunk_tokens:
+                break
+            labels.append(waiting.popleft().label)
+            lines.append(line)
+        rng.shuffle(lines)
+        chunks.append(_Shown(separator.join(lines), list(dict.fromkeys(labels))))
+    return chunks
 
 
-def _order_shown(divided: dict[str, _Divided], rng: random.Random) -> list[Example]:
-    """All utterances that may be shown: one of each label first, then the rest, each part shuffled."""
+def _order_shown(divided: dict[str, _Divided], options: BuildOptions, rng: random.Random) -> deque[Example]:
+    """Utterances to show, in order. There is one of every label among those that a stream has room for."""
     first = [Example(parts.shown[0], label) for label, parts in divided.items()]
     rest = [Example(text, label) for label, parts in divided.items() for text in parts.shown[1:]]
     rng.shuffle(first)
     rng.shuffle(rest)
-    return first + rest
+    ordered = first + rest
+    room = options.utterances * options.chunks
+    if room:  # known beforehand: no label need come early
+        ordered = ordered[:room]
+        rng.shuffle(ordered)
+    return deque(ordered)
 
 
-def _chunked(
-    examples: Sequence[Example],
-    written: dict[str, str],
-    noise: Sequence[str],
+def _ask_about(
+    shown: Sequence[_Shown],
+    divided: dict[str, _Divided],
+    number: int,
+    dataset: Dataset,
     options: BuildOptions,
-    count_tokens: CountTokens,
     rng: random.Random,
-    fields: Fields,
-) -> list[tuple[str, list[str]]]:
-    """(content, labels shown in it) of each chunk, filled in turn to `utterances` or to the token budget."""
-    separator = "\n" if options.layout == "bare" else "\n\n"
-    unlabelled = iter(rng.sample(noise, min(len(noise), options.noise * (options.chunks or len(examples)))))
-    waiting = list(reversed(examples))
-    chunks = []
-    while waiting and (not options.chunks or len(chunks) < options.chunks):
-        lines = list(itertools.islice(unlabelled, options.noise))
-        labels: list[str] = []
-        while waiting and (not options.utterances or len(labels) < options.utterances):
-            line = _render(waiting[-1].text, written[waiting[-1].label], options.layout, fields)
-            if labels and count_tokens(separator.join([*lines, line])) > options.chunk_tokens:
-                break
-            labels.append(waiting.pop().label)
-            lines.append(line)
-        rng.shuffle(lines)
-        chunks.append((separator.join(lines), list(dict.fromkeys(labels))))
-    return chunks
-
-
-def _render(text: str, label: str, layout: str, fields: Fields) -> str:
-    return f"{text} => {label}" if layout == "bare" else f"{fields.text}: {text}\n{fields.label}: {label}"
+) -> Episode:
+    """The episode of `shown`, with questions about each chunk and at the end."""
+    chunks, evidence = [], defaultdict(list)  # label -> chunks that show it
+    for index, (text, labels) in enumerate(shown):
+        for label in labels:
+            evidence[label].append(index)
+        if options.layout == "dialogue":
+            text = _dialogue.wrap(text, index, rng, labelled=True)
+        pools = {label: divided[label].asked_about_chunks for label in labels}
+        about = _ask(pools, dict.fromkeys(labels, (index,)), options.chunk_questions, dataset, rng)
+        chunks.append(Chunk(text, index, about))
+    pools = {label: divided[label].asked for label in evidence}
+    questions = _ask(pools, evidence, options.questions, dataset, rng)
+    return Episode(f"{dataset.data_source}-{number}", dataset.data_source, tuple(chunks), questions)
 
 
 def _ask(
-    pools: dict[str, list[str]],
+    pools: Mapping[str, Sequence[str]],
+    evidence: Mapping[str, Sequence[int]],
     most: int,
-    written: dict[str, str],
+    dataset: Dataset,
     rng: random.Random,
-    evidence: dict[str, tuple[int, ...]],
 ) -> tuple[Question, ...]:
-    """At most `most` questions from `pools`, the labels in turn, shuffled."""
+    """At most `most` questions from `pools` (label -> utterances), the labels in turn, shuffled."""
     waiting = {label: rng.sample(texts, len(texts)) for label, texts in pools.items()}
     questions: list[Question] = []
     while len(questions) < most and any(waiting.values()):
         for label in rng.sample(sorted(waiting), len(waiting)):
             if waiting[label] and len(questions) < most:
-                questions.append(Question(waiting[label].pop(), (written[label],), evidence=evidence[label]))
+                answer = dataset.write_label(label)
+                questions.append(Question(waiting[label].pop(), (answer,), evidence=tuple(evidence[label])))
     rng.shuffle(questions)
     return tuple(questions)

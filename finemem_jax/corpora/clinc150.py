@@ -31,15 +31,13 @@ def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episo
 
     pool = _labelled.of_split(examples("train"), examples("eval"), options)
     numbered = options.labels == "numbers"
-    yield from _labelled.streams(
-        pool,
-        options,
-        count_tokens,
+    dataset = _labelled.Dataset(
         data_source="icl_clinc150" if numbered else "clinc150",
         labels=sorted({example.label for split in _PARTS for example in examples(split)}),
         numbered=numbered,
         noise=_out_of_scope(data, options.split),
     )
+    yield from _labelled.streams(pool, dataset, options, count_tokens)
 
 
 def _out_of_scope(data: dict, split: str) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from finemem_jax.config import UserError
 from finemem_jax.corpora import _chunking, _options, _questions, _reading
@@ -73,7 +74,7 @@ def _chunked(
     return ["\n\n".join(pieces[i] for i in group) for group in groups], questions
 
 
-def _read(path) -> Iterator[_Asked]:
+def _read(path: Path) -> Iterator[_Asked]:
     data = _reading.read_json(path)
     try:
         for row in data:  # type: ignore[attr-defined]

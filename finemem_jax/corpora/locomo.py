@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from finemem_jax.config import UserError
 from finemem_jax.corpora import _chunking, _options, _questions, _reading, _sessions
@@ -30,7 +31,7 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
             number += 1
 
 
-def _read(path) -> list[dict]:
+def _read(path: Path) -> list[dict]:
     data = _reading.read_json(path)
     if not isinstance(data, list):
         raise UserError(f"{path}: want a list of conversations")

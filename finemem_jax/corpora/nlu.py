@@ -17,14 +17,12 @@ from finemem_jax.types import CountTokens, Episode
 def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
     train, test = (_examples(options, name) for name in ("train.jsonl", "test.jsonl"))
     numbered = options.labels == "numbers"
-    yield from _labelled.streams(
-        _labelled.of_split(train, test, options),
-        options,
-        count_tokens,
+    dataset = _labelled.Dataset(
         data_source="icl_nlu" if numbered else "nlu",
         labels=sorted({example.label for example in (*train, *test)}),
         numbered=numbered,
     )
+    yield from _labelled.streams(_labelled.of_split(train, test, options), dataset, options, count_tokens)
 
 
 def _examples(options: BuildOptions, name: str) -> list[_labelled.Example]:

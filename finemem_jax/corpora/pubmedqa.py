@@ -36,15 +36,11 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
         train, held_out = _options.divide([list(_sentences(data[key])) for key in sorted(data)])  # type: ignore
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not in PubMedQA's format: {error}") from error
-    yield from _labelled.streams(
-        _labelled.of_split(itertools.chain(*train), itertools.chain(*held_out), options),
-        options,
-        count_tokens,
-        data_source="pubmedqa",
-        labels=sorted(_SECTIONS),
-        numbered=True,
-        fields=_labelled.Fields("Sample", "Labels"),
+    pool = _labelled.of_split(itertools.chain(*train), itertools.chain(*held_out), options)
+    dataset = _labelled.Dataset(
+        data_source="pubmedqa", labels=sorted(_SECTIONS), numbered=True, text_field="Sample", label_field="Labels"
     )
+    yield from _labelled.streams(pool, dataset, options, count_tokens)
 
 
 def _sentences(abstract: dict) -> Iterator[_labelled.Example]:

@@ -163,6 +163,20 @@ def test_bare_streams_have_the_lines_asked_for(raw, tmp_path):
     assert labelled(episodes)[0][1] in ("book flight", "pay bill", "tell joke", "set alarm", "play music")
 
 
+def test_noise_leaves_room_for_examples(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "clinc150", **TINY | {"noise": 30, "utterances": 0}, chunk_tokens=60)
+    for chunk in episodes[0].chunks:
+        assert count_tokens(chunk.text) <= 60
+        assert chunk.text.count("train chatter") >= 5 and chunk.text.count(" => ") >= 2
+
+
+def test_every_label_is_shown_and_not_always_in_the_first_chunk(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "clinc150", **TINY)
+    assert all(len({label for _, label in labelled([episode])}) == 3 for episode in episodes)
+    first = [{line.split(" => ")[1] for line in e.chunks[0].text.splitlines() if " => " in line} for e in episodes]
+    assert min(map(len, first)) < 3
+
+
 def test_questions_are_bare_utterances_that_were_not_shown(raw, tmp_path):
     _, episodes = build(raw, tmp_path, "clinc150", **TINY)
     for episode in episodes:
