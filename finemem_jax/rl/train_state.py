@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from finemem_jax.config import OptimizerConfig
@@ -23,8 +24,20 @@ class TrainState:
 
 
 def create_train_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """State before the first update. The optimizer's moments take the shardings of the parameters."""
-    return TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params))
+    """State before the first update. The moments lie where their parameters do, the counters everywhere."""
+    shardings = jax.tree.map(lambda p: p.sharding, params)
+    one = jax.tree.leaves(shardings)[0]
+    everywhere = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
+    # Said explicitly: zeros depend on no input, so the compiler would make the moments whole on every device.
+    opt_shardings = optax.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, params),
+        shardings,
+        transform_non_params=lambda _: everywhere,
+    )
+    opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
+    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), everywhere), params, opt_state)
 
 
 def make_optimizer(cfg: OptimizerConfig, updates: int) -> optax.GradientTransformation:
@@ -53,7 +66,7 @@ def make_schedule(cfg: OptimizerConfig, updates: int) -> optax.Schedule:
     warmup = round(cfg.warmup * updates)
     decay_span = max(updates - 1 - warmup, 1)
 
-    def schedule(count: Array) -> Array:
+    def schedule(count: Array | int) -> Array:
         rise = jnp.minimum((count + 1) / (warmup + 1), 1.0)
         done = jnp.clip((count - warmup) / decay_span, 0.0, 1.0)
         if cfg.schedule == "linear":

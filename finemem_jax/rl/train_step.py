@@ -35,10 +35,13 @@ def make_train_step(
     *,
     temperature: float = 1.0,
     chunk: int = 512,
+    shardings: TrainState | None = None,
 ) -> StepFunction:
     """The policy-gradient update. `temperature` is the one the rollouts were sampled at.
 
-    Shardings follow the arguments: parameters as they lie, the batch as `packing.to_device` placed it.
+    The arguments are taken as they lie: the batch as `packing.to_device` placed it. shardings: where the new state
+    shall lie, `state_shardings(state)` to stay in place; None leaves it to the compiler, which is right for one
+    device and may cost a second compilation on a mesh.
     """
 
     def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, Metrics]:
@@ -49,10 +52,16 @@ def make_train_step(
             logprobs, batch.old_logprobs, batch.ref_logprobs, batch.advantages, batch.token_weights, cfg
         )
 
-    return _make_step(loss_of, optimizer)
+    return _make_step(loss_of, optimizer, shardings)
 
 
-def make_sft_step(model: nn.Module, optimizer: optax.GradientTransformation, *, chunk: int = 512) -> StepFunction:
+def make_sft_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    chunk: int = 512,
+    shardings: TrainState | None = None,
+) -> StepFunction:
     """The supervised update: weighted negative log-likelihood of the batch's tokens."""
 
     def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, Metrics]:
@@ -61,7 +70,7 @@ def make_sft_step(model: nn.Module, optimizer: optax.GradientTransformation, *, 
         )
         return negative_log_likelihood(logprobs, batch.token_weights)
 
-    return _make_step(loss_of, optimizer)
+    return _make_step(loss_of, optimizer, shardings)
 
 
 def make_fill_logprobs(
@@ -108,10 +117,17 @@ def filled_microbatches(batch: RolloutBatch) -> Int[Array, ""]:
     return jnp.max(jnp.where(is_filled, jnp.arange(1, len(is_filled) + 1), 0))
 
 
-def _make_step(loss_of: LossFunction, optimizer: optax.GradientTransformation) -> StepFunction:
+def state_shardings(state: TrainState) -> TrainState:
+    """Where each array of a state lies."""
+    return jax.tree.map(lambda x: x.sharding, state)
+
+
+def _make_step(
+    loss_of: LossFunction, optimizer: optax.GradientTransformation, shardings: TrainState | None
+) -> StepFunction:
     def step(state: TrainState, batch: RolloutBatch) -> tuple[TrainState, Metrics]:
         gradient, metrics = accumulate_gradients(loss_of, state.params, batch)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         is_finite = jnp.isfinite(norm)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -134,4 +150,4 @@ def _make_step(loss_of: LossFunction, optimizer: optax.GradientTransformation) -
         )
 
     # The old state is donated: without that, two copies of parameters and moments would live through the update.
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
