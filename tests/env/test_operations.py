@@ -236,9 +236,9 @@ def test_any_text_gives_one_outcome_per_call(codec, text):
 
 
 def test_deep_nesting_is_given_up_at_once():
-    start = time.perf_counter()
+    start = time.process_time()
     assert only(qwen("{" * 8000 + "}" * 8000)).error == "malformed: not valid JSON"
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -262,9 +262,9 @@ def test_deep_nesting_is_given_up_at_once():
 def test_a_megabyte_is_read_in_linear_time(unit, codec):
     def seconds(size):
         text = "<tool_call>✿FUNCTION✿:x✿ARGS✿:" + unit * (size // len(unit))
-        start = time.perf_counter()
+        start = time.process_time()
         operations.parse(text, SPECS, codec=codec)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     short, long = min(seconds(1 << 17) for _ in range(2)), seconds(1 << 20)
     assert long < 30 * max(short, 1e-3), "8 times the text: 8 times the time if linear, 64 if quadratic"

@@ -109,7 +109,7 @@ def test_an_unknown_metric_names_the_known_ones():
 @pytest.mark.parametrize("unit", [r"\boxed{", r"\text{", "{", "a.", "1,", "1.", "-"])
 def test_hostile_predictions_take_linear_time(unit):
     prediction = unit * (1_000_000 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     for metric in ("exact_match", "boxed_match", "substring_match", "token_f1", "keyword_recall"):
         scoring.score(metric, prediction, ["anna"])
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
