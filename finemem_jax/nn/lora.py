@@ -11,15 +11,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 
 from finemem_jax.config import UserError
+from finemem_jax.nn.sharding import ShardingRules, param_shardings
 
 ADAPTER = "lora"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def init_adapters(model: nn.Module, params: dict, key: jax.Array) -> dict:
-    """`params` with fresh adapters as `model.cfg.lora` asks; the base arrays are shared, not copied."""
+def init_adapters(
+    model: nn.Module, params: dict, key: jax.Array, mesh: Mesh | None = None, rules: ShardingRules | None = None
+) -> dict:
+    """`params` with fresh adapters as `model.cfg.lora` asks, placed as the rules say when a mesh is given.
+
+    The base arrays are shared, not copied.
+    """
     targets = model.cfg.lora.targets
     for name in targets:
         if name not in PROJECTIONS:
@@ -27,8 +34,10 @@ def init_adapters(model: nn.Module, params: dict, key: jax.Array) -> dict:
     if model.cfg.lora.rank < 1:
         raise UserError(f"lora rank {model.cfg.lora.rank}: adapters need model.lora.rank >= 1")
     token = jnp.zeros((1, 1), jnp.int32)
+    out = None if mesh is None else split_adapters(param_shardings(model, mesh, rules))[1]
     # Jitted, so that the base weights made on the way are dead code and are never allocated.
-    adapters = jax.jit(lambda k: split_adapters(model.init(k, token, token, token)["params"])[1])(key)
+    make = jax.jit(lambda k: split_adapters(model.init(k, token, token, token)["params"])[1], out_shardings=out)
+    adapters = make(key)
     return join_adapters(without_adapters(params), adapters)
 
 

@@ -59,13 +59,7 @@ def load_pretrained(
     """
     folder = find_folder(path)
     family, cfg = read_config(folder)
-    cfg = replace(
-        cfg,
-        dtype=jnp.dtype(dtype).name,
-        param_dtype=jnp.dtype(param_dtype or dtype).name,
-        remat=remat,
-        lora=LoraConfig(),
-    )
+    cfg = replace(cfg, dtype=_float(dtype), param_dtype=_float(param_dtype or dtype), remat=remat)
     base = family.Model(cfg)
     checkpoint = Checkpoint(folder)
     sources = checked_sources(family, base, checkpoint, folder)
@@ -76,7 +70,14 @@ def load_pretrained(
     if lora is None or lora.rank == 0:
         return base, unflatten_dict(params)
     model = family.Model(replace(cfg, lora=lora))
-    return model, init_adapters(model, unflatten_dict(params), jax.random.key(seed))
+    return model, init_adapters(model, unflatten_dict(params), jax.random.key(seed), mesh, rules)
+
+
+def _float(dtype: Any) -> str:
+    name = jnp.dtype(dtype).name
+    if name not in ("float32", "bfloat16"):
+        raise UserError(f"a model runs and is stored in float32 or bfloat16, not {name}")
+    return name
 
 
 def find_folder(path: str | os.PathLike) -> Path:

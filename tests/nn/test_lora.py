@@ -39,14 +39,14 @@ def test_fresh_adapters_change_nothing_and_trained_ones_do(adapted):
     model, fresh, params, apply, inputs = adapted
     plain = type(model)(dataclasses.replace(model.cfg, lora=LoraConfig()))
     base = np.asarray(jax.jit(plain.apply)({"params": lora.without_adapters(params)}, *inputs))
-    np.testing.assert_allclose(apply({"params": fresh}, *inputs), base, atol=1e-6)
+    np.testing.assert_allclose(apply({"params": fresh}, *inputs), base, atol=1e-5)
     assert np.abs(apply({"params": params}, *inputs) - base).max() > 1e-2
 
 
 def test_reference_is_the_base_with_adapters_off_and_shares_its_arrays(adapted):
     _, fresh, params, apply, inputs = adapted
     reference = lora.without_adapters(params)
-    np.testing.assert_allclose(apply({"params": reference}, *inputs), apply({"params": fresh}, *inputs), atol=1e-6)
+    np.testing.assert_allclose(apply({"params": reference}, *inputs), apply({"params": fresh}, *inputs), atol=1e-5)
     held = {id(leaf) for leaf in jax.tree.leaves(params)}
     assert all(id(leaf) in held for leaf in jax.tree.leaves(reference))
     assert not lora.has_adapters(reference) and lora.has_adapters(params)

@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import transformers
+from jax.sharding import PartitionSpec
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from finemem_jax.config import LoraConfig, UserError, resolve
 from finemem_jax.nn.lora import has_adapters, init_adapters, without_adapters
@@ -95,6 +98,9 @@ def test_shards_on_a_mesh_hold_the_same_bits(folder, untied, sizes, dtype, monke
     _assert_equal(params, jax.tree.map(lambda x: x.astype(dtype), untied[1]))
     save_pretrained(tmp_path / "again", model, params)
     _assert_equal(load_pretrained(tmp_path / "again", dtype=dtype)[1], params)
+    model = type(model)(dataclasses.replace(model.cfg, lora=LoraConfig(rank=2)))
+    adapter = init_adapters(model, params, jax.random.key(1), mesh)["layers"]["attention"]["q_proj"]["lora"]
+    assert adapter["a"].sharding.spec == PartitionSpec(None, "fsdp", None)
 
 
 def test_bfloat16_is_stored_and_loaded_as_it_is(tmp_path):
@@ -194,3 +200,17 @@ def test_a_hub_name_is_found_in_the_local_cache_while_offline(folder, tmp_path):
     found, error = done.stdout.strip().splitlines()
     assert found.endswith(revision)
     assert error.startswith("someone/else: no such folder, and not found on the hub or in its cache")
+
+
+def test_the_tokenizer_and_its_chat_template_travel_with_the_model(untied, tmp_path):
+    words = {"<unk>": 0, "remember": 1, "milk": 2, "<end>": 3}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<end>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {{ tools[0].name }} <end>{% endfor %}"
+    save_pretrained(tmp_path / "out", *untied, tokenizer)
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    talk = {"conversation": [{"role": "user", "content": "remember"}], "tools": [{"name": "milk"}]}
+    ids = again.apply_chat_template(**talk, return_dict=False)
+    assert ids == tokenizer.apply_chat_template(**talk, return_dict=False) == [1, 2, 3]
+    assert again.eos_token == "<end>"
