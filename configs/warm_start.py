@@ -17,13 +17,13 @@ def get_config():
     cfg.model.preset = "tiny"
     cfg.model.tokenizer = "tiny"
     cfg.sft.stages = ("copy_random", "copy_lines", "expert")
-    cfg.sft.steps = (1200, 800, 500)
-    cfg.sft.lr = (3e-3, 2e-3, 7e-4)
+    cfg.sft.steps = (1200, 600, 700)
+    cfg.sft.lr = (3e-3, 2e-3, 1e-3)
     cfg.sft.batch = 16
     cfg.sft.pool = 2048
     cfg.optimizer.schedule = "cosine"
     cfg.optimizer.weight_decay = 0.01
     cfg.optimizer.b2 = 0.98
-    cfg.train.row_tokens = 384
+    cfg.train.row_tokens = 384  # one row holds two or three exercises
     cfg.train.microbatch_rows = 4
     return cfg

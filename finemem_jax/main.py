@@ -83,6 +83,9 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
         raise UserError(f"no config file {path} (--config)")
     values = flags.FlagValues()
     argv = ["finemem", f"--config={path}", *overrides]
+    base = str(Path(path).resolve().parents[1])  # a config starts from another with `from configs import NAME`
+    if base not in sys.path:
+        sys.path.append(base)
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     known = [f"--{name}" for name in config.dotted_names(config.to_dict(Config()))]
     for override in overrides:

@@ -13,7 +13,10 @@ from finemem_jax.config import DataConfig, DiaryConfig, UserError
 def utterances(episode):
     lines = [line for chunk in episode.chunks for line in chunk.text.splitlines()]
     asked = [q.text for chunk in episode.chunks for q in chunk.questions] + [q.text for q in episode.questions]
-    said = {line.removeprefix("now ").split(" => ")[0] for line in lines} | set(asked)
+    said = {line.removeprefix("now ").split(" => ")[0] for line in lines}
+    said |= {
+        question.removeprefix("what is ").removesuffix("?") if "'s " in question else question for question in asked
+    }
     return {text.rsplit(" is ", 1)[0] if "'s " in text and " is " in text else text for text in said}
 
 

@@ -1,0 +1,180 @@
+"""The whole of training at a small size: a run, the same run again, the same run resumed, and what it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from finemem_jax import main, sft, train
+from finemem_jax.config import UserError
+from finemem_jax.env import tokenizer as tokenizers
+from finemem_jax.policy import load_policy
+from finemem_jax.reporting.records import read_lines
+from finemem_jax.types import Chunk, Episode, Question
+from finemem_jax.weights import hf
+
+OVERRIDES = (
+    "--config.train.steps=4",
+    "--config.train.episodes=2",
+    "--config.train.group_size=4",
+    "--config.train.checkpoint_every=2",
+    "--config.train.eval_every=2",
+    "--config.eval.episodes=4",
+    "--config.loss.kl_coef=0.01",
+    "--config.engine.slots=8",
+)
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    return main.load_config("configs/quickstart.py", OVERRIDES)
+
+
+@pytest.fixture(scope="module")
+def run(cfg, tmp_path_factory):
+    """A finished run: its workdir and its results."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train.train(cfg, workdir)
+
+
+def test_a_run_trains_and_leaves_its_files(cfg, run):
+    workdir, results = run
+    lines = read_lines(workdir / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+    for line in lines:
+        assert np.isfinite(line["loss/loss"]) and line["loss/grad_norm"] > 0
+        assert {"reward/format", "reward/chunk_qa", "reward/evidence", "reward/compression"} <= line.keys()
+        # The sampler's log-probabilities and the trainer's are the same function: ratio 1 before the first update.
+        assert line["loss/first_log_ratio_abs_max"] < 1e-4
+        assert line["missing_rewards"] == line["loss/skipped_updates"] == 0
+    assert set(results) == {"before T=1", "before greedy", "after T=1", "after greedy"}
+    assert [line["step"] for line in read_lines(workdir / "evaluations.jsonl")] == [0, 0, 2, 2, 4, 4]
+    table = json.loads((workdir / "results.json").read_text())
+    assert {"no_memory", "store_all", "expert", "oracle", "before T=1", "after greedy"} <= table.keys()
+    assert (workdir / "curves.png").stat().st_size > 10_000
+
+
+def test_the_exported_folder_holds_the_trained_parameters(cfg, run, tmp_path):
+    workdir, _ = run
+    before = load_policy(cfg)
+    _, params = hf.load_pretrained(str(workdir / "hf"))
+    moved = [
+        not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(params), strict=True)
+    ]
+    assert all(moved)
+    assert main.main(["export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}"]) == 0
+    _, exported = hf.load_pretrained(str(tmp_path / "out"))
+    jax.tree.map(np.testing.assert_array_equal, params, exported)
+    assert len(tokenizers.load(str(tmp_path / "out"))) == len(before.tokenizer)
+
+
+def test_two_runs_write_the_same_metrics_byte_for_byte(cfg, run, tmp_path):
+    workdir, _ = run
+    train.train(cfg, tmp_path)
+    for name in ("metrics.jsonl", "evaluations.jsonl", "results.json"):
+        assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(cfg, run, tmp_path):
+    workdir, _ = run
+    shutil.copytree(workdir, tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "4")  # as if killed before its last checkpoint
+    with (tmp_path / "resumed" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "half a li')
+    train.train(cfg, tmp_path / "resumed")
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert (tmp_path / "resumed" / name).read_bytes() == (workdir / name).read_bytes()
+    _, params = hf.load_pretrained(str(workdir / "hf"))
+    _, resumed = hf.load_pretrained(str(tmp_path / "resumed" / "hf"))
+    jax.tree.map(np.testing.assert_array_equal, params, resumed)
+
+
+def test_a_workdir_belongs_to_one_config(cfg, run):
+    workdir, _ = run
+    other = dataclasses.replace(cfg, seed=cfg.seed + 1)
+    with pytest.raises(UserError, match=r"config.seed: 0 -> 1"):
+        train.train(other, workdir)
+
+
+def test_every_epoch_of_episodes_is_a_permutation():
+    drawn = [i for step in range(6) for i in train.episode_indices(4, seed=0, step=step, count=2)]
+    assert sorted(drawn[:4]) == sorted(drawn[4:8]) == sorted(drawn[8:]) == [0, 1, 2, 3]
+    assert drawn[:4] != drawn[4:8] or drawn[4:8] != drawn[8:]
+
+
+def test_mini_batches_hold_every_group_once_per_pass(cfg):
+    cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, epochs=2, mini_batches=3))
+    batches = train.mini_batches(cfg, step=5, groups=6)
+    assert [len(b) for b in batches] == [2] * 6
+    assert sorted(g for b in batches[:3] for g in b) == sorted(g for b in batches[3:] for g in b) == list(range(6))
+
+
+def test_an_outcome_only_run_asks_no_chunk_questions(cfg, tmp_path):
+    overrides = (*OVERRIDES, "--config.rewards.weights.chunk_qa=0", "--config.rewards.evidence.beta=0")
+    outcome_only = main.load_config("configs/quickstart.py", [*overrides, "--config.train.steps=1"])
+    train.train(outcome_only, tmp_path)
+    (line,) = read_lines(tmp_path / "metrics.jsonl")
+    assert "reward/chunk_qa" not in line and "reward/evidence" in line
+
+
+def test_the_reward_of_a_rigged_task_rises(cfg, tmp_path, monkeypatch):
+    """Only SKIP is ever right: with nothing but the compression reward the policy learns to write less."""
+    overrides = [
+        "--config.train.steps=12",
+        "--config.train.episodes=2",
+        "--config.train.group_size=8",
+        "--config.train.eval_every=0",
+        "--config.train.checkpoint_every=12",
+        "--config.eval.episodes=8",
+        "--config.engine.slots=16",
+        "--config.optimizer.lr=2e-3",
+        "--config.rewards.weights.format=0",
+        "--config.rewards.weights.chunk_qa=0",
+        "--config.rewards.weights.evidence=0",
+        "--config.rewards.weights.compression=1",
+    ]
+    results = train.train(main.load_config("configs/quickstart.py", overrides), tmp_path)
+    before, after = (results[f"{when} T=1"].metrics["memory_tokens"] for when in ("before", "after"))
+    assert after < 0.8 * before
+
+
+def test_sft_lowers_the_loss_and_exports(tmp_path):
+    overrides = [
+        "--config.sft.stages=('copy_lines', 'expert')",
+        "--config.sft.steps=(3, 3)",
+        "--config.sft.lr=(1e-3, 1e-3)",
+        "--config.sft.batch=8",
+        "--config.sft.pool=16",
+    ]
+    cfg = main.load_config("configs/warm_start.py", overrides)
+    trained = sft.sft(cfg, tmp_path)
+    _, params = hf.load_pretrained(str(tmp_path / "hf"))
+    jax.tree.map(np.testing.assert_array_equal, params, trained.params)
+    lines = read_lines(tmp_path / "sft_metrics.jsonl")
+    assert lines[0]["stage"] == "copy_lines" and lines[-1]["stage"] == "expert"
+    assert lines[1]["nll"] < lines[0]["nll"]
+
+
+def test_exercises_teach_what_they_say(cfg):
+    policy_tokenizer = tokenizers.load(cfg.model.path)
+    from finemem_jax.policy import load_environment
+
+    env = load_environment(cfg, policy_tokenizer)
+    lines = ("a b c", "d e f", "g h", "i j")
+    episode = Episode("x", "s", (Chunk("\n".join(lines), 0),), (Question("d", ("f",)),))
+    exercises = sft.Exercises(dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, permuted=0.0)), env, [episode])
+
+    def decoded(stage):
+        example = next(exercises.stream(stage, np.random.default_rng(0)))
+        assert example.completion[-1] == policy_tokenizer.eos_token_id
+        return policy_tokenizer.decode(example.prompt), policy_tokenizer.decode(example.completion)
+
+    prompt, completion = decoded("copy_lines")
+    assert all(line in prompt and f'"{line}"' in completion for line in lines)
+    prompt, completion = decoded("copy_random")
+    assert completion.count("memory_insert") == len(lines) and not any(f'"{line}"' in completion for line in lines)

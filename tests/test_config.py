@@ -1,0 +1,134 @@
+"""The schema is strict, says what is wrong in one line, and every config file fits it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finemem_jax import config, main
+from finemem_jax.config import Config, UserError
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py"))
+
+
+def tree(**changes):
+    """The defaults as nested dicts, with dotted changes."""
+    values = config.to_dict(Config())
+    for name, value in changes.items():
+        node = values
+        *groups, leaf = name.split("__")
+        for group in groups:
+            node = node[group]
+        node[leaf] = value
+    return values
+
+
+def test_the_defaults_are_the_papers():
+    cfg = Config()
+    assert dict(cfg.rewards.weights) == {"format": 1.0, "chunk_qa": 0.5, "evidence": 1.0, "compression": 0.05}
+    assert (cfg.rewards.evidence.beta, cfg.train.group_size, cfg.train.episodes) == (0.5, 8, 32)
+
+
+def test_a_config_survives_ml_collections_and_back():
+    assert config.from_ml_collections(config.default()) == Config()
+    assert config.from_ml_collections(config.to_dict(Config())) == Config()
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_config_file_is_legal(path):
+    cfg = main.load_config(str(ROOT / path), [])
+    assert cfg.name == Path(path).stem
+
+
+def test_overrides_reach_every_kind_of_field():
+    overrides = [
+        "--config.seed=7",
+        "--config.loss.kl_coef=0",
+        "--config.rewards.weights.chunk_qa=0",
+        "--config.eval.temperatures=(0.5,)",
+        "--config.prompt.thinking=true",
+        "--config.data.path=some where.parquet",
+    ]
+    cfg = main.load_config(str(ROOT / "configs/quickstart.py"), overrides)
+    assert (cfg.seed, cfg.loss.kl_coef, cfg.rewards.weights["chunk_qa"]) == (7, 0.0, 0.0)
+    assert (cfg.eval.temperatures, cfg.prompt.thinking, cfg.data.path) == ((0.5,), True, "some where.parquet")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss__kl_cef": 1.0}, "unknown config key config.loss.kl_cef: did you mean config.loss.kl_coef?"),
+        ({"seed": "x"}, "config.seed must be of type int, got 'x'"),
+        ({"seed": True}, "config.seed must be of type int"),
+        ({"loss": 3}, "config.loss must be a group of settings"),
+        ({"eval__temperatures": "1.0"}, "config.eval.temperatures must be a tuple of float"),
+        ({"rewards__evidence__beta": 1.5}, "config.rewards.evidence.beta=1.5: must be from 0 to 1"),
+        ({"optimizer__lr": float("nan")}, "config.optimizer.lr=nan"),
+        ({"advantage__std": "population"}, "allowed are sample, none"),
+        ({"data__name": "dairy"}, "did you mean diary?"),
+        ({"rewards__weights": {"evidense": 1.0}}, "did you mean evidence?"),
+        ({"rewards__weights": {"format": float("inf")}}, "must be finite"),
+        ({"train__top_k": 5}, "training samples from the whole distribution"),
+        ({"train__top_p": 0.9}, "training samples from the whole distribution"),
+        ({"loss__dual_clip": 0.5}, "config.loss.dual_clip=0.5: must be above 1"),
+        ({"train__mini_batches": 5}, "config.train.episodes=32 is not a multiple of config.train.mini_batches=5"),
+        ({"engine__cache_tokens": 100}, "config.engine.cache_tokens=100 holds no prompt and completion"),
+        ({"train__row_tokens": 100}, "config.train.row_tokens=100 is shorter than one sequence"),
+        ({"sft__lr": (1e-3, 1e-3)}, "must have the same length"),
+    ],
+)
+def test_mistakes_are_named_with_their_knob(changes, message):
+    with pytest.raises(UserError) as caught:
+        config.from_ml_collections(tree(**changes))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 3
+    with pytest.raises(TypeError):
+        config.from_ml_collections(config.default()).rewards.weights["format"] = 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config=nowhere.py"], "no config file nowhere.py"),
+        (["train", "--config.trian.steps=1"], "did you mean --config.train.steps?"),
+        (["train", "--config.train.steps=many"], "--config.train.steps=many"),
+        (["train", "--config.train.steps"], "--config.train.steps needs a value"),
+        (["train", "--speed=high"], "unknown argument '--speed=high'"),
+        (["train", "--config.memory.overflow=burn"], "allowed are refuse, evict_oldest"),
+        (["export", "--workdir=nowhere", "--out=x"], "no run in nowhere"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith(f"finemem {arguments[0]}: ")
+
+
+@pytest.mark.parametrize("command", ["", "train", "sft", "evaluate", "export", "data", "data build"])
+def test_help_works_from_any_folder(command, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "finemem_jax.main", *command.split(), "--help"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "usage: finemem" in done.stdout
+
+
+def test_a_config_that_sets_an_unknown_field_is_a_clear_error(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from finemem_jax import config\n\ndef get_config():\n  c = config.default()\n  c.loss.kl_cef = 1\n  return c\n"
+    )
+    with pytest.raises(UserError, match="kl_cef"):
+        main.load_config(str(path), [])
