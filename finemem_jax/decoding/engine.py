@@ -262,7 +262,7 @@ class _Run:
         if any(len(request.key) != words for request in requests):
             raise ValueError("all keys of a run must have the same number of words")
 
-        def column(values: list, dtype: type, fill: float = 0) -> np.ndarray:
+        def column(values: list, dtype: type, fill: int = 0) -> np.ndarray:
             return np.array(values + [fill] * (entries - len(values)), dtype)
 
         stops = np.full((entries, self.stops), NO_STOP, np.int32)

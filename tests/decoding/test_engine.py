@@ -1,0 +1,223 @@
+"""Completions are a function of their request: not of slots, order, neighbours or what was decoded before."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from finemem_jax.config import EngineConfig, UserError
+from finemem_jax.decoding import engine as engine_module
+from finemem_jax.decoding.engine import Engine, Request
+from finemem_jax.rl.logprobs import logprobs_of, token_logprobs
+from finemem_jax.types import Completion, Sampling
+
+STOP = (7, 100, 200, 300)
+LENGTH = 64  # what the naive sampler pads to
+
+
+def make_engine(model, params, slots):
+    return Engine(model, params, EngineConfig(slots=slots, cache_tokens=64, prompt_bucket=32, decode_chunk=5))
+
+
+@pytest.fixture(scope="module")
+def engines(model, params):
+    """One engine per number of slots, shared so that each shape is compiled once."""
+    return {slots: make_engine(model, params, slots) for slots in (1, 4, 16)}
+
+
+@pytest.fixture(scope="module")
+def requests():
+    """Twenty requests: prompts of 1 to 40 tokens, three of them shared, all kinds of limits, greedy ones among them."""
+    rng = np.random.default_rng(0)
+    prompts = [tuple(rng.integers(1, 512, size=n).tolist()) for n in rng.integers(1, 40, size=14)]
+    prompts += [prompts[0]] * 3 + [prompts[5]] * 2 + [prompts[9]]
+    samplings = [
+        Sampling(
+            temperature=(1.0, 0.7, 0.0)[i % 3],
+            max_tokens=int(rng.integers(1, 20)),
+            min_tokens=int(i % 4 == 0) * 4,
+            stop_tokens=STOP,
+        )
+        for i in range(20)
+    ]
+    keys = np.stack([np.full(20, 3), np.arange(20)], axis=1).astype(np.uint32)
+    return prompts, samplings, keys
+
+
+@pytest.fixture(scope="module")
+def naive(model, params, requests):
+    """A full forward pass per token, no cache, one request at a time."""
+
+    @jax.jit
+    def logits_at(tokens, length):
+        positions = jnp.arange(LENGTH)[None]
+        logits = model.apply({"params": params}, tokens[None], positions, (positions < length).astype(jnp.int32))
+        return logits[0, length - 1]
+
+    def complete(prompt, sampling, words):
+        key = jax.random.key(0, impl="threefry2x32")
+        for word in words:
+            key = jax.random.fold_in(key, word)
+        tokens, logprobs = [], []
+        while len(tokens) < sampling.max_tokens:
+            row = np.zeros(LENGTH, np.int32)
+            row[: len(prompt) + len(tokens)] = [*prompt, *tokens]
+            logits = logits_at(jnp.asarray(row), len(prompt) + len(tokens)) / (sampling.temperature or 1.0)
+            allowed = np.array(logits)
+            if len(tokens) < sampling.min_tokens:
+                allowed[list(STOP)] = -np.inf
+            noise = jax.random.gumbel(jax.random.fold_in(key, len(tokens)), (512,))
+            token = int(np.argmax(allowed + (np.asarray(noise) if sampling.temperature else 0)))
+            tokens.append(token)
+            logprobs.append(float(jax.nn.log_softmax(logits)[token]))
+            if token in STOP:
+                return Completion(tuple(tokens), tuple(logprobs), "stop")
+        return Completion(tuple(tokens), tuple(logprobs), "length")
+
+    return [complete(*request) for request in zip(*requests, strict=True)]
+
+
+def assert_same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert (a.tokens, a.finish) == (b.tokens, b.finish)
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("slots", [1, 4, 16])
+def test_completions_equal_a_naive_full_forward_sampler(engines, requests, naive, slots):
+    assert_same(engines[slots].generate(*requests), naive)
+    assert {c.finish for c in naive} == {"stop", "length"}
+    assert len({c.tokens for c in naive}) == len(naive)  # shared prompts differ by their keys
+
+
+@pytest.mark.parametrize("slots", [4, 16])
+def test_order_and_neighbours_change_nothing(engines, requests, naive, slots):
+    order = np.random.default_rng(slots).permutation(20)[:13]
+    prompts, samplings, keys = requests
+    found = engines[slots].generate([prompts[i] for i in order], [samplings[i] for i in order], keys[order])
+    assert_same(found, [naive[i] for i in order])
+
+
+def test_other_keys_give_other_samples_and_greedy_ignores_keys(engines, requests, naive):
+    prompts, samplings, keys = requests
+    found = engines[16].generate(prompts, samplings, keys + np.array([1, 0], np.uint32))
+    for new, old, sampling in zip(found, naive, samplings, strict=True):
+        if sampling.temperature == 0:
+            assert new.tokens == old.tokens
+        elif sampling.max_tokens >= 3:
+            assert new.tokens != old.tokens
+
+
+def test_engine_logprobs_are_the_trainers_to_a_ratio_of_one(model, params, engines, requests):
+    prompts, _, keys = requests
+    sampling = Sampling(temperature=0.7, max_tokens=20)
+    compute = jax.jit(lambda *row: token_logprobs(model, params, *row, temperature=0.7, chunk=16))
+    for prompt, completion in zip(prompts, engines[16].generate(prompts, sampling, keys), strict=True):
+        tokens = np.zeros((1, LENGTH), np.int32)
+        length = len(prompt) + len(completion.tokens)
+        tokens[0, :length] = [*prompt, *completion.tokens]
+        positions = np.arange(LENGTH)[None]
+        trained = compute(*map(jnp.asarray, (tokens, positions, (positions < length).astype(np.int32))))
+        ratio = np.exp(np.asarray(trained)[0, len(prompt) : length] - np.array(completion.logprobs))
+        np.testing.assert_allclose(ratio, 1.0, atol=1e-4)
+    pair, first = jnp.array([[1.0, 0.0]]), jnp.array([0])
+    assert abs(float((logprobs_of(pair, first) - logprobs_of(pair, first, 0.7))[0])) > 0.05  # and they are tempered
+
+
+def test_equal_prompts_are_prefilled_once(engines):
+    engine = engines[16]
+    engine.reset_stats()
+    keys = np.arange(8, dtype=np.uint32)[:, None]
+    found = engine.generate([tuple(range(1, 20))] * 8, Sampling(max_tokens=6), keys)
+    assert engine.stats.prefilled_tokens == 19 and engine.stats.prompt_tokens == 8 * 19
+    assert len({c.tokens for c in found}) == 8
+
+
+def test_new_parameters_take_effect(engines, params, requests, naive):
+    prompts, samplings, keys = requests
+    engine = engines[4]
+    engine.set_params(jax.tree.map(lambda p: p * 0.5, params))
+    changed = engine.generate(prompts, samplings, keys)
+    engine.set_params(params)
+    assert sum(a.tokens != b.tokens for a, b in zip(changed, naive, strict=True)) > 15
+    assert_same(engine.generate(prompts, samplings, keys), naive)
+
+
+def test_a_second_run_compiles_nothing(engines, requests):
+    engine = engines[16]
+    engine.generate(*requests)
+    shapes, compiled = set(engine.stats.shapes), engine._decode._cache_size() + engine._prefill._cache_size()
+    engine.generate(*requests)
+    assert engine.stats.shapes == shapes
+    assert engine._decode._cache_size() + engine._prefill._cache_size() == compiled == len(shapes)
+
+
+def test_episodes_are_coroutines_and_see_their_own_completions(engines, requests, naive):
+    """Each episode asks for requests i, i + 5, i + 10, i + 15 in turn; all at once over 4 and over 16 slots."""
+    everything = [Request(p, s, tuple(k.tolist())) for p, s, k in zip(*requests, strict=True)]
+
+    def episode(first):
+        seen = []
+        for index in range(first, 20, 5):
+            completion = yield everything[index]
+            seen.append((index, completion))
+        return seen
+
+    for slots in (4, 16):
+        results = engines[slots].run(episode(first) for first in range(5))
+        assert [[index for index, _ in seen] for seen in results] == [list(range(i, 20, 5)) for i in range(5)]
+        for seen in results:
+            assert_same([completion for _, completion in seen], [naive[index] for index, _ in seen])
+
+
+def test_an_episode_may_end_without_asking(engines):
+    def silent():
+        return "nothing"
+        yield
+
+    assert engines[4].run([silent(), silent()]) == ["nothing", "nothing"]
+    assert engines[4].run([]) == []
+
+
+def test_slots_are_refilled_while_others_decode(engines, requests):
+    engine = engines[4]
+    engine.reset_stats()
+    prompts, _, keys = requests
+    lengths = [3, 40, 3, 3] + [8] * 16
+    engine.generate([p[:10] for p in prompts], [Sampling(max_tokens=n) for n in lengths], keys)
+    # In lock step, rounds of four would take 40 + 4 * 8 steps.
+    assert engine.stats.decode_steps <= 52
+    assert engine.stats.occupancy > 0.75
+
+
+def test_requests_that_can_never_fit_name_the_knob(engines):
+    with pytest.raises(UserError, match=r"prompt of 50 tokens \+ max_tokens 20 .*config\.engine\.cache_tokens=64"):
+        engines[4].generate([[1] * 50], Sampling(max_tokens=20), np.zeros((1, 1), np.uint32))
+    with pytest.raises(ValueError, match="a request needs a prompt"):
+        engines[4].generate([[]], Sampling(), np.zeros((1, 1), np.uint32))
+
+
+def test_nan_logits_stop_the_run_and_name_the_request(engines, params):
+    engine = engines[4]
+    engine.set_params(jax.tree.map(lambda p: p * jnp.nan, params))
+    with pytest.raises(FloatingPointError, match=r"key \(9, 4\)"):
+        engine.generate([[1, 2, 3]], Sampling(max_tokens=3), np.array([[9, 4]], np.uint32))
+    engine.set_params(params)
+    assert len(engine.generate([[1, 2, 3]], Sampling(max_tokens=3), np.array([[9, 4]], np.uint32))[0].tokens) == 3
+
+
+def test_buckets_hold_what_they_are_asked_for():
+    for length in range(1, 500):
+        bucket = engine_module._length_bucket(length, 16, 500)
+        assert bucket >= length and bucket <= max(16, 2 * length)
+    assert sorted({engine_module._length_bucket(n, 16, 500) for n in range(1, 501)}) == [
+        16, 32, 48, 64, 96, 128, 192, 256, 384, 500,
+    ]  # fmt: skip
+    assert [engine_module._row_bucket(n, 48) for n in (1, 4, 5, 16, 17, 40, 99)] == [4, 4, 8, 16, 32, 48, 48]
+    assert engine_module._row_bucket(1, 1) == 1
+
+
+def test_everything_runs_without_implicit_transfers(engines, requests):
+    engines[16].generate(*requests)
+    with jax.transfer_guard("disallow"):
+        engines[16].generate(*requests)
