@@ -3,7 +3,9 @@
     finemem sft --config=configs/warm_start.py --workdir=runs/warm_start
 
 About 15 minutes on 2 CPU cores. The result, runs/warm_start/hf, is what lies in finemem_jax/assets/warm_start;
-`python -m tests.warm_start_gate runs/warm_start/hf` checks it.
+`pytest tests/e2e/test_warm_start.py` is its gate. Rebuilding it:
+
+    cp -r runs/warm_start/hf finemem_jax/assets/warm_start
 """
 
 from configs import quickstart
@@ -21,6 +23,7 @@ def get_config():
     cfg.sft.lr = (3e-3, 2e-3, 1e-3)
     cfg.sft.batch = 16
     cfg.sft.pool = 2048
+    cfg.sft.save_dtype = "bfloat16"
     cfg.optimizer.schedule = "cosine"
     cfg.optimizer.weight_decay = 0.01
     cfg.optimizer.b2 = 0.98

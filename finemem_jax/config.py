@@ -237,6 +237,7 @@ class SftConfig:
     permuted: float = 0.5  # share of sequences whose non-structural tokens are permuted (not in copy_random)
     copy_mix: float = 0.25  # expert: share of copying sequences mixed in, against forgetting
     pool: int = 2048  # distinct episodes the expert is run on
+    save_dtype: str = "float32"  # dtype of the written folder: float32 | bfloat16
     expert: ExpertConfig = field(default_factory=lambda: ExpertConfig())
 
 
@@ -384,6 +385,7 @@ _CHOICES = {
     "advantage.std": ("sample", "none"),
     "loss.kl_estimator": ("k1", "k2", "k3"),
     "loss.aggregation": ("token_mean", "sequence_mean", "constant"),
+    "sft.save_dtype": ("float32", "bfloat16"),
     "optimizer.schedule": ("constant", "linear", "cosine"),
 }
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from finemem_jax import packing
@@ -67,6 +68,7 @@ def sft(cfg: Config, workdir: Path) -> Policy:
                     log.write(done + i, {"stage": stage, **values})
                     progress.update(done + i + 1, stage=stage, nll=values["nll"])
             params, done = state.params, done + steps
+    params = jax.tree.map(lambda x: x.astype(cfg.sft.save_dtype), params)
     trained = Policy(policy.tokenizer, policy.model, params)
     hf.save_pretrained(workdir / "hf", trained.model, trained.params, trained.tokenizer)
     return trained

@@ -1,0 +1,29 @@
+"""The quickstart's job on real text: CLINC150 utterances, train and held-out ones disjoint.
+
+    for split in train eval; do
+      finemem data build --source=clinc150 --input=PATH/clinc150 --output=runs/data/clinc150_$split.parquet \
+        --split=$split --layout=bare --chunks=4 --utterances=3 --noise=3 --labels-per-instance=4 \
+        --questions=8 --chunk-questions=3 --instances=400
+    done
+    finemem train --config=configs/real_text.py
+
+2 CPU cores, about ten minutes. Starts from the diary's warm start, which has never seen such text. Figures: README.
+"""
+
+from configs import quickstart
+
+
+def get_config():
+    cfg = quickstart.get_config()
+    cfg.name = "real_text"
+    cfg.data.name = "memalpha"
+    cfg.data.path = "runs/data/clinc150_train.parquet"
+    cfg.data.eval_path = "runs/data/clinc150_eval.parquet"
+    cfg.memory.max_operations = 3
+    cfg.memory.max_item_tokens = 48
+    cfg.memory.view.items = 4
+    cfg.prompt.max_prompt_tokens = 416
+    cfg.prompt.max_completion_tokens = 96
+    cfg.engine.cache_tokens = 512
+    cfg.eval.baselines = ("no_memory", "store_all", "expert", "oracle")
+    return cfg

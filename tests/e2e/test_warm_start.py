@@ -1,0 +1,44 @@
+"""The gate of the shipped warm start: small, valid and able to copy, but far from the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finemem_jax import main
+from finemem_jax.config import resolve
+from finemem_jax.decoding.engine import Engine
+from finemem_jax.env.tokenizer import embedded_path
+from finemem_jax.evaluate import evaluate_policy, evaluation_metrics
+from finemem_jax.policy import load_answerer, load_environment, load_policy
+
+EPISODES = 48
+
+
+@pytest.fixture(scope="module")
+def metrics():
+    cfg = main.load_config("configs/quickstart.py", [])
+    policy = load_policy(cfg)
+    env = load_environment(cfg, policy.tokenizer)
+    held_out = resolve("finemem_jax.benchmarks", "diary").load(cfg.data, "eval", 0)
+    episodes = [held_out[i] for i in range(EPISODES)]
+    engine = Engine(policy.model, policy.params, cfg.engine)
+    return evaluation_metrics(evaluate_policy(engine, env, load_answerer(cfg), episodes, cfg, temperature=1.0))
+
+
+def test_it_is_under_a_megabyte():
+    assert sum(path.stat().st_size for path in Path(embedded_path("warm_start")).rglob("*")) < 2**20
+
+
+def test_its_operations_are_valid(metrics):
+    assert metrics["valid_operations"] >= 0.98
+
+
+def test_it_copies_exactly(metrics):
+    assert metrics["exact_copy"] >= 0.90
+
+
+def test_it_uses_insert_and_update_and_leaves_room_to_learn(metrics):
+    assert metrics["operations/memory_insert"] > 1 and metrics["operations/memory_update"] > 0.02
+    assert 0.1 < metrics["accuracy"] < 0.6
