@@ -7,6 +7,8 @@ owner donates it, instead of copying `[rows, capacity]` once per layer.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -21,10 +23,10 @@ class KVCache:
     `lengths + new tokens <= capacity`; tokens beyond the capacity are not stored.
     """
 
-    keys: Float[Array, "layers rows capacity kv_heads head_dim"]
-    values: Float[Array, "layers rows capacity kv_heads head_dim"]
-    segment_ids: Int[Array, "rows capacity"]
-    lengths: Int[Array, "rows"]
+    keys: Any  # [layers, rows, capacity, kv_heads, head_dim], rotated
+    values: Any  # [layers, rows, capacity, kv_heads, head_dim]
+    segment_ids: Any  # [rows, capacity] int32
+    lengths: Any  # [rows] int32
 
     @classmethod
     def create(cls, cfg, rows: int, capacity: int, dtype=None) -> KVCache:

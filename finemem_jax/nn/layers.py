@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
@@ -185,9 +185,9 @@ class Linear(nn.Module):
 class LayerInputs:
     """What every layer sees besides the hidden states."""
 
-    cos: Float[Array, "rows seq half"]
-    sin: Float[Array, "rows seq half"]
-    segment_ids: Int[Array, "rows seq"]
+    cos: Any  # [rows, seq, head_dim / 2] float32
+    sin: Any  # [rows, seq, head_dim / 2] float32
+    segment_ids: Any  # [rows, seq] int32
     cache: KVCache | None
     attend_to: int = flax.struct.field(pytree_node=False)  # cached slots that are read
 

@@ -165,7 +165,7 @@ def save_pretrained(
 
     dtype: of the written tensors (default: as stored). run_config, metrics: for the model card.
     The folder appears whole or not at all. An earlier model at `path` is replaced. In a run of several processes
-    all of them call this; process 0 writes, and fetches one tensor at a time. Raises UserError, one line.
+    all of them call this and process 0 writes; it holds one file's tensors at a time. Raises UserError, one line.
     """
     cfg = model.cfg
     family = _family(cfg.family)

@@ -92,8 +92,11 @@ def test_any_split_of_prefill_and_decode_equals_the_full_forward(family, split):
         )
         pieces.append(logits)
         start += length
-    np.testing.assert_array_equal(cache.lengths, (segments != 0).sum(1))
     valid = segments != 0
+    np.testing.assert_array_equal(cache.lengths, valid.sum(1))
+    for row in range(5):  # stored from slot 0 on, in order of arrival, padding left out
+        stored = segments[row][valid[row]]
+        np.testing.assert_array_equal(cache.segment_ids[row], np.pad(stored, (0, 16 - len(stored))))
     np.testing.assert_allclose(np.concatenate(pieces, 1)[valid], full[valid], atol=2e-5)
     assert np.isfinite(np.concatenate(pieces, 1)).all()
 
