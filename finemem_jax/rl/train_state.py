@@ -37,7 +37,9 @@ def create_train_state(params: Any, optimizer: optax.GradientTransformation) -> 
         transform_non_params=lambda _: everywhere,
     )
     opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
-    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), everywhere), params, opt_state)
+    step = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
+    # Placed although they lie there already: as free arrays they would cost the second update a compilation.
+    return TrainState(step, jax.device_put(params, shardings), opt_state)
 
 
 def make_optimizer(cfg: OptimizerConfig, updates: int) -> optax.GradientTransformation:

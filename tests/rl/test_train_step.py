@@ -182,8 +182,11 @@ def test_an_update_moves_the_parameters_and_donates_the_state(train_step, optimi
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, params)
     assert all(0 < distance < 0.01 for distance in jax.tree.leaves(moved))
     given = create_train_state(copied(params), optimizer)
-    train_step(given, packed_batch(sequences, 8))
+    after, _ = train_step(given, packed_batch(sequences, 8))
     assert given.params["embedding"]["table"].is_deleted()
+    compiled = train_step._cache_size()
+    train_step(after, packed_batch(sequences, 8))
+    assert train_step._cache_size() == compiled  # an updated state is not another kind of argument
 
 
 def test_a_gradient_that_is_not_finite_skips_the_update(train_step, optimizer, params, sequences):
