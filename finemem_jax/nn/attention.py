@@ -28,7 +28,7 @@ def attention(
     rows, seq, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     # Query heads grouped by the kv head they share: keys and values are never repeated.
-    q = (q * head_dim**-0.5).reshape(rows, seq, kv_heads, heads // kv_heads, head_dim)
+    q = q.reshape(rows, seq, kv_heads, heads // kv_heads, head_dim)
     order = jnp.arange(seq)
     visible = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (order[:, None] >= order[None, :])
     scores = _scores(q, k, visible)
@@ -45,7 +45,8 @@ def attention(
 
 
 def _scores(q: Array, k: Array, visible: Array) -> Float[Array, "rows kv_heads group seq keys"]:
-    scores = _pick(q, _scores_packed, _scores_grouped)(q, k)
+    # Scaled in float32: head_dim ** -0.5 of 128 is no power of two, and would round every bfloat16 query.
+    scores = _pick(q, _scores_packed, _scores_grouped)(q, k) * q.shape[-1] ** -0.5
     return jnp.where(visible[:, None, None], scores, MASKED)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from finemem_jax.config import LoraConfig, UserError, resolve
 from finemem_jax.nn import lora
+from finemem_jax.nn.kv_cache import KVCache
 from finemem_jax.nn.layers import logical_axes
 from finemem_jax.nn.sharding import init_params
 
@@ -80,6 +81,20 @@ def test_one_adapter_per_row_equals_each_shared_adapter_on_its_row(adapted):
     assert np.abs(together[0] - apply({"params": fresh}, *inputs)[0]).max() > 1e-2
     with pytest.raises(UserError, match="one per row"):
         lora.merge_adapters(adapted[0], lora.join_adapters(base, rows))
+
+
+def test_one_adapter_per_row_decodes_from_the_cache_as_in_the_full_forward(adapted):
+    model, _, params, apply, (tokens, positions, segment_ids) = adapted
+    base, moved = lora.split_adapters(params)
+    scales = jnp.array([1.0, -0.5, 0.0])[None, :, None, None]
+    own = lora.join_adapters(base, jax.tree.map(lambda x: x * scales, lora.per_row_adapters(moved, ROWS)))
+    full = apply({"params": own}, tokens, positions, segment_ids)
+    cache = KVCache.create(model.cfg, ROWS, SEQ)
+    step = jax.jit(model.apply)
+    for t in range(SEQ):
+        part = np.s_[:, t : t + 1]
+        logits, cache = step({"params": own}, tokens[part], positions[part], segment_ids[part], cache=cache)
+        np.testing.assert_allclose(logits[:, 0], full[:, t], atol=2e-5)
 
 
 def test_the_gradient_with_respect_to_adapters_leaves_the_base_alone(adapted):

@@ -12,7 +12,7 @@ import pytest
 from finemem_jax.config import plugins, resolve
 from finemem_jax.nn.attention import attention
 from finemem_jax.nn.kv_cache import KVCache
-from finemem_jax.nn.layers import RopeScaling, rope_frequencies
+from finemem_jax.nn.layers import RopeScaling, abstract_params, rope_frequencies
 from finemem_jax.nn.sharding import init_params
 
 FAMILIES = plugins("finemem_jax.models")
@@ -145,6 +145,17 @@ def test_hidden_states_then_unembed_is_the_whole_model(untied):
     hidden = apply(params, *rows, method="hidden_states")
     assert hidden.shape == (5, SEQ, cfg.hidden_size)
     np.testing.assert_allclose(apply(params, hidden, method="unembed"), apply(params, *rows), atol=1e-6)
+
+
+def test_the_program_is_as_long_for_48_layers_as_for_2():
+    model, _, _ = _build("qwen3")
+    inputs = [jax.ShapeDtypeStruct((2, 4), jnp.int32)] * 3
+
+    def equations(layers):
+        deep = type(model)(dataclasses.replace(model.cfg, num_layers=layers))
+        return str(jax.make_jaxpr(deep.apply)({"params": abstract_params(deep)}, *inputs)).count("\n")
+
+    assert equations(48) == equations(2)
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
