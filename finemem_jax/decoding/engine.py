@@ -54,7 +54,7 @@ class EngineStats:
     prefilled_tokens: int = 0  # really run: shared prompts once, padding not counted
     sampled_tokens: int = 0
     decode_steps: int = 0
-    slot_steps: int = 0  # decode steps times slots; sampled / slot_steps is the occupancy
+    slot_steps: int = 0  # decode steps times slots
     prefill_calls: int = 0
     decode_calls: int = 0
     device_seconds: float = 0.0  # waiting for the device
@@ -63,7 +63,8 @@ class EngineStats:
 
     @property
     def occupancy(self) -> float:
-        return self.sampled_tokens / self.slot_steps if self.slot_steps else 0.0
+        """Share of the decoded slots that made a token of a completion; the first of each is the prefill's."""
+        return (self.sampled_tokens - self.completions) / self.slot_steps if self.slot_steps else 0.0
 
 
 @dataclass(slots=True)
@@ -184,6 +185,9 @@ class _Run:
             self.results[index] = stop.value
             self.unfinished -= 1
             return
+        except Exception as error:
+            error.add_note(f"raised by episode {index} of {len(self.episodes)} in this run of the engine")
+            raise
         self._check(request)
         self.waiting.append(_Running(index, request))
         self.stats.prompt_tokens += len(request.prompt)

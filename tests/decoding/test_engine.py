@@ -8,6 +8,7 @@ import pytest
 from finemem_jax.config import EngineConfig, UserError
 from finemem_jax.decoding import engine as engine_module
 from finemem_jax.decoding.engine import Engine, Request
+from finemem_jax.nn.sharding import DECODE_RULES, make_mesh, param_shardings
 from finemem_jax.rl.logprobs import logprobs_of, token_logprobs
 from finemem_jax.types import Completion, Sampling
 
@@ -177,6 +178,27 @@ def test_an_episode_may_end_without_asking(engines):
 
     assert engines[4].run([silent(), silent()]) == ["nothing", "nothing"]
     assert engines[4].run([]) == []
+
+
+def test_an_error_in_an_episode_names_the_episode(engines):
+    def broken():
+        yield Request((1, 2), Sampling(max_tokens=2), (0,))
+        raise RuntimeError("no such file")
+
+    def fine():
+        return (yield Request((1, 2), Sampling(max_tokens=2), (1,)))
+
+    with pytest.raises(RuntimeError, match="no such file") as caught:
+        engines[4].run([fine(), broken()])
+    assert caught.value.__notes__ == ["raised by episode 1 of 2 in this run of the engine"]
+
+
+def test_parameters_split_over_a_mesh_give_the_same_completions(model, params, requests, naive):
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    placed = jax.device_put(params, param_shardings(model, mesh, DECODE_RULES))
+    prompts, samplings, keys = requests
+    found = make_engine(model, placed, 4).generate(prompts[:6], samplings[:6], keys[:6])
+    assert_same(found, naive[:6])
 
 
 def test_slots_are_refilled_while_others_decode(engines, requests):
