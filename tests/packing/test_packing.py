@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finemem_jax.config import LossConfig, UserError
-from finemem_jax.packing import Totals, TrainSequence, assign_rows, count_totals, pack_rollouts
+from finemem_jax.packing import (
+    Totals,
+    TrainSequence,
+    assign_rows,
+    choose_row_tokens,
+    count_totals,
+    pack_rollouts,
+)
 
 
 def random_sequences(seed, count=20, longest=60):
@@ -134,3 +141,18 @@ def test_padding_is_small_for_many_short_sequences():
     lengths = np.clip(rng.lognormal(6.0, 0.6, size=600), 64, 4000).astype(int).tolist()
     rows = assign_rows(lengths, 8192)
     assert 1 - sum(lengths) / (len(rows) * 8192) < 0.08
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([250] * 8, 288),  # one per row in any: the rows of 384 would hold 134 of padding each
+        ([180] * 8, 192),  # two in 384 or one in 192: as many positions, half of the attention
+        ([190, 190, 190, 194], 384),  # one is too long for 192; two fit a row of 384
+        ([96] * 8, 192),
+        ([384], 384),
+        ([], 192),
+    ],
+)
+def test_rows_are_as_short_as_their_padding_allows(lengths, expected):
+    assert choose_row_tokens(lengths, 384, microbatch_rows=1) == expected
