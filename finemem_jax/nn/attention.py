@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from finemem_jax.nn.kv_cache import LayerCache
+
 MASKED = -1e30  # finite, so that a query that sees nothing averages instead of becoming NaN
 
 
@@ -17,14 +19,43 @@ def attention(
     k: Float[Array, "rows seq kv_heads head_dim"],
     v: Float[Array, "rows seq kv_heads head_dim"],
     segment_ids: Int[Array, "rows seq"],
-    past: tuple[Array, Array, Array] | None = None,
+    past: LayerCache | None = None,
 ) -> Float[Array, "rows seq heads head_dim"]:
     """Softmax attention of each token to itself and to earlier tokens of the same segment of its row.
 
-    `past` = (keys, values, segment_ids) of tokens that came before, `[rows, past, ...]`; a slot with segment 0
-    is empty. Scores and softmax in float32, matmuls in the dtype of `q`; the result has the dtype of `q`.
-    Queries of padding (segment 0) attend to padding: unspecified, but finite.
+    `past`: tokens that came before; a slot with segment 0 is empty. Scores and softmax in float32, matmuls in the
+    dtype of `q`; the result has the dtype of `v`. Queries of padding (segment 0) attend to padding: unspecified,
+    but finite.
     """
+    if past is None or past.attend_to == 0:
+        return _attend(q, k, v, segment_ids, None)
+    rows, seq = segment_ids.shape
+    if seq == 1 and rows > DECODE_ROWS and rows % DECODE_ROWS == 0:
+        args = (q, k, v, segment_ids, past)
+        return jax.lax.platform_dependent(*args, cpu=_attend_by_rows, default=_attend_at_once)
+    return _attend_at_once(q, k, v, segment_ids, past)
+
+
+def _attend_at_once(q: Array, k: Array, v: Array, segment_ids: Array, past: LayerCache) -> Array:
+    return _attend(q, k, v, segment_ids, past.read(0, q.shape[0]))
+
+
+# On a CPU the slice of a layer out of the cache is a copy. Of a few rows at a time it stays in the core's own cache:
+# 1.2 ms instead of 2.2 ms per layer for a decode step of 64 rows, 256 slots.
+DECODE_ROWS = 16
+
+
+def _attend_by_rows(q: Array, k: Array, v: Array, segment_ids: Array, past: LayerCache) -> Array:
+    def some_rows(first: Array) -> Array:
+        new = [jax.lax.dynamic_slice_in_dim(x, first, DECODE_ROWS) for x in (q, k, v, segment_ids)]
+        return _attend(*new, past.read(first, DECODE_ROWS))
+
+    return jax.lax.map(some_rows, jnp.arange(0, q.shape[0], DECODE_ROWS)).reshape(q.shape)
+
+
+def _attend(
+    q: Array, k: Array, v: Array, segment_ids: Array, past: tuple[Array, Array, Array] | None
+) -> Float[Array, "rows seq heads head_dim"]:
     rows, seq, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     # Query heads grouped by the kv head they share: keys and values are never repeated.
@@ -32,7 +63,7 @@ def attention(
     order = jnp.arange(seq)
     visible = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (order[:, None] >= order[None, :])
     scores = _scores(q, k, visible)
-    if past is None or past[0].shape[1] == 0:
+    if past is None:
         out = _mix(jax.nn.softmax(scores, axis=-1), v)
     else:
         past_k, past_v, past_segment_ids = past

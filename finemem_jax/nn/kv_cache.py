@@ -45,13 +45,6 @@ class KVCache:
         """Slots per row."""
         return self.segment_ids.shape[1]
 
-    def layer(self, index: Int[Array, ""], attend_to: int) -> tuple[Array, Array]:
-        """Keys and values of one layer, the first `attend_to` slots: two `[rows, attend_to, kv_heads, head_dim]`."""
-        _, rows, _, kv_heads, head_dim = self.keys.shape
-        size = (1, rows, attend_to, kv_heads, head_dim)
-        start = (index, 0, 0, 0, 0)
-        return jax.lax.dynamic_slice(self.keys, start, size)[0], jax.lax.dynamic_slice(self.values, start, size)[0]
-
     def append(
         self,
         keys: Float[Array, "layers rows new kv_heads head_dim"],
@@ -71,3 +64,21 @@ class KVCache:
             segment_ids=self.segment_ids.at[row, slots].set(segment_ids.astype(jnp.int32), **where),
             lengths=self.lengths + jnp.sum(valid, axis=1, dtype=jnp.int32),
         )
+
+
+@flax.struct.dataclass
+class LayerCache:
+    """One layer's view of the cache, cut to its first `attend_to` slots; nothing is copied until `read`."""
+
+    cache: KVCache
+    layer: Any  # [] int32
+    attend_to: int = flax.struct.field(pytree_node=False)
+
+    def read(self, first_row: int | Array, rows: int) -> tuple[Array, Array, Array]:
+        """Keys, values `[rows, attend_to, kv_heads, head_dim]` and segment ids `[rows, attend_to]` of some rows."""
+        kv_heads, head_dim = self.cache.keys.shape[3:]
+        start, size = (self.layer, first_row, 0, 0, 0), (1, rows, self.attend_to, kv_heads, head_dim)
+        keys = jax.lax.dynamic_slice(self.cache.keys, start, size)[0]
+        values = jax.lax.dynamic_slice(self.cache.values, start, size)[0]
+        segment_ids = jax.lax.dynamic_slice(self.cache.segment_ids, (first_row, 0), (rows, self.attend_to))
+        return keys, values, segment_ids

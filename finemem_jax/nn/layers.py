@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from finemem_jax.config import LoraConfig
 from finemem_jax.nn.attention import attention
-from finemem_jax.nn.kv_cache import KVCache
+from finemem_jax.nn.kv_cache import KVCache, LayerCache
 
 Tokens = Int[Array | np.ndarray, "rows seq"]
 """What the model takes per token: ids, positions or segment ids."""
@@ -216,10 +216,7 @@ class Attention(nn.Module):
             k = RMSNorm(cfg, name="k_norm")(k)
         q = rotate(q, inputs.cos, inputs.sin)
         k = rotate(k, inputs.cos, inputs.sin)
-        past = None
-        if inputs.cache is not None and inputs.attend_to > 0:
-            past_segment_ids = inputs.cache.segment_ids[:, : inputs.attend_to]
-            past = (*inputs.cache.layer(layer, inputs.attend_to), past_segment_ids)
+        past = None if inputs.cache is None else LayerCache(inputs.cache, layer, inputs.attend_to)
         out = attention(q, k, v, inputs.segment_ids, past).reshape(rows, seq, cfg.num_heads * cfg.head_dim)
         return Linear(cfg, cfg.hidden_size, ("heads", "embed"), name="o_proj")(out), (k, v)
 
