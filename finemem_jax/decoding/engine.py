@@ -24,7 +24,7 @@ import numpy as np
 
 from finemem_jax.config import EngineConfig, UserError
 from finemem_jax.decoding import generate as device
-from finemem_jax.decoding.sampling import NO_STOP, RowSampling
+from finemem_jax.decoding.sampling import NO_STOP, RowSampling, completion_keys
 from finemem_jax.types import Completion, Sampling
 
 PREFILL_ROWS = 8  # prompts per prefill call, at most
@@ -63,8 +63,8 @@ class EngineStats:
 
     @property
     def occupancy(self) -> float:
-        """Share of the decoded slots that made a token of a completion; the first of each is the prefill's."""
-        return (self.sampled_tokens - self.completions) / self.slot_steps if self.slot_steps else 0.0
+        """Share of the decoded slots that made a token of a completion."""
+        return self.sampled_tokens / self.slot_steps if self.slot_steps else 0.0
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class _Running:
 
     @property
     def cached(self) -> int:
-        """Tokens in the slot's cache: all but the last sampled one."""
+        """Tokens in the slot's cache: all but the last."""
         return len(self.request.prompt) + len(self.tokens) - 1
 
 
@@ -91,12 +91,13 @@ class Engine:
         self.cfg = cfg
         self.stats = EngineStats()
         # Slots are donated everywhere: the cache is updated in place, never copied.
-        self._prefill = jax.jit(partial(device.prefill, model), static_argnames="truncate", donate_argnums=1)
+        self._prefill = jax.jit(partial(device.prefill, model), donate_argnums=1)
         self._decode = jax.jit(
             partial(device.decode, model), static_argnames=("steps", "attend_to", "truncate"), donate_argnums=1
         )
         # Not donated: the moved slots have another shape, so the memory could not be reused.
         self._move = jax.jit(device.move_slots)
+        self._keys = jax.jit(completion_keys)
         self._empty = jax.jit(partial(device.empty_slots, model), static_argnums=(0, 1, 2))
 
     def set_params(self, params: Any) -> None:
@@ -162,8 +163,8 @@ class _Run:
             self._advance(index, None)
         while self.unfinished:
             self._fit_rows()
-            sampled = self._fill_slots()
-            sampled.append(self._decode())
+            self._fill_slots()
+            sampled = self._decode()
             self._advance_finished()
             self._collect(sampled)
             if not self.waiting:
@@ -224,7 +225,7 @@ class _Run:
         self.slots = self.engine._move(self.slots, jax.device_put(index))
         self.running = [self.running[slot] if slot >= 0 else None for slot in index]
 
-    def _fill_slots(self) -> list[device.Sampled]:
+    def _fill_slots(self) -> None:
         """Prefills the oldest waiting requests into the free slots."""
         free = deque(slot for slot, running in enumerate(self.running) if running is None)
         by_bucket: dict[int, dict[tuple[int, ...], list[tuple[int, _Running]]]] = {}
@@ -232,30 +233,26 @@ class _Run:
             slot, running = free.popleft(), self.waiting.popleft()
             self.running[slot] = running
             prompt = running.request.prompt
-            bucket = _length_bucket(len(prompt), self.cfg.prompt_bucket, self.cfg.cache_tokens)
+            bucket = _length_bucket(len(prompt) - 1, self.cfg.prompt_bucket, self.cfg.cache_tokens)
             by_bucket.setdefault(bucket, {}).setdefault(prompt, []).append((slot, running))
-        sampled = []
         for bucket, prompts in by_bucket.items():
             groups = list(prompts.items())
             for start in range(0, len(groups), PREFILL_ROWS):
-                sampled.append(self._prefill(bucket, groups[start : start + PREFILL_ROWS]))
-        return sampled
+                self._prefill(bucket, groups[start : start + PREFILL_ROWS])
 
-    def _prefill(self, bucket: int, groups: list[tuple[tuple[int, ...], list[tuple[int, _Running]]]]):
+    def _prefill(self, bucket: int, groups: list[tuple[tuple[int, ...], list[tuple[int, _Running]]]]) -> None:
         rows = _row_bucket(len(groups), PREFILL_ROWS)
         tokens = np.zeros((rows, bucket), np.int32)
         lengths = np.zeros((rows,), np.int32)
         for row, (prompt, _) in enumerate(groups):
-            tokens[row, : len(prompt)] = prompt
-            lengths[row] = len(prompt)
+            lengths[row] = len(prompt) - 1
+            tokens[row, : lengths[row]] = prompt[:-1]
         placed = [(row, *entry) for row, (_, entries) in enumerate(groups) for entry in entries]
-        truncate = any(_truncates(running.request.sampling) for _, _, running in placed)
         inputs = jax.device_put((tokens, lengths, self._placement(placed)))
-        self.slots, sampled = self.engine._prefill(self.engine.params, self.slots, *inputs, truncate=truncate)
+        self.slots = self.engine._prefill(self.engine.params, self.slots, *inputs)
         self.stats.prefill_calls += 1
         self.stats.prefilled_tokens += int(lengths.sum())
-        self.stats.shapes.add(("prefill", rows, bucket, len(self.running), truncate))
-        return sampled
+        self.stats.shapes.add(("prefill", rows, bucket, len(self.running)))
 
     def _placement(self, placed: list[tuple[int, int, _Running]]) -> device.Placement:
         """Entries (prompt row, slot, request), padded to the number of slots."""
@@ -278,9 +275,9 @@ class _Run:
             n=np.int32(len(placed)),
             source=column([row for row, _, _ in placed], np.int32),
             slot=column([slot for _, slot, _ in placed], np.int32, entries),
-            words=key_words,
+            token=column([request.prompt[-1] for request in requests], np.int32),
             sampling=RowSampling(
-                key=np.zeros((entries, 2), np.uint32),
+                key=self.engine._keys(jax.device_put(key_words)),
                 temperature=column([s.temperature for s in samplings], np.float32),
                 top_k=column([s.top_k for s in samplings], np.int32),
                 top_p=column([s.top_p for s in samplings], np.float32, 1),
@@ -293,8 +290,7 @@ class _Run:
     def _decode(self) -> device.Sampled:
         live = [running for running in self.running if running]
         steps = self.cfg.decode_chunk
-        # A request prefilled in this round has its first token on the device only: count it here.
-        longest = max(max(running.cached, len(running.request.prompt)) for running in live)
+        longest = max(running.cached for running in live)
         attend_to = _length_bucket(longest + steps, self.cfg.prompt_bucket, self.cfg.cache_tokens)
         truncate = any(_truncates(running.request.sampling) for running in live)
         floor = jax.device_put(np.int32(self._floor()))
@@ -311,24 +307,22 @@ class _Run:
         if self.waiting:
             return rows - max(1, rows // 8)
         smaller = rows // SHRINK
-        return smaller if self.unfinished > smaller >= MIN_ROWS else 0
+        live = rows - self.running.count(None)  # unfinished episodes that go on later are not decoding now
+        return smaller if live > smaller >= MIN_ROWS else 0
 
-    def _collect(self, calls: list[device.Sampled]) -> None:
-        """Fetches what the calls sampled and takes the completions that are done out of their slots."""
+    def _collect(self, sampled: device.Sampled) -> None:
+        """Fetches what a decode call sampled and takes the completions that are done out of their slots."""
         started = time.perf_counter()
-        calls = jax.device_get(calls)
+        sampled = jax.device_get(sampled)
         self.stats.device_seconds += time.perf_counter() - started
-        self.stats.decode_steps += int(calls[-1].steps)
-        self.stats.slot_steps += int(calls[-1].steps) * len(self.running)
+        self.stats.decode_steps += int(sampled.steps)
+        self.stats.slot_steps += int(sampled.steps) * len(self.running)
         for slot, running in enumerate(self.running):
-            if running is None:
-                continue
-            for call in calls:
-                count = int(call.emitted[slot])
-                if count:
-                    running.tokens += call.tokens[:count, slot].tolist()
-                    running.logprobs += call.logprobs[:count, slot].tolist()
-            self._take_if_done(slot, running)
+            if running is not None:
+                count = int(sampled.emitted[slot])
+                running.tokens += sampled.tokens[:count, slot].tolist()
+                running.logprobs += sampled.logprobs[:count, slot].tolist()
+                self._take_if_done(slot, running)
 
     def _take_if_done(self, slot: int, running: _Running) -> None:
         if not np.isfinite(running.logprobs).all():

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from finemem_jax.decoding.sampling import NO_STOP, RowSampling, completion_keys, is_stop, sample
+from finemem_jax.decoding.sampling import NO_STOP, RowSampling, is_stop, sample
 from finemem_jax.nn.kv_cache import KVCache
 
 
@@ -22,8 +22,8 @@ from finemem_jax.nn.kv_cache import KVCache
 class Slots:
     """State of all slots between device calls."""
 
-    cache: KVCache  # holds prompt and sampled tokens, all but the last sampled one
-    token: Any  # [rows] int32: the last sampled token, fed next
+    cache: KVCache  # holds prompt and sampled tokens, all but the last of them
+    token: Any  # [rows] int32: that last one, fed next
     count: Any  # [rows] int32: tokens sampled so far
     is_active: Any  # [rows] bool: still sampling
     sampling: RowSampling
@@ -36,13 +36,13 @@ class Placement:
     n: Any  # [] int32: entries in use
     source: Any  # [entries] int32: row of the prefilled prompt
     slot: Any  # [entries] int32: unused entries name a slot that does not exist
-    words: Any  # [entries, words] uint32: key words of the request
-    sampling: RowSampling  # its `key` is filled from `words`
+    token: Any  # [entries] int32: the prompt's last token
+    sampling: RowSampling
 
 
 @flax.struct.dataclass
 class Sampled:
-    """What a device call sampled: for each slot the first `emitted` of its tokens are valid."""
+    """What a decode call sampled: for each slot the first `emitted` of its tokens are valid."""
 
     tokens: Any  # [steps, rows] int32
     logprobs: Any  # [steps, rows] float32
@@ -77,46 +77,30 @@ def prefill(
     tokens: Int[Array, "prompts seq"],
     lengths: Int[Array, "prompts"],
     placement: Placement,
-    *,
-    truncate: bool,
-) -> tuple[Slots, Sampled]:
-    """Runs right-padded prompts, copies each one's cache into the slots it was placed in, samples a first token.
+) -> Slots:
+    """Runs right-padded prompts without their last tokens and copies each one's cache into its slots.
 
-    A prompt is run once however many slots it goes to: the G samples of a group share it.
+    A prompt is run once however many slots it goes to: the G samples of a group share it. Its last token is the
+    first that `decode` feeds, so that sampling is compiled with decoding alone and not once per prompt length.
     """
     prompts, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
     segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
     cache = KVCache.create(model.cfg, prompts, length, slots.cache.keys.dtype)
-    hidden, cache = model.apply(
+    _, cache = model.apply(
         {"params": params}, tokens, positions, segment_ids, cache=cache, attend_to=0, method="hidden_states"
     )
-    last = hidden[jnp.arange(prompts), jnp.maximum(lengths - 1, 0)][:, None]
-    logits = model.apply({"params": params}, last, method="unembed")[:, 0]  # [prompts, vocab]
-
-    sampling = placement.sampling.replace(key=completion_keys(placement.words))
-    none_yet = jnp.zeros_like(placement.slot)
-    first, logprobs = sample(logits[placement.source], sampling, none_yet, truncate=truncate)
-    is_done = is_stop(first, sampling.stop_tokens) | (sampling.max_tokens <= 1)
 
     def place(old: Array, new: Array) -> Array:
         return old.at[placement.slot].set(new, mode="drop")
 
-    slots = Slots(
+    return Slots(
         cache=_copy_rows(slots.cache, cache, placement),
-        token=place(slots.token, first),
-        count=place(slots.count, none_yet + 1),
-        is_active=place(slots.is_active, ~is_done),
-        sampling=jax.tree.map(place, slots.sampling, sampling),
+        token=place(slots.token, placement.token),
+        count=place(slots.count, jnp.zeros_like(placement.slot)),
+        is_active=place(slots.is_active, jnp.ones_like(placement.slot, dtype=bool)),
+        sampling=jax.tree.map(place, slots.sampling, placement.sampling),
     )
-    rows = len(slots.token)
-    sampled = Sampled(
-        tokens=place(jnp.zeros((rows,), jnp.int32), first)[None],
-        logprobs=place(jnp.zeros((rows,), jnp.float32), logprobs)[None],
-        emitted=place(jnp.zeros((rows,), jnp.int32), none_yet + 1),
-        steps=jnp.zeros((), jnp.int32),
-    )
-    return slots, sampled
 
 
 def _copy_rows(target: KVCache, source: KVCache, placement: Placement) -> KVCache:
