@@ -29,7 +29,7 @@ def get_config():
     cfg.train.episodes = 4
     cfg.train.group_size = 8
     cfg.train.mini_batches = 2
-    cfg.train.microbatch_rows = 16
+    cfg.train.microbatch_rows = 4
     cfg.train.eval_every = 20
     cfg.train.checkpoint_every = 20
     cfg.loss.kl_coef = 0.0

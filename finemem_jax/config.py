@@ -219,7 +219,7 @@ class TrainConfig:
     mini_batches: int = 1  # optimizer updates per pass
     microbatch_rows: int = 8  # rows per forward and backward; the loss is exact for any value
     row_tokens: int = 0  # length of a packed row, tokens; 0 = prompt plus completion limit
-    logprob_chunk: int = 512  # positions whose logits exist at once
+    logprob_chunk: int = 512  # positions of each row whose logits exist at once
     checkpoint_every: int = 25
     keep_checkpoints: int = 3
     eval_every: int = 50  # 0 = only before and after
@@ -230,11 +230,11 @@ class TrainConfig:
 class SftConfig:
     """Warm start: a curriculum, then imitation of a scripted, imperfect expert (`sft.py`)."""
 
-    stages: tuple[str, ...] = ("expert",)  # in order: copy_random | copy_lines | expert
+    stages: tuple[str, ...] = ("expert",)  # in order: copy_random | copy_lines | copy_shuffled | expert
     steps: tuple[int, ...] = (200,)  # optimizer steps of each stage
     lr: tuple[float, ...] = (1e-5,)  # peak learning rate of each stage
     batch: int = 32  # sequences per step
-    permuted: float = 0.5  # share of sequences whose non-structural tokens are permuted (not in copy_random)
+    permuted: float = 0.4  # share of sequences whose non-structural tokens are permuted (not in copy_random)
     copy_mix: float = 0.25  # expert: share of copying sequences mixed in, against forgetting
     pool: int = 2048  # distinct episodes the expert is run on
     save_dtype: str = "float32"  # dtype of the written folder: float32 | bfloat16

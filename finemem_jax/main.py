@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "Write the latest checkpoint of a run as a Hugging Face folder.")
     export.add_argument("--workdir", required=True, help="folder of the run")
     export.add_argument("--out", required=True, help="folder to write; replaced as a whole")
+    export.add_argument("--peft", action="store_true", help="a PEFT folder of the LoRA adapters alone")
     data = command("data", _data, "Corpora: `data build` makes a Memalpha-format parquet file from raw datasets.")
     build = data.add_subparsers(dest="verb", required=True, metavar="VERB").add_parser(
         "build", help="build a corpus", allow_abbrev=False
@@ -141,7 +142,7 @@ def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
     from finemem_jax import train
 
-    train.export(Path(arguments.workdir), Path(arguments.out))
+    train.export(Path(arguments.workdir), Path(arguments.out), peft=arguments.peft)
 
 
 def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.environment import Environment
 from finemem_jax.nn.sharding import init_params, make_mesh
 from finemem_jax.types import Answerer
+from finemem_jax.weights import hf
 
 BUILD_TINY = "tiny"  # config.model.tokenizer: build the tiny tokenizer from the diary's sentences
 VOCAB_MULTIPLE = 64  # the tiny model's vocabulary is rounded up to this
@@ -32,38 +33,39 @@ def load_policy(cfg: Config, mesh: Mesh | None = None) -> Policy:
     """The policy a run starts from: the weights at `model.path`, or random ones of `model.family` and `preset`."""
     tokenizer = load_tokenizer(cfg)
     if cfg.model.path:
-        from finemem_jax.weights import hf
-
         model, params = hf.load_pretrained(
-            tokenizers.resolve_path(cfg.model.path), dtype=cfg.model.param_dtype, mesh=mesh
+            tokenizers.resolve_path(cfg.model.path),
+            dtype=cfg.model.dtype,
+            param_dtype=cfg.model.param_dtype,
+            remat=cfg.model.remat,
+            lora=cfg.model.lora,
+            mesh=mesh,
+            seed=cfg.seed,
         )
-        settings = model.cfg
-    else:
-        family = resolve("finemem_jax.models", cfg.model.family)
-        if cfg.model.preset not in family.PRESETS:
-            known = sorted(family.PRESETS)
-            raise UserError(unknown(cfg.model.preset, known, f"config.model.preset of {cfg.model.family}:"))
-        settings = family.PRESETS[cfg.model.preset]
-        if cfg.model.tokenizer == BUILD_TINY:
-            settings = dataclasses.replace(
-                settings,
-                vocab_size=-(-len(tokenizer) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE,
-                eos_token_ids=(tokenizer.eos_token_id,),
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        model, params = family.Model(settings), None
-    if len(tokenizer) > settings.vocab_size:
+        hf.check_vocabulary(len(tokenizer), model.cfg.vocab_size, cfg.model.tokenizer or cfg.model.path)
+        return Policy(tokenizer, model, params)
+    family = resolve("finemem_jax.models", cfg.model.family)
+    if cfg.model.preset not in family.PRESETS:
         raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {settings.vocab_size} "
-            "(config.model.tokenizer, config.model.path)"
+            unknown(cfg.model.preset, sorted(family.PRESETS), f"config.model.preset of {cfg.model.family}:")
         )
     settings = dataclasses.replace(
-        settings, dtype=cfg.model.dtype, param_dtype=cfg.model.param_dtype, remat=cfg.model.remat
+        family.PRESETS[cfg.model.preset],
+        dtype=cfg.model.dtype,
+        param_dtype=cfg.model.param_dtype,
+        remat=cfg.model.remat,
+        lora=cfg.model.lora,
     )
-    model = type(model)(settings)
-    if params is None:
-        params = init_params(model, jax.random.key(cfg.seed), mesh)
-    return Policy(tokenizer, model, params)
+    if cfg.model.tokenizer == BUILD_TINY:
+        settings = dataclasses.replace(
+            settings,
+            vocab_size=-(-len(tokenizer) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE,
+            eos_token_ids=(tokenizer.eos_token_id,),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    hf.check_vocabulary(len(tokenizer), settings.vocab_size, cfg.model.tokenizer)
+    model = family.Model(settings)
+    return Policy(tokenizer, model, init_params(model, jax.random.key(cfg.seed), mesh))
 
 
 def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
@@ -83,7 +85,8 @@ def load_answerer(cfg: Config) -> Answerer:
 
 
 def load_mesh(cfg: Config) -> Mesh | None:
-    """The mesh of the config over all devices; None on a single device, where nothing is sharded."""
-    if jax.device_count() == 1:
+    """The mesh of the config over all devices; None where all its axes are 1, and nothing is sharded."""
+    axes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    if axes == (1, 1, 1) or jax.device_count() == 1:
         return None
-    return make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    return make_mesh(*axes)

@@ -37,6 +37,7 @@ from finemem_jax.env.environment import Environment, training_questions
 from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step_rewards
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
+from finemem_jax.nn.lora import without_adapters
 from finemem_jax.packing import TrainSequence
 from finemem_jax.policy import Policy, load_answerer, load_environment, load_mesh, load_policy
 from finemem_jax.reporting.plots import plot_run
@@ -44,7 +45,7 @@ from finemem_jax.reporting.progress import Progress
 from finemem_jax.reporting.records import JsonLines, read_lines, write_atomically
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.train_state import TrainState, create_train_state, make_optimizer
-from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step
+from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state_shardings
 from finemem_jax.types import Answerer, Episode, Rollout, Sampling
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints
@@ -72,13 +73,19 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
 
     updates = cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches
     optimizer = make_optimizer(cfg.optimizer, max(updates, 1))
+    state = create_train_state(policy.params, optimizer)
     update = make_train_step(
-        policy.model, optimizer, cfg.loss, temperature=cfg.train.temperature, chunk=cfg.train.logprob_chunk
+        policy.model,
+        optimizer,
+        cfg.loss,
+        temperature=cfg.train.temperature,
+        chunk=cfg.train.logprob_chunk,
+        shardings=state_shardings(state) if mesh is not None else None,
     )
     fill = make_fill_logprobs(policy.model, temperature=cfg.train.temperature, chunk=cfg.train.logprob_chunk)
-    # The update donates its state, so the reference needs buffers of its own.
-    reference = jax.tree.map(jnp.copy, policy.params) if cfg.loss.kl_coef else None
-    state = create_train_state(policy.params, optimizer)
+    # The update donates its state, so a reference of its own needs buffers of its own. With LoRA the reference is
+    # the policy's frozen base, and there is no second copy.
+    reference = jax.tree.map(jnp.copy, policy.params) if cfg.loss.kl_coef and not cfg.model.lora.rank else None
 
     checkpoints = Checkpoints(workdir / "checkpoints", keep=cfg.train.keep_checkpoints)
     first = 0
@@ -124,8 +131,9 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
             for chosen in mini_batches(cfg, step, len(groups)):
                 packed = pack_groups([groups[g] for g in chosen], advantages[chosen], cfg)
                 batch = packing.to_device(packed, mesh)
-                if reference is not None:
-                    batch = batch.replace(ref_logprobs=fill(reference, batch))
+                if cfg.loss.kl_coef:
+                    base = without_adapters(state.params) if reference is None else reference
+                    batch = batch.replace(ref_logprobs=fill(base, batch))
                 state, metrics = update(state, batch)
                 losses.append((packed.padding_share, metrics))
             losses = [(share, metrics_lib.read(metrics)) for share, metrics in losses]
@@ -214,7 +222,10 @@ def pack_groups(groups: Sequence[Sequence[Rollout]], advantages: np.ndarray, cfg
                 completion = step.completion
                 sequences.append(TrainSequence(step.prompt_tokens, completion.tokens, completion.logprobs))
                 values.append(advantages[g, s, t])
-    row_tokens = cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
+    longest = cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
+    row_tokens = cfg.train.row_tokens or packing.choose_row_tokens(
+        [len(sequence) for sequence in sequences], longest, cfg.train.microbatch_rows
+    )
     return packing.pack_rollouts(
         sequences,
         np.array(values, np.float32),
@@ -355,17 +366,29 @@ def report(
         {name: e.metrics["accuracy"] for name, e in baselines.items()},
         cfg.name,
     )
-    hf.save_pretrained(workdir / "hf", policy.model, state.params, policy.tokenizer)
+    metrics = {f"held-out accuracy, {name}": row["accuracy"] for name, row in table.items()}
+    save_policy(cfg, workdir / "hf", policy, state.params, metrics)
     print(f"curves: {workdir / 'curves.png'}\npolicy: {workdir / 'hf'} (Hugging Face format)")
 
 
-def export(workdir: Path, out: Path) -> None:
-    """Writes the parameters of the newest checkpoint of a run as a Hugging Face folder."""
+def save_policy(
+    cfg: Config, out: Path, policy: Policy, params: Any, metrics: dict[str, float] | None = None, *, peft: bool = False
+) -> None:
+    """A Hugging Face folder of the whole model, adapters merged in; with `peft`, a PEFT folder of the adapters."""
+    if peft:
+        hf.save_adapters(out, policy.model, params, base_model=cfg.model.path, tokenizer=policy.tokenizer)
+    else:
+        run = config.to_dict(cfg)
+        hf.save_pretrained(out, policy.model, params, policy.tokenizer, run_config=run, metrics=metrics)
+
+
+def export(workdir: Path, out: Path, *, peft: bool = False) -> None:
+    """Writes the parameters of the newest checkpoint of a run: a Hugging Face folder, or its adapters for PEFT."""
     cfg = stored_config(workdir)
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"no checkpoint in {workdir}")
     policy = load_policy(cfg)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=cfg.train.keep_checkpoints)
-    if checkpoints.latest() is None:
-        raise UserError(f"no checkpoint in {workdir / 'checkpoints'}")
     params = checkpoints.restore_params(policy.params)
-    hf.save_pretrained(out, policy.model, params, policy.tokenizer)
+    save_policy(cfg, out, policy, params, peft=peft)
     print(f"step {checkpoints.latest()} of {workdir} -> {out}")

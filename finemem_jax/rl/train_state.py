@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from finemem_jax.config import OptimizerConfig
+from finemem_jax.nn.lora import has_adapters, split_adapters
 
 UNDECAYED = ("scale", "bias")  # norms and biases have no weight decay
 
@@ -19,27 +20,33 @@ UNDECAYED = ("scale", "bias")  # norms and biases have no weight decay
 @flax.struct.dataclass
 class TrainState:
     step: Any  # [] int32: updates attempted, skipped ones included
-    params: Any  # nested dict of float arrays
-    opt_state: Any
+    params: Any  # nested dict of float arrays, all of the model's
+    opt_state: Any  # of the parameters that are trained
+
+
+def split_trained(params: Any) -> tuple[Any, Any]:
+    """(frozen, trained): with adapters in the tree they alone are trained, without any all parameters are."""
+    return split_adapters(params) if has_adapters(params) else ({}, params)
 
 
 def create_train_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """State before the first update. The moments lie where their parameters do, the counters everywhere."""
-    shardings = jax.tree.map(lambda p: p.sharding, params)
+    trained = split_trained(params)[1]
+    shardings = jax.tree.map(lambda p: p.sharding, trained)
     one = jax.tree.leaves(shardings)[0]
     everywhere = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
     # Said explicitly: zeros depend on no input, so the compiler would make the moments whole on every device.
     opt_shardings = optax.tree_map_params(
         optimizer,
         lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, params),
+        jax.eval_shape(optimizer.init, trained),
         shardings,
         transform_non_params=lambda _: everywhere,
     )
-    opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
+    opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(trained)
     step = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
     # Placed although they lie there already: as free arrays they would cost the second update a compilation.
-    return TrainState(step, jax.device_put(params, shardings), opt_state)
+    return TrainState(step, jax.device_put(params, jax.tree.map(lambda p: p.sharding, params)), opt_state)
 
 
 def make_optimizer(cfg: OptimizerConfig, updates: int) -> optax.GradientTransformation:

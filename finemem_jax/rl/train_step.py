@@ -17,12 +17,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from finemem_jax.config import LossConfig
+from finemem_jax.nn.lora import join_adapters
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.batch import RolloutBatch
 from finemem_jax.rl.grpo import negative_log_likelihood, policy_loss
 from finemem_jax.rl.logprobs import token_logprobs
 from finemem_jax.rl.metrics import Mean, Metrics, Sum
-from finemem_jax.rl.train_state import TrainState
+from finemem_jax.rl.train_state import TrainState, split_trained
 
 StepFunction = Callable[[TrainState, RolloutBatch], tuple[TrainState, Metrics]]
 LossFunction = Callable[[Any, RolloutBatch], tuple[Array, Metrics]]
@@ -126,11 +127,16 @@ def _make_step(
     loss_of: LossFunction, optimizer: optax.GradientTransformation, shardings: TrainState | None
 ) -> StepFunction:
     def step(state: TrainState, batch: RolloutBatch) -> tuple[TrainState, Metrics]:
-        gradient, metrics = accumulate_gradients(loss_of, state.params, batch)
+        frozen, trained = split_trained(state.params)
+
+        def loss_of_trained(params: Any, batch: RolloutBatch) -> tuple[Array, Metrics]:
+            return loss_of(join_adapters(frozen, params), batch)
+
+        gradient, metrics = accumulate_gradients(loss_of_trained, trained, batch)
         norm = optax.tree.norm(gradient)
         is_finite = jnp.isfinite(norm)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+        params = optax.apply_updates(trained, updates)
 
         def keep_finite(new: Array, old: Array) -> Array:
             return jnp.where(is_finite, new, old)
@@ -143,7 +149,7 @@ def _make_step(
         return (
             TrainState(
                 state.step + 1,
-                jax.tree.map(keep_finite, params, state.params),
+                join_adapters(frozen, jax.tree.map(keep_finite, params, trained)),
                 jax.tree.map(keep_finite, opt_state, state.opt_state),
             ),
             metrics,
