@@ -18,15 +18,16 @@ def get_config():
     cfg.model.family = "qwen3"
     cfg.model.preset = "tiny"
     cfg.model.tokenizer = "tiny"
-    cfg.sft.stages = ("copy_random", "copy_lines", "expert")
-    cfg.sft.steps = (1200, 600, 700)
-    cfg.sft.lr = (3e-3, 2e-3, 1e-3)
+    cfg.sft.stages = ("copy_random", "copy_shuffled", "expert")
+    cfg.sft.steps = (1100, 900, 1100)
+    cfg.sft.lr = (3e-3, 2e-3, 1.5e-3)
     cfg.sft.batch = 16
     cfg.sft.pool = 2048
     cfg.sft.save_dtype = "bfloat16"
     cfg.optimizer.schedule = "cosine"
     cfg.optimizer.weight_decay = 0.01
     cfg.optimizer.b2 = 0.98
-    cfg.train.row_tokens = 384  # one row holds two or three exercises
+    cfg.prompt.max_prompt_tokens = 192
+    cfg.train.row_tokens = 256
     cfg.train.microbatch_rows = 4
     return cfg

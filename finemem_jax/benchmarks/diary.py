@@ -1,11 +1,11 @@
 """The embedded task: a person's days, generated from the templates and word lists of this file.
 
-A day (chunk) is a few lines in random order:
+A day (chunk) is a few lines of shorthand in random order:
 
-    fact      Maya's dentist is Orlov
-    change    now Maya's dentist is Petrov        (a fact of an earlier day, superseded)
-    example   put on some jazz => music           (a labelled utterance)
-    noise     the tram was late again             (nothing will ever be asked about it)
+    fact      Maya dentist Orlov
+    change    now Maya dentist Petrov        (a fact of an earlier day, superseded)
+    example   put on some jazz => music      (a labelled utterance)
+    noise     the tram late again            (nothing will ever be asked about it)
 
 Final questions ask for facts that never changed, for the *present* value of changed ones ("changed"), and for
 the label of an utterance of a kind that was labelled during the episode. A memory that only ever inserts holds
@@ -90,7 +90,6 @@ CHATTER = [
     ["the", "a", "that"],
     ["tram", "kitchen", "sky", "garden", "street", "printer", "meeting", "radio", "evening", "staircase", "market",
      "window", "queue", "lift", "heating"],
-    ["was", "felt", "seemed", "looked"],
     ["late", "noisy", "quiet", "crowded", "slow", "strange", "lovely", "dull", "warm", "empty", "damp", "cheerful"],
     ["again", "today", "as always", "for once", "all morning", "this time", "somehow", "after all"],
 ]  # fmt: skip
@@ -135,7 +134,7 @@ def load(cfg: DataConfig, split: str, seed: int) -> Sequence[Episode]:
 
 
 def sentences() -> Iterator[str]:
-    """Every pattern of this task filled at least once: the text the tiny tokenizer is trained on."""
+    """The words of this task in whole sentences: the text the tiny tokenizer is trained on."""
     for name in NAMES:
         for attribute, values in ATTRIBUTES.items():
             for value in values:
@@ -155,10 +154,9 @@ def _held_out(text: str) -> bool:
 def _chatter() -> Iterator[str]:
     for article in CHATTER[0]:
         for thing in CHATTER[1]:
-            for verb in CHATTER[2]:
-                for state in CHATTER[3]:
-                    for end in CHATTER[4]:
-                        yield f"{article} {thing} {verb} {state} {end}"
+            for state in CHATTER[2]:
+                for end in CHATTER[3]:
+                    yield f"{article} {thing} {state} {end}"
 
 
 def _pools(split: str) -> _Pools:
@@ -240,7 +238,7 @@ def _some(rng: random.Random, items, count: int) -> list:
 
 
 def _fact(key: tuple[str, str], value: str) -> str:
-    return f"{key[0]}'s {key[1]} is {value}"
+    return f"{key[0]} {key[1]} {value}"
 
 
 def _fact_question(key: tuple[str, str], value: str, kind: str, day: int) -> Question:

@@ -83,14 +83,14 @@ def is_useful(line: str, questions: Sequence[Question]) -> bool:
 
 
 def superseded(line: str, items: Sequence[MemoryItem]) -> MemoryItem | None:
-    """The item that states an older value of what `line` states, by the pattern "now X is Y" against "X is Z"."""
+    """The item that states an older value of what `line` states: "now SUBJECT VALUE" against "SUBJECT OTHER"."""
     if not line.startswith("now "):
         return None
     return next((item for item in items if _subject(item.text) == _subject(line) and item.text != line), None)
 
 
 def _subject(line: str) -> str:
-    return line.removeprefix("now ").rpartition(" is ")[0]
+    return line.removeprefix("now ").rpartition(" ")[0]
 
 
 def _words(text: str) -> set[str]:
