@@ -59,7 +59,7 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
     checkpoints/, curves.png, and hf/, the trained policy as a Hugging Face folder.
     """
     # --- setup -------------------------------------------------------------------------------------------------
-    store_config(cfg, workdir)
+    refuse_other_config(cfg, workdir)
     mesh = load_mesh(cfg)
     policy = load_policy(cfg, mesh)
     env = load_environment(cfg, policy.tokenizer)
@@ -70,6 +70,7 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
     held_out = [held_out[i] for i in range(min(cfg.eval.episodes or len(held_out), len(held_out)))]
     if len(episodes) == 0 or len(held_out) == 0:
         raise UserError(f"config.data: {len(episodes)} training and {len(held_out)} held-out episodes")
+    write_atomically(workdir / "config.json", json.dumps(config.to_dict(cfg), indent=1))
 
     updates = cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches
     optimizer = make_optimizer(cfg.optimizer, max(updates, 1))
@@ -315,18 +316,16 @@ def engine_metrics(engine: Engine) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------------------
 
 
-def store_config(cfg: Config, workdir: Path) -> None:
-    """Writes WORKDIR/config.json. A workdir belongs to one config: another one is refused, with the difference."""
+def refuse_other_config(cfg: Config, workdir: Path) -> None:
+    """A workdir belongs to one config: raises UserError with the difference when it holds a run with another."""
     path = workdir / "config.json"
-    text = json.dumps(config.to_dict(cfg), indent=1)
-    if path.exists():
-        old, new = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(json.loads(text))
-        changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
-        if changed:
-            difference = "; ".join(changed)
-            raise UserError(f"{workdir} holds a run with another config ({difference}): choose another --workdir")
+    if not path.exists():
         return
-    write_atomically(path, text)
+    old, new = (_flat(json.loads(text)) for text in (path.read_text("utf-8"), json.dumps(config.to_dict(cfg))))
+    changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+    if changed:
+        difference = "; ".join(changed)
+        raise UserError(f"{workdir} holds a run with another config ({difference}): choose another --workdir")
 
 
 def _flat(tree: dict, prefix: str = "config") -> dict[str, Any]:

@@ -106,11 +106,18 @@ def test_configs_are_frozen():
         (["train", "--speed=high"], "unknown argument '--speed=high'"),
         (["train", "--config.memory.overflow=burn"], "allowed are refuse, evict_oldest"),
         (["export", "--workdir=nowhere", "--out=x"], "no run in nowhere"),
+        (["train", "--config.model.path=no/such/folder"], "no/such/folder"),
+        (["train", "--config.model.path=", "--config.model.tokenizer=tiny", "--config.model.preset=5b"], "qwen3"),
+        (["train", "--config.model.path=", "--config.model.tokenizer="], "config.model.tokenizer is needed"),
+        (["evaluate", "--config.data.name=memalpha", "--config.data.path=no.parquet"], "no.parquet"),
+        (["data", "build", "--source=squid", "--input=x", "--output=y"], "did you mean squad?"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     assert main.main(arguments) == 2
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == []
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and error.startswith(f"finemem {arguments[0]}: ")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finemem_jax.config import UserError
-from finemem_jax.env import operations
+from finemem_jax.config import PromptConfig, UserError
+from finemem_jax.env import operations, prompts
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.types import Operation
 from tests.fakes import flat_memory
@@ -45,3 +47,26 @@ def test_missing_tokenizers_are_one_clear_line(tmp_path):
         tokenizers.load(str(tmp_path))
     with pytest.raises(UserError, match="no embedded model 'nope'"):
         tokenizers.load("embedded:nope")
+
+
+def test_the_thinking_switch_and_the_tools_reach_the_template(tiny_tokenizer, env):
+    """Qwen3's templates read `enable_thinking` and `tools`; the prompt passes both on."""
+    other = copy.deepcopy(tiny_tokenizer)
+    other.chat_template = (
+        "{{ tools | tojson }}{{ messages[-1].content }}{% if not enable_thinking %}<think>\n\n</think>{% endif %}"
+    )
+    for thinking in (False, True):
+        cfg = PromptConfig(thinking=thinking)
+        tokens, _ = prompts.render(other, env.specs, "the chunk", [], cfg, max_operations=7)
+        text = other.decode(list(tokens))
+        assert text.endswith("<think>\n\n</think>") == (not thinking)
+        assert "Replace the content of an item" in text and '"required": ["id", "content"]' in text
+        assert "the chunk" in text
+
+
+def test_every_end_of_turn_token_stops_a_generation(tiny_tokenizer):
+    """Llama 3 ends a turn with another token than its EOS."""
+    other = copy.deepcopy(tiny_tokenizer)
+    other.add_tokens(["<|eot_id|>"], special_tokens=True)
+    expected = {other.convert_tokens_to_ids("<|eot_id|>"), other.convert_tokens_to_ids("<|im_end|>")}
+    assert set(tokenizers.stop_tokens(other)) == expected
