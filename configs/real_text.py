@@ -21,7 +21,7 @@ def get_config():
     cfg.data.eval_path = "runs/data/clinc150_eval.parquet"
     cfg.memory.max_operations = 3
     cfg.memory.max_item_tokens = 48
-    cfg.memory.view.items = 4
+    cfg.memory.view.max_items = 4
     cfg.prompt.max_prompt_tokens = 416
     cfg.prompt.max_completion_tokens = 96
     cfg.engine.cache_tokens = 512

@@ -104,8 +104,8 @@ class ViewConfig:
     """Which items of memory the policy sees (and may therefore name in an operation)."""
 
     select: str = "recent"  # recent | relevant (BM25 to the chunk) | both (half and half)
-    items: int = 50  # at most this many
-    tokens: int = 2048  # and at most this many tokens
+    max_items: int = 50  # at most this many
+    max_tokens: int = 2048  # and at most this many tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +247,7 @@ class ExpertConfig:
 
     keep_useful: float = 0.6  # a fact or a labelled example is written
     keep_noise: float = 0.4  # a line of chit-chat is written
-    update: float = 0.4  # a changed fact is written as UPDATE of the old item instead of INSERT
+    update_changed: float = 0.4  # a changed fact is written as UPDATE of the old item instead of INSERT
     update_wrong: float = 0.0  # such an UPDATE names another item
     skip: float = 0.05  # the whole step is a SKIP
 
@@ -409,8 +409,8 @@ _RANGES = {
     "memory.max_items": (1, math.inf),
     "memory.max_tokens": (1, math.inf),
     "memory.max_item_tokens": (1, math.inf),
-    "memory.view.items": (0, math.inf),
-    "memory.view.tokens": (0, math.inf),
+    "memory.view.max_items": (0, math.inf),
+    "memory.view.max_tokens": (0, math.inf),
     "prompt.max_prompt_tokens": (1, math.inf),
     "prompt.max_completion_tokens": (1, math.inf),
     "retrieval.k": (1, math.inf),

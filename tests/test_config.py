@@ -139,3 +139,11 @@ def test_a_config_that_sets_an_unknown_field_is_a_clear_error(tmp_path):
     )
     with pytest.raises(UserError, match="kl_cef"):
         main.load_config(str(path), [])
+
+
+def test_no_field_hides_behind_a_method_of_config_dict():
+    """An override of such a field would reach the method, e.g. `ConfigDict.update`."""
+    import ml_collections
+
+    for name in config.dotted_names(config.to_dict(Config())):
+        assert not hasattr(ml_collections.ConfigDict, name.rpartition(".")[2]), name

@@ -148,18 +148,18 @@ def apply(
 
 def view(memory: Memory, chunk: str, cfg: ViewConfig, env: Environment) -> tuple[MemoryItem, ...]:
     """The items the policy may see, oldest first: the most recently written, those relevant to the chunk by BM25,
-    or half and half; at most `cfg.items` of them and `cfg.tokens` tokens."""
+    or half and half; at most `cfg.max_items` of them and `cfg.max_tokens` tokens."""
     items = memory.items
     recent = sorted(range(len(items)), key=lambda i: (-items[i].written_at, -i))
     if cfg.select == "recent":
         order = recent
     else:
-        relevant = [i for i, _ in _bm25(items, env.retrieval).search(chunk, cfg.items)]
+        relevant = [i for i, _ in _bm25(items, env.retrieval).search(chunk, cfg.max_items)]
         order = relevant if cfg.select == "relevant" else _alternate(relevant, recent)
     chosen, tokens = [], 0
-    for i in order[: cfg.items]:
+    for i in order[: cfg.max_items]:
         tokens += env.count_tokens(items[i].text)
-        if tokens > cfg.tokens:
+        if tokens > cfg.max_tokens:
             break
         chosen.append(i)
     return tuple(items[i] for i in sorted(chosen))

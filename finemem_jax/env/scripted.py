@@ -39,7 +39,7 @@ def store_all(episode: Episode, turn: Turn) -> str:
 
 def oracle(max_operations: int) -> Writer:
     """Every line that a question needs, changed facts as UPDATE, within the write budget."""
-    return expert(ExpertConfig(keep_useful=1.0, keep_noise=0.0, update=1.0, skip=0.0), max_operations, seed=0)
+    return expert(ExpertConfig(keep_useful=1.0, keep_noise=0.0, update_changed=1.0, skip=0.0), max_operations, seed=0)
 
 
 def expert(cfg: ExpertConfig, max_operations: int, seed: int) -> Writer:
@@ -57,7 +57,7 @@ def expert(cfg: ExpertConfig, max_operations: int, seed: int) -> Writer:
             if rng.random() >= (cfg.keep_useful if is_useful(line, questions) else cfg.keep_noise):
                 continue
             old = superseded(line, turn.visible)
-            if old is not None and rng.random() < cfg.update:
+            if old is not None and rng.random() < cfg.update_changed:
                 written.append(update(rng.choice(turn.visible) if rng.random() < cfg.update_wrong else old, line))
             else:
                 written.append(insert(line))

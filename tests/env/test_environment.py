@@ -97,7 +97,7 @@ def test_views(env, select, shown):
     memory = fakes.flat_memory()
     for t, text in enumerate(["maya likes tea", "nothing here", "nor there"]):
         memory, _ = memory.apply(Operation("memory_insert", {"content": text}), t)
-    got = view(memory, "what does maya drink", ViewConfig(select=select, items=2), env)
+    got = view(memory, "what does maya drink", ViewConfig(select=select, max_items=2), env)
     assert [item.id for item in got] == shown
 
 
@@ -106,7 +106,7 @@ def test_a_view_never_overflows_its_token_budget(env):
     for t in range(9):
         memory, _ = memory.apply(Operation("memory_insert", {"content": f"item number {t}"}), t)
     budget = 3 * env.count_tokens("item number 1")
-    got = view(memory, "", ViewConfig(items=9, tokens=budget), env)
+    got = view(memory, "", ViewConfig(max_items=9, max_tokens=budget), env)
     assert [item.written_at for item in got] == [6, 7, 8]
 
 
