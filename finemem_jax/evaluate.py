@@ -138,13 +138,14 @@ def evaluation_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     source/NAME          mean over the episodes of one source
     memory_tokens        length of the final memory; memory_items likewise
     valid_operations     share of the operations written that were well-formed and applied
+    well_formed          share that were well-formed and named an item in view, whether or not memory took them
     exact_copy           share of the contents written that are, word for word, a line of their chunk
     operations/NAME      operations of each kind per step, counted if they applied
     completion_tokens    per step
     missing_answers      questions the answerer failed on; they are in no mean
     """
     by_source, by_kind = defaultdict(list), defaultdict(list)
-    valid, copies, lengths, applied = [], [], [], defaultdict(int)
+    valid, formed, copies, lengths, applied = [], [], [], [], defaultdict(int)
     missing = 0
     for rollout in rollouts:
         final = [answer for answer in rollout.answers if answer.step is None]
@@ -160,6 +161,7 @@ def evaluation_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
             lines = chunk.text.splitlines()
             for operation, outcome in zip(step.operations, step.outcomes, strict=True):
                 valid.append(outcome.ok)
+                formed.append(not outcome.status.startswith(("malformed", "unknown id")))
                 if outcome.ok:
                     applied[operation.name] += 1
                 if "content" in operation.arguments:
@@ -172,6 +174,7 @@ def evaluation_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "memory_tokens": _mean([rollout.steps[-1].memory_after.tokens() for rollout in rollouts]),
         "memory_items": _mean([len(rollout.steps[-1].memory_after.items) for rollout in rollouts]),
         "valid_operations": _mean(valid),
+        "well_formed": _mean(formed),
         "exact_copy": _mean(copies),
         **{f"operations/{name}": count / max(len(lengths), 1) for name, count in sorted(applied.items())},
         "completion_tokens": _mean(lengths),
