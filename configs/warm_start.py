@@ -1,11 +1,9 @@
 """The warm start that the package ships: the tiny policy, from random weights to copying and imitating.
 
-    finemem sft --config=configs/warm_start.py --workdir=runs/warm_start
+    bash launch/warm_start.sh
 
-About 15 minutes on 2 CPU cores. The result, runs/warm_start/hf, is what lies in finemem_jax/assets/warm_start;
-`pytest tests/e2e/test_warm_start.py` is its gate. Rebuilding it:
-
-    cp -r runs/warm_start/hf finemem_jax/assets/warm_start
+runs the three commands that made finemem_jax/assets/warm_start, one after the other: about 15 minutes on 2 CPU cores.
+`pytest tests/e2e/test_warm_start.py` is the gate of the shipped folder.
 """
 
 from configs import quickstart
@@ -18,12 +16,16 @@ def get_config():
     cfg.model.family = "qwen3"
     cfg.model.preset = "tiny"
     cfg.model.tokenizer = "tiny"
-    cfg.sft.stages = ("copy_random", "copy_shuffled", "expert")
-    cfg.sft.steps = (1100, 900, 1100)
-    cfg.sft.lr = (3e-3, 2e-3, 1.5e-3)
+    cfg.data.diary.chunk_questions = 3
+    cfg.data.diary.fact_questions = 3
+    cfg.data.diary.label_questions = 2
+    cfg.sft.stages = ("copy_random", "copy_shuffled")
+    cfg.sft.steps = (1100, 900)
+    cfg.sft.lr = (3e-3, 2e-3)
     cfg.sft.batch = 16
     cfg.sft.pool = 2048
-    cfg.sft.save_dtype = "bfloat16"
+    cfg.sft.permuted = 0.4
+    cfg.sft.copy_mix = 0.25
     cfg.optimizer.schedule = "cosine"
     cfg.optimizer.weight_decay = 0.01
     cfg.optimizer.b2 = 0.98

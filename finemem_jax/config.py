@@ -234,7 +234,7 @@ class SftConfig:
     steps: tuple[int, ...] = (200,)  # optimizer steps of each stage
     lr: tuple[float, ...] = (1e-5,)  # peak learning rate of each stage
     batch: int = 32  # sequences per step
-    permuted: float = 0.4  # share of sequences whose non-structural tokens are permuted (not in copy_random)
+    permuted: float = 0.25  # share of sequences whose non-structural tokens are permuted (not in copy_random)
     copy_mix: float = 0.25  # expert: share of copying sequences mixed in, against forgetting
     pool: int = 2048  # distinct episodes the expert is run on
     save_dtype: str = "float32"  # dtype of the written folder: float32 | bfloat16

@@ -182,6 +182,7 @@ def test_sft_lowers_the_loss_and_exports(tmp_path):
         "--config.sft.steps=(3, 3)",
         "--config.sft.lr=(1e-3, 1e-3)",
         "--config.sft.batch=8",
+        "--config.sft.save_dtype=bfloat16",
         "--config.sft.pool=16",
         "--config.mesh.data=1",
     ]
