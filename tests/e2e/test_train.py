@@ -23,6 +23,7 @@ from finemem_jax.weights.checkpoints import Checkpoints
 OVERRIDES = (
     "--config.train.steps=4",
     "--config.train.episodes=2",
+    "--config.train.mini_batches=2",
     "--config.train.group_size=4",
     "--config.train.checkpoint_every=2",
     "--config.train.eval_every=2",
@@ -130,6 +131,7 @@ def test_the_reward_of_a_rigged_task_rises(cfg, tmp_path, monkeypatch):
     overrides = [
         "--config.train.steps=12",
         "--config.train.episodes=2",
+        "--config.train.mini_batches=2",
         "--config.train.group_size=8",
         "--config.mesh.data=1",
         "--config.train.eval_every=0",
