@@ -32,6 +32,7 @@ def get_config():
     cfg.sft.lr = (2e-3,)
     cfg.sft.batch = 16
     cfg.sft.pool = 360
-    cfg.train.steps = 30
+    cfg.train.steps = 20
     cfg.train.eval_every = 10
+    cfg.train.checkpoint_every = 10
     return cfg
