@@ -9,7 +9,8 @@
     finemem train --config=configs/real_text.py --config.model.path=runs/real_text_sft/hf
 
 2 CPU cores, about fifteen minutes. The diary's warm start has never seen such text and can hardly copy it (held-out
-accuracy 0.01), so it first imitates the scripted expert on the training utterances. Figures: README.
+accuracy 0.01), so it first imitates the scripted expert on the training utterances. Figures: README; so far the policy
+copies too badly for training to help.
 """
 
 from configs import quickstart
