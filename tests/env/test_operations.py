@@ -266,6 +266,7 @@ def test_a_megabyte_is_read_in_linear_time(unit, codec):
         operations.parse(text, SPECS, codec=codec)
         return time.process_time() - start
 
-    short, long = min(seconds(1 << 17) for _ in range(2)), seconds(1 << 20)
+    # The best of three: what other processes do to the caches only ever adds time.
+    short, long = (min(seconds(size) for _ in range(3)) for size in (1 << 17, 1 << 20))
     assert long < 30 * max(short, 1e-3), "8 times the text: 8 times the time if linear, 64 if quadratic"
     assert long < 10
