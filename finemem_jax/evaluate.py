@@ -123,7 +123,11 @@ def evaluate_baseline(
         raise UserError(unknown(name, sorted(writers), "baseline in config.eval.baselines:"))
     if name == "store_all":
         unlimited = dataclasses.replace(
-            cfg.memory, max_operations=_UNLIMITED, max_items=_UNLIMITED, max_tokens=_UNLIMITED
+            cfg.memory,
+            max_operations=_UNLIMITED,
+            max_items=_UNLIMITED,
+            max_tokens=_UNLIMITED,
+            max_item_tokens=_UNLIMITED,
         )
         env = dataclasses.replace(env, memory=unlimited)
     jobs = [Job(episode, all_questions(episode)) for episode in episodes]

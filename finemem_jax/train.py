@@ -96,8 +96,9 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
     engine = Engine(policy.model, state.params, cfg.engine)
     metrics_log = JsonLines(workdir / "metrics.jsonl", keep_below=first)
     timings_log = JsonLines(workdir / "timings.jsonl", keep_below=first)
-    # The evaluation before step 0 stands at step 0; the one after step k - 1 at step k.
-    evaluations_log = JsonLines(workdir / "evaluations.jsonl", keep_below=first + 1 if first else 0)
+    # The evaluation before step 0 stands at step 0; the one after step k - 1 at step k. The last is always made anew.
+    kept = first + 1 if 0 < first < cfg.train.steps else first
+    evaluations_log = JsonLines(workdir / "evaluations.jsonl", keep_below=kept)
 
     def evaluate_now(step: int) -> dict[str, Evaluation]:
         engine.set_params(state.params)

@@ -98,6 +98,14 @@ def test_a_resumed_run_is_the_run_that_never_stopped(cfg, run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, resumed)
 
 
+def test_running_a_finished_run_again_changes_nothing(cfg, run, tmp_path):
+    workdir, _ = run
+    shutil.copytree(workdir, tmp_path / "again")
+    train.train(cfg, tmp_path / "again")
+    for name in ("metrics.jsonl", "evaluations.jsonl", "results.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (workdir / name).read_bytes()
+
+
 def test_a_workdir_belongs_to_one_config(cfg, run):
     workdir, _ = run
     other = dataclasses.replace(cfg, seed=cfg.seed + 1)

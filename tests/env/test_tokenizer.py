@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from finemem_jax.config import PromptConfig, UserError
 from finemem_jax.env import operations, prompts
 from finemem_jax.env import tokenizer as tokenizers
+from finemem_jax.memory import flat
 from finemem_jax.types import Operation
 from tests.fakes import flat_memory
 
@@ -30,7 +31,7 @@ def test_scaffolding_is_one_token_a_piece(tiny_tokenizer):
 def test_saved_and_loaded_it_is_the_same_with_its_chat_template(tiny_tokenizer, tmp_path):
     tiny_tokenizer.save_pretrained(tmp_path)
     loaded = tokenizers.load(str(tmp_path))
-    tools = [spec.schema() for spec in __import__("finemem_jax.memory.flat", fromlist=["SPECS"]).SPECS]
+    tools = [spec.schema() for spec in flat.SPECS]
     messages = [{"role": "user", "content": "play me jazz => music"}]
     for tokenizer in (tiny_tokenizer, loaded):
         text = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
