@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from finemem_jax import bench
+from finemem_jax.bench.__main__ import main
 
 
 def test_it_prints_time_memory_and_rates(capsys):
-    assert bench.main(["load", "--preset", "tiny", "--dtype", "float32"]) == 0
+    assert main(["load", "--preset", "tiny", "--dtype", "float32"]) == 0
     report = json.loads(capsys.readouterr().out)
     count = report["parameters"]
     assert count > 100_000
@@ -21,7 +21,7 @@ def test_it_prints_time_memory_and_rates(capsys):
 
 
 def test_an_unknown_preset_is_one_line_and_exit_code_2(capsys):
-    assert bench.main(["load", "--preset", "9000b"]) == 2
+    assert main(["load", "--preset", "9000b"]) == 2
     assert "9000b" in capsys.readouterr().err
 
 

@@ -1,15 +1,10 @@
-"""Benchmarks that print JSON, one object per run: `python -m finemem_jax.bench load --path=…`.
-
-Each subcommand is a function from its parsed arguments to a dict of numbers with the unit in the name.
-"""
+"""Time and memory of `load_pretrained`, against reading the same files with safetensors alone."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
-import json
-import sys
 import tempfile
 import threading
 import time
@@ -24,8 +19,17 @@ from finemem_jax.nn.sharding import init_params
 from finemem_jax.weights.hf import find_folder, load_pretrained, save_pretrained
 
 
-def load(args: argparse.Namespace) -> dict[str, Any]:
-    """Time and memory of `load_pretrained`, against reading the same files with safetensors alone."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--path", default="", help="folder or hub name; default: random weights, written to a temp folder"
+    )
+    parser.add_argument("--family", default="qwen3", help="of the random weights")
+    parser.add_argument("--preset", default="0.6b", help="of the random weights")
+    parser.add_argument("--checkpoint-dtype", default="bfloat16", help="of the random weights: float32 | bfloat16")
+    parser.add_argument("--dtype", default="bfloat16", help="to load as: float32 | bfloat16")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         if args.path:
             folder = find_folder(args.path)
@@ -114,30 +118,3 @@ def _peak_memory(interval: float = 0.002) -> Iterator[dict[str, int]]:
 def _resident_bytes() -> int:
     fields = Path("/proc/self/status").read_text()
     return int(fields.partition("VmRSS:")[2].split()[0]) * 1024
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m finemem_jax.bench", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="benchmark")
-
-    command = commands.add_parser("load", help=load.__doc__, description=load.__doc__)
-    command.add_argument(
-        "--path", default="", help="folder or hub name; default: random weights, written to a temp folder"
-    )
-    command.add_argument("--family", default="qwen3", help="of the random weights")
-    command.add_argument("--preset", default="0.6b", help="of the random weights")
-    command.add_argument("--checkpoint-dtype", default="bfloat16", help="of the random weights: float32 | bfloat16")
-    command.add_argument("--dtype", default="bfloat16", help="to load as: float32 | bfloat16")
-    command.set_defaults(run=load)
-
-    args = parser.parse_args(argv)
-    try:
-        print(json.dumps(args.run(args), indent=2))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
