@@ -96,6 +96,8 @@ class DataConfig:
     eval_path: str = ""  # the same for evaluation; "" = the benchmark's own held-out split of `path`
     sources: tuple[str, ...] = ()  # keep only these data sources; () = all
     limit: int = 0  # keep at most this many episodes of a split; 0 = all
+    chunk_tokens: int = 2048  # benchmarks that cut raw text: most tokens of a chunk
+    tokenizer: str = ""  # benchmarks that cut raw text: what counts them, folder or hub name; "" = words and signs
     diary: DiaryConfig = field(default_factory=DiaryConfig)
 
 
@@ -398,6 +400,7 @@ _RANGES = {
     "engine.prompt_bucket": (1, math.inf),
     "engine.decode_chunk": (1, math.inf),
     "data.limit": (0, math.inf),
+    "data.chunk_tokens": (16, math.inf),
     "data.diary.chunks": (1, 64),
     "data.diary.facts": (1, 16),
     "data.diary.examples": (0, 16),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from finemem_jax.benchmarks import contamination
 from finemem_jax.collect import Job, collect_rollouts, play_scripted
 from finemem_jax.config import Config, UserError, resolve, unknown
 from finemem_jax.decoding.engine import Engine
@@ -40,6 +42,8 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True) -> dict[str, Ev
     episodes = [episodes[i] for i in range(min(cfg.eval.episodes or len(episodes), len(episodes)))]
     if not episodes:
         raise UserError(f"no held-out episodes in {cfg.data.eval_path or cfg.data.path or cfg.data.name}")
+    for line in contamination(episode.source for episode in episodes):
+        print(line, file=sys.stderr)
     answerer = load_answerer(cfg)
     tokenizer = load_tokenizer(cfg)
     env = load_environment(cfg, tokenizer)

@@ -29,11 +29,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from finemem_jax import __version__, config, distributed, packing
+from finemem_jax.benchmarks import contamination
 from finemem_jax.collect import Job, collect_rollouts
 from finemem_jax.config import Config, UserError, resolve
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.environment import Environment, training_questions
+from finemem_jax.env.episodes import stream_indices
 from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step_rewards
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
@@ -109,6 +111,9 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
 
     results: dict[str, Evaluation] = {}
     with Progress(cfg.train.steps, "train") as progress:
+        if cfg.data.eval_path:  # otherwise the benchmark itself holds out what is disjoint
+            for line in contamination((e.source for e in held_out), (e.source for e in episodes)):
+                progress.say(line)
         progress.say(f"{cfg.name}: {jax.device_count()} {jax.devices()[0].platform} device(s), workdir {workdir}")
         if first == 0:
             results |= {f"before {name}": found for name, found in evaluate_now(0).items()}
@@ -196,13 +201,8 @@ def collect_groups(
 
 
 def episode_indices(available: int, seed: int, step: int, count: int) -> list[int]:
-    """The episodes of a step: every epoch is a permutation of all, so none is seen twice before all were seen."""
-    indices = []
-    for position in range(step * count, (step + 1) * count):
-        epoch, offset = divmod(position, available)
-        order = random.Random(f"order {seed} {epoch}").sample(range(available), available)
-        indices.append(order[offset])
-    return indices
+    """The episodes of a step: the next `count` of the stream, whose position is a function of the step."""
+    return stream_indices(available, seed, range(step * count, (step + 1) * count))
 
 
 def mini_batches(cfg: Config, step: int, groups: int) -> list[list[int]]:

@@ -43,3 +43,12 @@ def params(model):
     from finemem_jax.nn.sharding import init_params
 
     return jax.tree.map(lambda p: p * 2.0 if p.ndim > 1 else p, init_params(model, jax.random.key(0)))
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real raw data: $FINEMEM_DATA, or shared/data beside the checkout."""
+    folder = Path(os.environ.get("FINEMEM_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no raw data at {folder} (set FINEMEM_DATA)")
+    return folder

@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from finemem_jax.config import UserError, plugins, resolve
+from finemem_jax.corpora._chunking import token_counter
 from finemem_jax.corpora._options import BuildOptions
-from finemem_jax.types import CountTokens, Episode, Question
-
-_WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
+from finemem_jax.types import Episode, Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def build(**options: object) -> BuildReport:
     """Writes the corpus that the fields of BuildOptions describe. Raises UserError on what cannot be built."""
     chosen = BuildOptions(**options)  # type: ignore[arg-type]
-    count_tokens = _token_counter(chosen.tokenizer)
+    count_tokens = token_counter(chosen.tokenizer)
     source = resolve("finemem_jax.corpora", chosen.source)
     episodes = list(itertools.islice(source.episodes(chosen, count_tokens), chosen.instances or None))
     if not episodes:
@@ -72,14 +70,6 @@ def build(**options: object) -> BuildReport:
         questions=sum(len(episode.questions) for episode in episodes),
         chunk_questions=sum(len(chunk.questions) for chunk in chunks),
     )
-
-
-def _token_counter(name: str) -> CountTokens:
-    if not name:
-        return lambda text: len(_WORD_OR_SIGN.findall(text))
-    from finemem_jax.env import tokenizer  # transformers takes seconds to import
-
-    return tokenizer.token_counter(tokenizer.load(name))
 
 
 # --------------------------------------------------------------------------------------------------------------

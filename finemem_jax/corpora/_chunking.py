@@ -9,8 +9,19 @@ from typing import NamedTuple
 
 from finemem_jax.types import CountTokens
 
+_WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
+
 # From coarse to fine: paragraph, line or turn, sentence, word. A piece ends after the border.
 _BORDERS = tuple(re.compile(pattern) for pattern in (r"\n\s*\n", r"\n", r"(?<=[.!?])[\"'”’)\]]*\s+", r"\s+"))
+
+
+def token_counter(name: str) -> CountTokens:
+    """Counts the tokens of the tokenizer at a folder or hub name, or words and signs where there is none."""
+    if not name:
+        return lambda text: len(_WORD_OR_SIGN.findall(text))
+    from finemem_jax.env import tokenizer  # transformers takes seconds to import
+
+    return tokenizer.token_counter(tokenizer.load(name))
 
 
 class Span(NamedTuple):

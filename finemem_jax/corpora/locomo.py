@@ -16,6 +16,7 @@ from finemem_jax.corpora import _chunking, _options, _questions, _reading, _sess
 from finemem_jax.types import CountTokens, Episode, Question
 
 _ADVERSARIAL = 5
+_CATEGORIES = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop"}
 
 
 def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
@@ -23,7 +24,7 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
     number = 0
     for path, conversation in options.of_split(conversations):
         try:
-            texts, questions = _chunked(conversation, options, count_tokens)
+            texts, questions = chunked(conversation, options.chunk_tokens, count_tokens)
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is not in LoCoMo's format: {error}") from error
         for run, own in _questions.windows(texts, questions, options.chunks):
@@ -38,9 +39,8 @@ def _read(path: Path) -> list[dict]:
     return data
 
 
-def _chunked(
-    conversation: dict, options: _options.BuildOptions, count_tokens: CountTokens
-) -> tuple[list[str], list[Question]]:
+def chunked(conversation: dict, chunk_tokens: int, count_tokens: CountTokens) -> tuple[list[str], list[Question]]:
+    """(contents of the chunks, questions) of a conversation as published; its adversarial questions left out."""
     said = conversation["conversation"]
     numbers = sorted(int(key.split("_")[1]) for key in said if re.fullmatch(r"session_\d+", key))
     pieces: list[str] = []
@@ -49,11 +49,11 @@ def _chunked(
         turns = said[f"session_{number}"]
         spoken = [(turn["speaker"], _turn_text(turn)) for turn in turns]
         date = said[f"session_{number}_date_time"]
-        for part in _sessions.split_session(date, spoken, options.chunk_tokens, count_tokens):
+        for part in _sessions.split_session(date, spoken, chunk_tokens, count_tokens):
             for turn in part.turns:
                 holders.setdefault(turns[turn]["dia_id"], []).append(len(pieces))
             pieces.append(part.text)
-    groups = _chunking.pack(pieces, options.chunk_tokens, count_tokens)
+    groups = _chunking.pack(pieces, chunk_tokens, count_tokens)
     chunk_of = {piece: chunk for chunk, group in enumerate(groups) for piece in group}
     questions = []
     for asked in conversation["qa"]:
@@ -61,7 +61,8 @@ def _chunked(
             continue
         named = re.findall(r"D\d+:\d+", " ".join(asked["evidence"]))
         evidence = sorted({chunk_of[piece] for turn in named for piece in holders.get(turn, ())})
-        questions.append(Question(asked["question"], (str(asked["answer"]),), evidence=tuple(evidence)))
+        kind = _CATEGORIES.get(asked["category"], "")
+        questions.append(Question(asked["question"], (str(asked["answer"]),), kind=kind, evidence=tuple(evidence)))
     return ["\n\n".join(pieces[i] for i in group) for group in groups], questions
 
 

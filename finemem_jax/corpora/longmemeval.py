@@ -28,23 +28,23 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
         for row in chosen
     }
 
-    def chunked(run: Sequence[dict]) -> tuple[list[str], list[Question]]:
+    def filled(run: Sequence[dict]) -> tuple[list[str], list[Question]]:
         asked = {row["question_id"] for row in run}
         others = [
             (other, 0) for row in run for other in unrelated[row["question_id"]] if other["question_id"] not in asked
         ]
         own = [(row, i) for row in run for i in range(len(row["haystack_sessions"]))]
-        return _chunked(run, [*own, *others], options, count_tokens)
+        return chunked(run, [*own, *others], options.chunk_tokens, count_tokens)
 
-    runs = _questions.fill(chosen, lambda run: len(chunked(run)[0]), options.chunks)
+    runs = _questions.fill(chosen, lambda run: len(filled(run)[0]), options.chunks)
     for number, run in enumerate(runs):
-        yield _questions.episode("longmemeval", number, *chunked(run), options, is_dialogue=True)
+        yield _questions.episode("longmemeval", number, *filled(run), options, is_dialogue=True)
 
 
-def _chunked(
+def chunked(
     run: Sequence[dict],
     sessions: Sequence[tuple[dict, int]],
-    options: _options.BuildOptions,
+    chunk_tokens: int,
     count_tokens: CountTokens,
 ) -> tuple[list[str], list[Question]]:
     """(contents of the chunks, questions) of an instance. sessions: (row, number of its session), repeats allowed."""
@@ -57,16 +57,18 @@ def _chunked(
         is_marked = any(turn.get("has_answer") for session in row["haystack_sessions"] for turn in session)
         spoken = [(turn["role"].capitalize(), turn["content"]) for turn in turns]
         date = row["haystack_dates"][i]
-        for part in _sessions.split_session(date, spoken, options.chunk_tokens, count_tokens):
+        for part in _sessions.split_session(date, spoken, chunk_tokens, count_tokens):
             if asker in holders and (not is_marked or any(turns[t].get("has_answer") for t in part.turns)):
                 holders[asker].append(len(pieces))
             pieces.append(part.text)
-    groups = _chunking.pack(pieces, options.chunk_tokens, count_tokens)
+    groups = _chunking.pack(pieces, chunk_tokens, count_tokens)
     chunk_of = {piece: chunk for chunk, group in enumerate(groups) for piece in group}
     questions = []
     for row in run:
         evidence = tuple(sorted({chunk_of[piece] for piece in holders[row["question_id"]]}))
-        questions.append(Question(_question_text(row), (str(row["answer"]),), evidence=evidence))
+        questions.append(
+            Question(_question_text(row), (str(row["answer"]),), kind=row["question_type"], evidence=evidence)
+        )
     return ["\n\n".join(pieces[i] for i in group) for group in groups], questions
 
 

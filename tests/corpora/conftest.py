@@ -1,23 +1,10 @@
-"""Raw data for the builders: tiny made-up records in every source's own format, and the real ones where they are."""
+"""Raw data for the builders: tiny made-up records in every source's own format."""
 
 import csv
 import gzip
 import json
-import os
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def real_data():
-    """The folder of real raw data: $FINEMEM_DATA, or shared/data beside the checkout."""
-    folder = Path(os.environ.get("FINEMEM_DATA") or ROOT.parent / "shared" / "data")
-    if not folder.is_dir():
-        pytest.skip(f"no raw data at {folder} (set FINEMEM_DATA)")
-    return folder
 
 
 @pytest.fixture

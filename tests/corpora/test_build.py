@@ -325,6 +325,6 @@ def test_input_in_another_format_is_named(tmp_path, name):
 def test_tokens_are_counted_with_the_tokenizer_given(raw, tmp_path, monkeypatch):
     from finemem_jax.corpora import _build
 
-    monkeypatch.setattr(_build, "_token_counter", lambda name: len if name == "characters" else count_tokens)
+    monkeypatch.setattr(_build, "token_counter", lambda name: len if name == "characters" else count_tokens)
     _, episodes = build(raw, tmp_path, "squad", layout="bare", tokenizer="characters", chunk_tokens=100)
     assert max(len(chunk.text) for episode in episodes for chunk in episode.chunks) <= 100

@@ -1,0 +1,69 @@
+"""Reading the fields of a row: what is wrong is a UserError that names row and field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from finemem_jax.config import UserError
+
+_T = TypeVar("_T", list, dict)
+
+
+def field(row: Mapping[str, object], name: str, where: str) -> object:
+    if row.get(name) is None:
+        raise UserError(f"{where}: field {name!r} is missing; fields there: {', '.join(row)}")
+    return row[name]
+
+
+def text(row: Mapping[str, object], name: str, where: str) -> str:
+    """A field that must be a text with something in it."""
+    value = field(row, name, where)
+    if not isinstance(value, str) or not value.strip():
+        raise wrong(where, name, "text", value)
+    return value
+
+
+def decoded(value: object, where: str, name: str, kind: type[_T]) -> _T:
+    """`value` as a list or dict, decoded where it is JSON text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise wrong(where, name, f"JSON ({error})", value) from error
+    if not isinstance(value, kind):
+        raise wrong(where, name, f"a {kind.__name__}", value)
+    return value
+
+
+def answers(value: object, where: str, name: str) -> tuple[str, ...]:
+    """The accepted texts in an answer, at least one."""
+    found = tuple(answer_texts(value))
+    if not found:
+        raise wrong(where, name, "text or a list of texts", value)
+    return found
+
+
+def answer_texts(answer: object) -> Iterator[str]:
+    """The accepted texts in an answer: a string, a number, {"text": …}, or a list of these, nested or not."""
+    if isinstance(answer, str):
+        if answer.strip():
+            yield answer
+    elif isinstance(answer, int | float) and not isinstance(answer, bool):
+        yield str(answer)
+    elif isinstance(answer, list):
+        for inner in answer:
+            yield from answer_texts(inner)
+    elif isinstance(answer, Mapping):
+        yield from answer_texts(answer.get("text"))
+
+
+def indices(value: object, chunks: int, where: str, name: str) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not all(type(i) is int and 0 <= i < chunks for i in value):
+        raise wrong(where, name, f"chunk indices from 0 to {chunks - 1}", value)
+    return tuple(value)
+
+
+def wrong(where: str, name: str, want: str, got: object) -> UserError:
+    return UserError(f"{where}: field {name!r} must be {want}, got {str(got)[:80]!r}")

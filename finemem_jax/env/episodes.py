@@ -1,0 +1,52 @@
+"""Streams of episodes: in an order fixed by a seed, in shards per process, from a position that can be saved."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from finemem_jax.types import Episode
+
+
+def stream_indices(available: int, seed: int, positions: Iterable[int]) -> list[int]:
+    """Which of `available` episodes stand at these positions of the endless stream of `seed`.
+
+    Every epoch is a permutation of all of its own, so none is seen twice before all were seen.
+    """
+    orders: dict[int, list[int]] = {}  # epoch -> permutation
+    indices = []
+    for position in positions:
+        epoch, offset = divmod(position, available)
+        if epoch not in orders:
+            orders[epoch] = random.Random(f"order {seed} {epoch}").sample(range(available), available)
+        indices.append(orders[epoch][offset])
+    return indices
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeStream:
+    """An endless stream over `episodes`, as an immutable value: `take` returns what follows and the stream after it.
+
+    `position` counts the episodes that all shards together have taken, so a saved one can be restored with another
+    number of shards, as long as all shards stand at the same `take`.
+    """
+
+    episodes: Sequence[Episode]
+    seed: int
+    shard: int = 0  # of this process, from 0
+    shards: int = 1
+    position: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.episodes) or not 0 <= self.shard < self.shards or self.position < 0:
+            raise ValueError(
+                f"{len(self.episodes)} episodes, shard {self.shard} of {self.shards}, position {self.position}"
+            )
+
+    def take(self, count: int) -> tuple[list[Episode], EpisodeStream]:
+        """The next `count` episodes of this shard. All shards' takes together are what one shard alone would take,
+        each a run of consecutive positions."""
+        start = self.position + self.shard * count
+        indices = stream_indices(len(self.episodes), self.seed, range(start, start + count))
+        return [self.episodes[i] for i in indices], replace(self, position=self.position + count * self.shards)

@@ -1,0 +1,60 @@
+"""The stream of training episodes: fixed by its seed, divided without loss, resumed where it stood."""
+
+import pytest
+
+from finemem_jax.env.episodes import EpisodeStream, stream_indices
+
+EPISODES = [f"episode {i}" for i in range(7)]
+
+
+def taken(stream, takes, count):
+    seen = []
+    for _ in range(takes):
+        got, stream = stream.take(count)
+        seen += got
+    return seen, stream
+
+
+def test_every_epoch_shows_each_episode_once_in_an_order_of_its_own():
+    seen, _ = taken(EpisodeStream(EPISODES, seed=3), 7, 3)
+    epochs = [seen[start : start + 7] for start in (0, 7, 14)]
+    assert all(sorted(epoch) == EPISODES for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert taken(EpisodeStream(EPISODES, seed=3), 7, 3)[0] == seen != taken(EpisodeStream(EPISODES, seed=4), 7, 3)[0]
+
+
+def test_shards_together_take_what_one_takes_alone():
+    alone, _ = taken(EpisodeStream(EPISODES, seed=0), 4, 6)
+    shards = [EpisodeStream(EPISODES, seed=0, shard=i, shards=3) for i in range(3)]
+    together = []
+    for _ in range(4):
+        for i, stream in enumerate(shards):
+            got, shards[i] = stream.take(2)
+            together += got
+    assert together == alone
+
+
+def test_a_saved_position_goes_on_where_it_stood_whatever_the_number_of_shards():
+    whole, _ = taken(EpisodeStream(EPISODES, seed=0), 4, 4)
+    first, stopped = taken(EpisodeStream(EPISODES, seed=0), 2, 4)
+    restored = EpisodeStream(EPISODES, seed=0, position=stopped.position)
+    assert first + taken(restored, 2, 4)[0] == whole
+    halves = [EpisodeStream(EPISODES, 0, i, 2, stopped.position).take(2)[0] for i in range(2)]
+    assert halves[0] + halves[1] == whole[8:12]
+
+
+def test_taking_leaves_the_stream_as_it_was():
+    stream = EpisodeStream(EPISODES, seed=0)
+    assert stream.take(3)[0] == stream.take(3)[0] and stream.position == 0
+
+
+def test_positions_are_those_of_the_training_loop():
+    from finemem_jax import train
+
+    assert train.episode_indices(7, 5, step=2, count=3) == stream_indices(7, 5, [6, 7, 8])
+
+
+@pytest.mark.parametrize("fields", [{"shard": 2, "shards": 2}, {"position": -1}, {"episodes": []}])
+def test_an_impossible_stream_is_refused(fields):
+    with pytest.raises(ValueError, match="position"):
+        EpisodeStream(**({"episodes": EPISODES, "seed": 0} | fields))
