@@ -7,12 +7,11 @@ whatever shares its batch.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 from finemem_jax.decoding.engine import Engine, Request
-from finemem_jax.env.environment import Asked, Environment, Turn, play
+from finemem_jax.env.environment import Ask, Asked, Environment, Turn, play
 from finemem_jax.env.scripted import Writer
 from finemem_jax.types import Answerer, Completion, Episode, Rollout, Sampling
 
@@ -39,21 +38,21 @@ def collect_rollouts(
 ) -> list[Rollout]:
     """Plays every job with the engine's policy; rollouts in the order of the jobs.
 
-    `seed` and `step` (the training step) are part of every sampling key, so two steps never share noise. One
-    background thread asks the answerer while the device decodes.
+    `seed` and `step` (the training step) are part of every sampling key, so two steps never share noise. The answerer
+    works in the background while the device decodes; its answers are waited for when the device is done.
     """
-    with ThreadPoolExecutor(max_workers=1) as background:
-
-        def ask(requests: list) -> Future[list[str | None]]:
-            return background.submit(answerer.answer, requests)
-
-        return engine.run([_requests(env, job, ask, sampling, (seed, step)) for job in jobs])
+    finishes = engine.run([_requests(env, job, answerer.submit, sampling, (seed, step)) for job in jobs])
+    answerer.settle()
+    return [finish() for finish in finishes]
 
 
 def play_scripted(env: Environment, answerer: Answerer | None, jobs: Iterable[Job], write: Writer) -> list[Rollout]:
     """The same for a scripted writer: no device, no randomness but the writer's own. Jobs without questions need
     no answerer."""
-    return [_drive(env, answerer, job, write) for job in jobs]
+    finishes = [_drive(env, answerer, job, write) for job in jobs]
+    if answerer is not None:
+        answerer.settle()
+    return [finish() for finish in finishes]
 
 
 def scripted_completion(env: Environment, episode: Episode, turn: Turn, write: Writer) -> Completion:
@@ -63,8 +62,8 @@ def scripted_completion(env: Environment, episode: Episode, turn: Turn, write: W
 
 
 def _requests(
-    env: Environment, job: Job, ask, sampling: Sampling, words: tuple[int, int]
-) -> Generator[Request, Completion, Rollout]:
+    env: Environment, job: Job, ask: Ask, sampling: Sampling, words: tuple[int, int]
+) -> Generator[Request, Completion, Callable[[], Rollout]]:
     """`play` as the engine drives it: each turn becomes a request with a key of its own."""
     game = play(env, job.episode, job.asked, ask, group=job.group, sample=job.sample)
     episode = zlib.crc32(job.episode.id.encode())
@@ -77,12 +76,8 @@ def _requests(
         return done.value
 
 
-def _drive(env: Environment, answerer: Answerer | None, job: Job, write: Writer) -> Rollout:
-    def ask(requests: list) -> Future[list[str | None]]:
-        future: Future[list[str | None]] = Future()
-        future.set_result(answerer.answer(requests))
-        return future
-
+def _drive(env: Environment, answerer: Answerer | None, job: Job, write: Writer) -> Callable[[], Rollout]:
+    ask = (lambda requests: []) if answerer is None else answerer.submit
     game = play(env, job.episode, job.asked, ask, group=job.group, sample=job.sample)
     try:
         turn = next(game)

@@ -140,11 +140,23 @@ class RetrievalConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswererConfig:
+    """A frozen reasoning agent. All but `name` is for those that use a model: endpoint and local."""
+
     name: str = "extractive"  # a file in answerers/
-    model: str = ""  # endpoint: the served model's name
-    url: str = ""  # endpoint: base URL, ending in /v1
+    model: str = ""  # endpoint: the served model's name; local: Hugging Face folder, hub name or "embedded:NAME"
+    url: str = ""  # endpoint: base URL of an OpenAI-compatible server, ending in /v1
+    key_variable: str = "OPENAI_API_KEY"  # endpoint: environment variable that holds the key; unset = no key is sent
     temperature: float = 0.1
     max_tokens: int = 512
+    extra: str = ""  # endpoint: JSON object merged into every request, e.g. {"seed": 1}
+    concurrency: int = 64  # endpoint: requests under way at once
+    timeout_seconds: float = 120.0  # endpoint: for one attempt, from sending to the last byte
+    retries: int = 5  # endpoint: attempts after a broken reply (500, reset, timeout, invalid JSON) before it is missing
+    backoff_seconds: float = 1.0  # endpoint: wait after the first failure; doubles, at most 60 s, with jitter
+    patience_seconds: float = 600.0  # endpoint: how long to wait for a server that is away or busy (429, 502-504)
+    cache: str = ""  # sqlite file of answers, by model, prompt and settings; "" = answers.sqlite in the workdir
+    price_prompt: float = 0.0  # money per million prompt tokens, for the cost count
+    price_completion: float = 0.0  # the same for completion tokens
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -419,6 +431,15 @@ _RANGES = {
     "retrieval.k": (1, math.inf),
     "retrieval.k1": (0, math.inf),
     "retrieval.b": (0, 1),
+    "answerer.temperature": (0, math.inf),
+    "answerer.max_tokens": (1, math.inf),
+    "answerer.concurrency": (1, 4096),
+    "answerer.timeout_seconds": (1e-3, math.inf),
+    "answerer.retries": (0, math.inf),
+    "answerer.backoff_seconds": (0, 60),
+    "answerer.patience_seconds": (0, math.inf),
+    "answerer.price_prompt": (0, math.inf),
+    "answerer.price_completion": (0, math.inf),
     "rewards.evidence.beta": (0, 1),
     "rewards.chunk_questions": (1, math.inf),
     "rewards.question_share": (1e-9, 1),

@@ -44,7 +44,7 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True) -> dict[str, Ev
         raise UserError(f"no held-out episodes in {cfg.data.eval_path or cfg.data.path or cfg.data.name}")
     for line in contamination(episode.source for episode in episodes):
         print(line, file=sys.stderr)
-    answerer = load_answerer(cfg)
+    answerer = load_answerer(cfg, workdir)
     tokenizer = load_tokenizer(cfg)
     env = load_environment(cfg, tokenizer)
     found = evaluate_baselines(env, answerer, episodes, cfg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -80,8 +81,10 @@ def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> Environ
     return Environment(tokenizer, tokenizers.token_counter(tokenizer), cfg.memory, cfg.prompt, cfg.retrieval)
 
 
-def load_answerer(cfg: Config) -> Answerer:
-    return resolve("finemem_jax.answerers", cfg.answerer.name).create(cfg.answerer)
+def load_answerer(cfg: Config, workdir: Path) -> Answerer:
+    """The answerer of a run. What a model answered is kept in `workdir` unless the config names another file."""
+    settings = dataclasses.replace(cfg.answerer, cache=cfg.answerer.cache or str(workdir / "answers.sqlite"))
+    return resolve("finemem_jax.answerers", settings.name).create(settings)
 
 
 def load_mesh(cfg: Config) -> Mesh | None:

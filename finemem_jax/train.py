@@ -65,7 +65,7 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
     mesh = load_mesh(cfg)
     policy = load_policy(cfg, mesh)
     env = load_environment(cfg, policy.tokenizer)
-    answerer = load_answerer(cfg)
+    answerer = load_answerer(cfg, workdir)
     benchmark = resolve("finemem_jax.benchmarks", cfg.data.name)
     episodes = benchmark.load(cfg.data, "train", cfg.seed)
     held_out = benchmark.load(cfg.data, "eval", cfg.seed)

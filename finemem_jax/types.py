@@ -8,7 +8,8 @@ without aliasing. Model misbehaviour (bad JSON, an unknown id) is data in a `Ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -195,7 +196,66 @@ class AnswerRequest:
     query_prompt: str = ""
 
 
-class Answerer(Protocol):
-    """A frozen reasoning agent. Returns one text per request, in order; None where it failed after its retries."""
+Messages = Sequence[Mapping[str, str]]
+"""A conversation as chat models take it: {"role": "system" | "user" | "assistant", "content": text}."""
 
-    def answer(self, requests: Sequence[AnswerRequest]) -> list[str | None]: ...
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model or an answerer gave. `text` is None where it failed after its retries: missing, not wrong."""
+
+    text: str | None
+    prompt_tokens: int = 0  # as the model's own tokenizer counts them; 0 without a model
+    completion_tokens: int = 0
+    key: str = ""  # names the conversation: replies with the same key cost one call
+    problem: str = ""  # why `text` is None
+
+
+class AnswererDown(RuntimeError):
+    """The server gave no answer at all for longer than its budget. Everything answered before is in the cache."""
+
+
+class Chat(Protocol):
+    """A frozen chat model: an HTTP server, or the decoding engine."""
+
+    def submit(self, conversations: Sequence[Messages]) -> list[Future[Reply]]:
+        """Starts all of them and returns at once; one future per conversation, in order. A future raises
+        AnswererDown, or UserError where the server refuses everything (key, address, model)."""
+
+    def settle(self) -> None:
+        """Does now, in this thread, what was put off so as not to take the device from the policy."""
+
+
+class Answerer(Protocol):
+    """A frozen reasoning agent: requests -> texts, asynchronously. Files in answerers/ export `create(cfg, local)`."""
+
+    def submit(self, requests: Sequence[AnswerRequest]) -> list[Future[Reply]]:
+        """Starts answering all of them and returns at once; one future per request, in order."""
+
+    def settle(self) -> None:
+        """Does now, in this thread, what was put off so as not to take the device from the policy."""
+
+    def answer(self, requests: Sequence[AnswerRequest]) -> list[str | None]:
+        """Asks and waits: one text per request, in order; None where the answerer failed."""
+        futures = self.submit(requests)
+        self.settle()
+        return [future.result().text for future in futures]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """An answer to be judged against the gold answers."""
+
+    question: str
+    answers: tuple[str, ...]
+    text: str
+
+
+class Judge(Protocol):
+    """A frozen model that says whether an answer is right."""
+
+    def submit(self, requests: Sequence[JudgeRequest]) -> list[Future[float | None]]:
+        """1.0 or 0.0 per request; None where the model failed or gave no verdict."""
+
+    def settle(self) -> None:
+        """Does now, in this thread, what was put off."""

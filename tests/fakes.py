@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from finemem_jax.config import MemoryConfig, resolve
-from finemem_jax.types import Answer, Chunk, Completion, Episode, Operation, Outcome, Question, Rollout, Step
+from finemem_jax.types import (
+    Answer,
+    Chat,
+    Chunk,
+    Completion,
+    Episode,
+    Operation,
+    Outcome,
+    Question,
+    Reply,
+    Rollout,
+    Step,
+)
 
 
 def count_words(text: str) -> int:
@@ -47,3 +60,24 @@ def rollout(
         steps.append(Step((3, 4), completion, "", tuple(operations), tuple(results), memory))
     chunks = [" ".join(texts) or "nothing" for texts in inserted]
     return Rollout(episode(chunks, questions), 0, sample, tuple(steps), tuple(answers))
+
+
+class EchoChat(Chat):
+    """A chat model that puts its work off until `settle`, like one on the policy's device. Says what it is told to."""
+
+    def __init__(self, say: Callable[[str], str] = lambda text: f"re: {text[-20:]}"):
+        self.say = say
+        self.asked: list[str] = []
+        self._waiting: list[tuple[str, Future[Reply]]] = []
+
+    def submit(self, conversations) -> list[Future[Reply]]:
+        texts = [messages[-1]["content"] for messages in conversations]
+        futures: list[Future[Reply]] = [Future() for _ in texts]
+        self._waiting += zip(texts, futures, strict=True)
+        return futures
+
+    def settle(self) -> None:
+        while self._waiting:
+            text, future = self._waiting.pop(0)
+            self.asked.append(text)
+            future.set_result(Reply(self.say(text), 5, 1))

@@ -15,9 +15,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from finemem_jax.config import AnswererConfig
-from finemem_jax.types import Answerer, AnswerRequest, Retrieved
+from finemem_jax.types import Answerer, AnswerRequest, Chat, Reply, Retrieved
 
 # `utterance => label`, and the Sentence/Label layout of the published classification streams.
 _LABEL = re.compile(r"=>[ \t]*(?P<arrow>[^\n=>]+)$|^labels?:[ \t]*(?P<field>[^\n]+)$", re.IGNORECASE | re.MULTILINE)
@@ -30,11 +31,26 @@ _FUNCTION_WORDS = frozenset(
 
 
 class Extractive(Answerer):
-    def answer(self, requests: Sequence[AnswerRequest]) -> list[str | None]:
-        return [_answer(request) for request in requests]
+    """Answers on one background thread, while the device decodes."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="extractive")
+
+    def submit(self, requests: Sequence[AnswerRequest]) -> list[Future[Reply]]:
+        futures: list[Future[Reply]] = [Future() for _ in requests]
+
+        def work() -> None:  # one task for all: a task of its own costs as much as an answer
+            for request, future in zip(requests, futures, strict=True):
+                try:
+                    future.set_result(Reply(_answer(request)))
+                except Exception as error:  # whoever waits for the answer must see it
+                    future.set_exception(error)
+
+        self._thread.submit(work)
+        return futures
 
 
-def create(cfg: AnswererConfig) -> Extractive:
+def create(cfg: AnswererConfig, local: Chat | None = None) -> Extractive:
     return Extractive()
 
 

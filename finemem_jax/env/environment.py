@@ -1,9 +1,9 @@
 """The memory environment: one episode as a coroutine.
 
-`play` yields a `Turn` (a prompt) whenever the policy must write, receives the `Completion`, and returns the
-finished `Rollout`. It holds no clock, no randomness and no device: whoever drives it decides what batches with
-what (`collect.py`). Answers are asked for through `ask`, which returns a future, so that they can be worked on
-while the policy goes on writing.
+`play` yields a `Turn` (a prompt) whenever the policy must write, receives the `Completion`, and returns how to finish
+the `Rollout` when its answers are in. It holds no clock, no randomness and no device: whoever drives it decides what
+batches with what (`collect.py`). Answers are asked for through `ask`, which returns futures: they are worked on while
+the policy goes on writing, and nobody waits for them before every episode has been played.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from finemem_jax.types import (
     Operation,
     Outcome,
     Question,
+    Reply,
     Retrieved,
     Rollout,
     Step,
     ToolSpec,
 )
 
-Ask = Callable[[list[AnswerRequest]], "Future[list[str | None]]"]
+Ask = Callable[[list[AnswerRequest]], "list[Future[Reply]]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,9 @@ def _draw(rng: random.Random, questions: Sequence[Question], count: int) -> tupl
 
 def play(
     env: Environment, episode: Episode, asked: Asked, ask: Ask, *, group: int = 0, sample: int = 0
-) -> Generator[Turn, Completion, Rollout]:
-    """One rollout of an episode. The driver sends a Completion for every Turn; the Rollout is the return value."""
+) -> Generator[Turn, Completion, Callable[[], Rollout]]:
+    """One rollout of an episode. The driver sends a Completion for every Turn. The return value is a function that
+    waits for the answers and gives the Rollout, so that the driver decides when to wait."""
     memory, steps, pending = env.empty_memory(), [], []
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
         shown = view(memory, chunk.text, env.memory.view, env)
@@ -112,8 +114,13 @@ def play(
         if questions:
             pending.append(_ask(env, episode, memory, questions, ask, chunk.index))
     pending.append(_ask(env, episode, memory, asked.final, ask, None))
-    answers = tuple(answer for collect in pending for answer in collect())
-    return Rollout(episode, group, sample, tuple(steps), answers)
+
+    def finish() -> Rollout:
+        return Rollout(
+            episode, group, sample, tuple(steps), tuple(answer for collect in pending for answer in collect())
+        )
+
+    return finish
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> str:
@@ -195,18 +202,17 @@ def _ask(
             for item, score in ((memory.items[i], s) for i, s in index.search(question.text, env.retrieval.k))
         ]
         requests.append(AnswerRequest(question.text, tuple(found), episode.query_prompt))
-    future = ask(requests)
+    futures = ask(requests)
 
     def collect() -> list[Answer]:
         return [
-            Answer(
-                question,
-                request.items,
-                text or "",
-                None if text is None else scoring.score(question.metric, text, question.answers),
-                step,
-            )
-            for question, request, text in zip(questions, requests, future.result(), strict=True)
+            _marked(question, request, future.result(), step)
+            for question, request, future in zip(questions, requests, futures, strict=True)
         ]
 
     return collect
+
+
+def _marked(question: Question, request: AnswerRequest, reply: Reply, step: int | None) -> Answer:
+    score = None if reply.text is None else scoring.score(question.metric, reply.text, question.answers)
+    return Answer(question, request.items, reply.text or "", score, step)

@@ -11,6 +11,7 @@ from finemem_jax import config
 from finemem_jax.env.environment import all_questions
 from finemem_jax.types import AnswerRequest, Operation, Retrieved, ToolSpec
 from tests import fakes
+from tests.fake_server import FakeServer
 
 
 def files(folder: str) -> list[str]:
@@ -52,10 +53,16 @@ def test_reward_terms(name):
 
 @pytest.mark.parametrize("name", files("answerers"))
 def test_answerers_answer_in_order_and_take_an_empty_retrieval(name):
-    answerer = plugin("answerers", name).create(config.AnswererConfig(name=name))
-    item = Retrieved("#1", 0, (0,), "Maya's dentist is Orlov", 1.0)
-    texts = answerer.answer([AnswerRequest("what is Maya's dentist?", (item,)), AnswerRequest("why?", ())])
-    assert len(texts) == 2 and all(text is None or isinstance(text, str) for text in texts)
+    with FakeServer() as server:
+        cfg = config.AnswererConfig(name=name, url=server.url, model="any")
+        answerer = plugin("answerers", name).create(cfg, fakes.EchoChat())
+        item = Retrieved("#1", 0, (0,), "Maya's dentist is Orlov", 1.0)
+        requests = [AnswerRequest("what is Maya's dentist?", (item,)), AnswerRequest("why?", ())]
+        futures = answerer.submit(requests)
+        answerer.settle()
+        replies = [future.result(timeout=30) for future in futures]
+        assert all(isinstance(reply.text, str) for reply in replies)
+        assert [reply.text for reply in replies] == answerer.answer(requests)
 
 
 @pytest.mark.parametrize("name", ["diary"])

@@ -24,7 +24,8 @@ def metrics():
     held_out = resolve("finemem_jax.benchmarks", "diary").load(cfg.data, "eval", 0)
     episodes = [held_out[i] for i in range(EPISODES)]
     engine = Engine(policy.model, policy.params, cfg.engine)
-    return evaluation_metrics(evaluate_policy(engine, env, load_answerer(cfg), episodes, cfg, temperature=1.0))
+    answerer = load_answerer(cfg, Path("unused"))
+    return evaluation_metrics(evaluate_policy(engine, env, answerer, episodes, cfg, temperature=1.0))
 
 
 def test_it_is_under_a_megabyte():

@@ -12,7 +12,7 @@ from finemem_jax.config import MemoryConfig, PromptConfig, RetrievalConfig, Rewa
 from finemem_jax.env import scripted
 from finemem_jax.env.environment import Asked, all_questions, apply, play, training_questions, view
 from finemem_jax.env.prompts import render
-from finemem_jax.types import Completion, Episode, MemoryItem, Operation, Question
+from finemem_jax.types import Completion, Episode, MemoryItem, Operation, Question, Reply
 from tests import fakes
 
 
@@ -26,9 +26,10 @@ def drive(env, episode, asked, texts, answer=lambda request: "orlov"):
     """Plays an episode with the given texts; returns the rollout and the turns."""
 
     def ask(requests):
-        future = Future()
-        future.set_result([answer(request) for request in requests])
-        return future
+        futures = [Future() for _ in requests]
+        for request, future in zip(requests, futures, strict=True):
+            future.set_result(Reply(answer(request)))
+        return futures
 
     game, turns = play(env, episode, asked, ask), []
     try:
@@ -36,7 +37,7 @@ def drive(env, episode, asked, texts, answer=lambda request: "orlov"):
         for text in texts:
             turns.append(game.send(text if isinstance(text, Completion) else completion(env, text)))
     except StopIteration as done:
-        return done.value, turns
+        return done.value(), turns
     raise AssertionError("the episode did not end")
 
 

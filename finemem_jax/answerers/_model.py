@@ -1,0 +1,75 @@
+"""What all answerers that use a model share: the prompt, and how a reply is read.
+
+The order inside the prompt is for a server's prefix cache: instructions and the source's hint first (the same for all
+questions of a source), then the items, then the question.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from finemem_jax.answerers._cache import AskedOnce
+from finemem_jax.answerers._http import HttpChat
+from finemem_jax.config import AnswererConfig
+from finemem_jax.types import Answerer, AnswerRequest, Chat, Messages, Reply
+
+INSTRUCTIONS = """\
+You answer a question from what an assistant's memory returned for it. The items come best match first; some may be \
+beside the point. Use nothing but the items. Reply with the answer alone, as short as the question allows. If the \
+items do not hold the answer, reply: unknown"""
+
+_THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
+
+
+def answer_messages(request: AnswerRequest) -> Messages:
+    """The conversation that asks one question."""
+    system = f"{INSTRUCTIONS}\n\n{request.query_prompt}" if request.query_prompt else INSTRUCTIONS
+    items = "\n".join(f"{i}. {item.text}" for i, item in enumerate(request.items, 1)) or "(nothing was found)"
+    user = f"Memory:\n{items}\n\nQuestion: {request.question}"
+    return ({"role": "system", "content": system}, {"role": "user", "content": user})
+
+
+def without_thought(text: str) -> str:
+    """What follows the thinking. A thought that was cut off gives "": the model has not answered."""
+    text = _THOUGHT.sub("", text)
+    return "" if "<think>" in text else text.strip()
+
+
+class ModelAnswerer(Answerer):
+    """Answers with a frozen chat model; identical (question, items) pairs are asked once."""
+
+    def __init__(self, chat: Chat):
+        self.chat = chat
+
+    def submit(self, requests: Sequence[AnswerRequest]) -> list[Future[Reply]]:
+        return [_then_read(future) for future in self.chat.submit([answer_messages(request) for request in requests])]
+
+    def settle(self) -> None:
+        self.chat.settle()
+
+
+def open_endpoint(cfg: AnswererConfig) -> AskedOnce:
+    """The chat model behind `cfg.url`, each conversation asked once. Raises UserError on settings that cannot work.
+
+    `open_endpoint(cfg).submit(conversations)` gives a future `Reply` per conversation; `.chat.traffic` says what went
+    over the wire, `.hits` what did not have to."""
+    http = HttpChat(cfg)
+    return AskedOnce(http, http.identity, cfg.cache)
+
+
+def _then_read(asked: Future[Reply]) -> Future[Reply]:
+    future: Future[Reply] = Future()
+
+    def read(done: Future[Reply]) -> None:
+        error = done.exception()
+        if error is not None:
+            future.set_exception(error)
+            return
+        reply = done.result()
+        text = None if reply.text is None else without_thought(reply.text)
+        future.set_result(Reply(text, reply.prompt_tokens, reply.completion_tokens, reply.key, reply.problem))
+
+    asked.add_done_callback(read)
+    return future
