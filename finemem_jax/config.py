@@ -271,6 +271,7 @@ class EvalConfig:
     episodes: int = 64  # held-out episodes; 0 = all
     temperatures: tuple[float, ...] = (1.0, 0.0)  # one evaluation each; 0 = greedy
     baselines: tuple[str, ...] = ("no_memory", "store_all", "expert", "oracle")
+    metrics: str = "strict"  # strict = env/scoring.py | reference = Mem-α's published scoring, defects included
     seed: int = 1234
 
 
@@ -399,6 +400,7 @@ _CHOICES = {
     "advantage.std": ("sample", "none"),
     "loss.kl_estimator": ("k1", "k2", "k3"),
     "loss.aggregation": ("token_mean", "sequence_mean", "constant"),
+    "eval.metrics": ("strict", "reference"),
     "sft.save_dtype": ("float32", "bfloat16"),
     "optimizer.schedule": ("constant", "linear", "cosine"),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finemem_jax.benchmarks import contamination
+from finemem_jax.benchmarks import contamination, with_reference_metrics
 from finemem_jax.collect import Job, collect_rollouts, play_scripted
 from finemem_jax.config import Config, UserError, resolve, unknown
 from finemem_jax.decoding.engine import Engine
@@ -44,6 +44,8 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True) -> dict[str, Ev
         raise UserError(f"no held-out episodes in {cfg.data.eval_path or cfg.data.path or cfg.data.name}")
     for line in contamination(episode.source for episode in episodes):
         print(line, file=sys.stderr)
+    if cfg.eval.metrics == "reference":
+        episodes = [with_reference_metrics(episode) for episode in episodes]
     answerer = load_answerer(cfg, workdir)
     tokenizer = load_tokenizer(cfg)
     env = load_environment(cfg, tokenizer)

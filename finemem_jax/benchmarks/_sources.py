@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from finemem_jax.types import Episode
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +15,7 @@ class Source:
     metric: str  # a function of env/scoring.py
     kind: str  # Question.kind
     query_prompt: str = ""
+    reference: str = "reference_sub_em"  # what the published evaluation of Mem-α judges it with
 
 
 _NUMBERED = (
@@ -29,25 +32,27 @@ _PRESENT = "Facts may have changed since they were first said. Answer from the l
 # The key that a data_source starts with counts; no key is the start of another. `metric` is what Mem-α trains and
 # evaluates with, as far as a function of the text can: its LLM judge of LongMemEval became substring_match.
 SOURCES = {
-    "squad": Source("substring_match", "fact"),
-    "hotpotqa": Source("substring_match", "fact"),
-    "perltqa": Source("parts_recall", "fact"),
-    "lme_train": Source("substring_match", "fact"),
-    "longmemeval": Source("substring_match", "fact"),
+    "squad": Source("substring_match", "fact", reference="reference_contains"),
+    "hotpotqa": Source("substring_match", "fact", reference="reference_contains"),
+    "perltqa": Source("parts_recall", "fact", reference="reference_parts"),
+    "lme_train": Source("substring_match", "fact", reference="llm_judge"),
+    "longmemeval": Source("substring_match", "fact", reference="llm_judge"),
     "locomo": Source("token_f1", "fact"),
     "conflict": Source("substring_match", "changed", _PRESENT),
     "ruler_": Source("substring_match", "fact"),
-    "icl_": Source("boxed_match", "label", _NUMBERED),
-    "pubmed": Source("boxed_match", "label", _NUMBERED),
+    "icl_": Source("boxed_match", "label", _NUMBERED, reference="reference_boxed"),
+    "pubmed": Source("boxed_match", "label", _NUMBERED, reference="reference_boxed"),
     "banking77": Source("exact_match", "label", _NAMED),
     "clinc150": Source("exact_match", "label", _NAMED),
     "nlu": Source("exact_match", "label", _NAMED),
-    "booksum": Source("keyword_recall", "summary", _BOOK),
+    "booksum": Source("keyword_recall", "summary", _BOOK, reference="reference_keywords"),
     "squality": Source("rouge_l", "summary", _BOOK),
-    "infbench_sum": Source("keyword_recall", "summary", _BOOK),
-    "infbench_qa": Source("rouge_l", "fact", "Answer the question below in as few words as possible."),
-    "eventqa": Source("substring_match", "event"),
-    "detective": Source("exact_match", "reasoning"),
+    "infbench_sum": Source("keyword_recall", "summary", _BOOK, reference="reference_keywords"),
+    "infbench_qa": Source(
+        "rouge_l", "fact", "Answer the question below in as few words as possible.", reference="reference_rouge_l"
+    ),
+    "eventqa": Source("substring_match", "event", reference="reference_all_contained"),
+    "detective": Source("exact_match", "reasoning", reference="reference_boxed_equal"),
     "recsys": Source("parts_recall", "recommendation"),
     "factconsolidation": Source("substring_match", "changed", _PRESENT),
 }
@@ -60,6 +65,12 @@ def source_of(data_source: str) -> Source:
     return next((SOURCES[key] for key in SOURCES if data_source.lower().startswith(key)), DEFAULT_SOURCE)
 
 
+def with_reference_metrics(episode: Episode) -> Episode:
+    """The episode, its final questions judged as in the published evaluation (`config.eval.metrics=reference`)."""
+    metric = source_of(episode.source).reference
+    return replace(episode, questions=tuple(replace(question, metric=metric) for question in episode.questions))
+
+
 # --------------------------------------------------------------------------------------------------------------
 # Contamination
 # --------------------------------------------------------------------------------------------------------------
@@ -69,12 +80,12 @@ _OVERLAPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "icl_nlu_8296shot",
         ("icl_nlu_8296shot",),
-        "Memalpha's training and validation rows ask its own 100 NLU test questions",
+        "Memalpha's rows, validation ones too, ask MemoryAgentBench's own 100 NLU test questions",
     ),
     (
         "icl_trec_coarse_6600shot",
         ("icl_trec_coarse_6600shot",),
-        "Memalpha's training and validation rows ask its own 100 TREC-Coarse test questions",
+        "Memalpha's rows, validation ones too, ask MemoryAgentBench's own 100 TREC-Coarse test questions",
     ),
     (
         "icl_trec_fine_6400shot",

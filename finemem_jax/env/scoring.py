@@ -12,6 +12,9 @@ All compare *normalised words*, case-folded on both sides: `normalise` says how.
 | rouge_l         | ROUGE-L F1 with stemming, best answer                                                |
 | keyword_recall  | share of the keywords found; every answer is a list split at commas, semicolons, lines |
 | parts_recall    | share of the parts found; every answer is a list split at semicolons only            |
+| ordered_recall  | the same, where parts count only as far as they are found in the order given          |
+
+`reference_*` are the published ones of Mem-α, defects included: `env/reference_scoring.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finemem_jax.config import UserError, unknown
+from finemem_jax.env import reference_scoring
 
 
 def score(metric_name: str, prediction: str, answers: Sequence[str]) -> float:
@@ -76,9 +80,27 @@ def parts_recall(prediction: str, answers: Sequence[str]) -> float:
     return _recall(prediction, re.split(r"[;\n]", "\n".join(_listed(answers))))
 
 
+def ordered_recall(prediction: str, answers: Sequence[str]) -> float:
+    """Length of the longest run of parts found one behind the other, as a share of the parts; best answer.
+
+    Gold "sowing; weeding; harvest" and prediction "first the harvest, then sowing and weeding": 2 of 3.
+    """
+    return max((_ordered_share(prediction, answer) for answer in _listed(answers)), default=0.0)
+
+
+_STRICT = (
+    exact_match,
+    boxed_match,
+    substring_match,
+    token_f1,
+    rouge_l,
+    keyword_recall,
+    parts_recall,
+    ordered_recall,
+)
 METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
-    metric.__name__: metric
-    for metric in (exact_match, boxed_match, substring_match, token_f1, rouge_l, keyword_recall, parts_recall)
+    **{metric.__name__: metric for metric in _STRICT},
+    **reference_scoring.METRICS,
 }
 
 
@@ -141,6 +163,25 @@ def _bag_f1(prediction: tuple[str, ...], answer: tuple[str, ...]) -> float:
 def _recall(prediction: str, parts: Sequence[str]) -> float:
     wanted = {normalise(part): part for part in parts if normalise(part)}  # distinct, blanks dropped
     return sum(_contains(prediction, part) for part in wanted.values()) / len(wanted) if wanted else 0.0
+
+
+def _ordered_share(prediction: str, answer: str) -> float:
+    parts = [words for part in re.split(r"[;\n]", answer) if (words := normalise(part))]
+    text = f" {' '.join(normalise(prediction))} "
+    # ends[n]: where, at the earliest, a chain of n parts found in order ends
+    ends = [0]
+    for words in parts:
+        part = f" {' '.join(words)} "
+        for n in range(len(ends) - 1, -1, -1):
+            found = text.find(part, ends[n])
+            if found < 0:
+                continue
+            end = found + len(part) - 1  # the space behind it may stand before the next part
+            if n + 1 == len(ends):
+                ends.append(end)
+            else:
+                ends[n + 1] = min(ends[n + 1], end)
+    return (len(ends) - 1) / len(parts) if parts else 0.0
 
 
 @functools.cache

@@ -77,13 +77,26 @@ def test_normalised_words(text, words):
         ("keyword_recall", "anything", [", "], 0),
         ("parts_recall", "They met in paris, FRANCE", ["Paris, France; 1998"], 0.5),
         ("parts_recall", "paris and france", ["Paris, France"], 0),
+        ("ordered_recall", "First sowing, then weeding, at last the harvest.", ["sowing; weeding; harvest"], 1),
+        ("ordered_recall", "first the harvest, then sowing and weeding", ["sowing; weeding; harvest"], 2 / 3),
+        ("ordered_recall", "harvest, weeding, sowing", ["sowing; weeding; harvest"], 1 / 3),
+        ("ordered_recall", "sowing", ["sowing; sowing"], 1 / 2),
+        ("ordered_recall", "sowing sowing", ["sowing; sowing"], 1),
+        ("ordered_recall", "weed, harvest, weed", ["harvest; weed"], 1),
+        ("ordered_recall", "c b a", ["a; b; c", "c; b"], 1),
+        ("ordered_recall", "weedings", ["weeding"], 0),
+        ("ordered_recall", "", ["a"], 0),
+        ("ordered_recall", "anything", [" ; "], 0),
     ],
 )
 def test_scores(metric, prediction, answers, expected):
     assert scoring.score(metric, prediction, answers) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("metric", sorted(scoring.METRICS))
+STRICT = [name for name in sorted(scoring.METRICS) if not name.startswith("reference_")]
+
+
+@pytest.mark.parametrize("metric", STRICT)
 def test_case_is_folded_on_both_sides(metric):
     assert scoring.score(metric, "anna smith", ["ANNA SMITH"]) == 1
     assert scoring.score(metric, "ANNA SMITH", ["anna smith"]) == 1
@@ -95,7 +108,7 @@ def test_every_score_is_a_share(metric, prediction, answers):
     assert 0 <= scoring.score(metric, prediction, answers) <= 1
 
 
-@pytest.mark.parametrize("metric", sorted(scoring.METRICS))
+@pytest.mark.parametrize("metric", STRICT)
 def test_a_lone_string_is_one_answer(metric):
     assert scoring.score(metric, "anna", "anna") == 1
     assert scoring.score(metric, "a", "anna") == 0
