@@ -1,4 +1,4 @@
-"""The command line: `finemem train | sft | evaluate | export | data`. Nothing else lives here.
+"""The command line: `finemem train | sft | evaluate | export | sweep | data`. Nothing else lives here.
 
 A config is an ml_collections file and overrides: `--config=configs/quickstart.py --config.train.steps=10`.
 A user's mistake ends in one line on stderr and exit code 2.
@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--workdir", required=True, help="folder of the run")
     export.add_argument("--out", required=True, help="folder to write; replaced as a whole")
     export.add_argument("--peft", action="store_true", help="a PEFT folder of the LoRA adapters alone")
+    sweep = command("sweep", _sweep, "Train every config with every seed and compare them: ablations in one table.")
+    sweep.add_argument(
+        "--configs", required=True, help="config files, separated by commas; FILE:ARGUMENT for one argument"
+    )
+    sweep.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas (default: %(default)s)")
+    sweep.add_argument("--workdir", default="runs/sweep", help="folder of the sweep (default: %(default)s)")
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at once; GPUs are divided among them (default: 1)")
     data = command("data", _data, "Corpora: `data build` makes a Memalpha-format parquet file from raw datasets.")
     build = data.add_subparsers(dest="verb", required=True, metavar="VERB").add_parser(
         "build", help="build a corpus", allow_abbrev=False
@@ -79,12 +86,17 @@ def _config_options(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def load_config(path: str, overrides: Sequence[str]) -> Config:
-    """The frozen config of an ml_collections file and `--config.a.b=value` overrides. Raises UserError."""
-    if not Path(path).is_file():
+    """The frozen config of an ml_collections file and `--config.a.b=value` overrides. Raises UserError.
+
+    FILE:ARGUMENT gives the file's `get_config` one argument: configs/ablations/beta.py:0.25."""
+    file = Path(path.partition(":")[0])
+    if not file.is_file():
         raise UserError(f"no config file {path} (--config)")
     values = flags.FlagValues()
     argv = ["finemem", f"--config={path}", *overrides]
-    base = str(Path(path).resolve().parents[1])  # a config starts from another with `from configs import NAME`
+    # A config starts from another with `from configs import NAME`, also one in a folder below configs/.
+    folders = file.resolve().parents
+    base = str(next((folder.parent for folder in folders if folder.name == "configs"), folders[1]))
     if base not in sys.path:
         sys.path.append(base)
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
@@ -101,7 +113,9 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
         values(argv)
         tree = values.config
     except (flags.Error, ValueError, TypeError, SyntaxError) as error:
-        raise UserError(f"{' '.join(overrides) or path}: {str(error).splitlines()[0]}") from error
+        lines = str(error).splitlines()  # of a mistake in the file itself the last line says what it was
+        message = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+        raise UserError(f"{' '.join(overrides) or path}: {message}") from error
     except (AttributeError, KeyError) as error:  # ml_collections refuses a key that the schema does not have
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
     return config.from_ml_collections(tree)
@@ -143,6 +157,27 @@ def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from finemem_jax import train
 
     train.export(Path(arguments.workdir), Path(arguments.out), peft=arguments.peft)
+
+
+def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from finemem_jax import sweep
+
+    if any(override.startswith("--config.seed") for override in overrides):
+        raise UserError("--config.seed: a sweep takes its seeds from --seeds=0,1,2")
+    try:
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds={arguments.seeds}: must be whole numbers, separated by commas") from None
+    workdir, runs = Path(arguments.workdir), []
+    for spec in arguments.configs.split(","):
+        row = sweep.row_name(spec)
+        for seed in seeds:
+            options = (*overrides, f"--config.seed={seed}")
+            cfg = load_config(spec, options)  # all of them, before the first is run
+            place = workdir / row / f"seed-{seed}"
+            command = ("train", f"--config={spec}", *options, f"--workdir={place}")
+            runs.append(sweep.Run(row, seed, cfg, place, command))
+    return sweep.sweep(runs, workdir, arguments.jobs)
 
 
 def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -69,8 +69,9 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console = Console()
-    # without a terminal rich would fold the table to 80 columns
-    Console(width=None if console.is_terminal else 160).print(table)
+    # A cell cut off with "…" says nothing, so the table is as wide as it must be, also beyond the terminal's edge.
+    needed = table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
+    Console(width=max(console.width, needed)).print(table, crop=False)
 
 
 def _short(value: float | str) -> str:

@@ -23,6 +23,7 @@ class JsonLines:
         if keep_below is not None and path.exists():
             kept = [line for line in read_lines(path) if line["step"] < keep_below]
             write_atomically(path, "".join(f"{_dump(line)}\n" for line in kept))
+        path.touch()
 
     def write(self, step: int, values: Mapping[str, object]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -1,0 +1,218 @@
+"""What a sweep found: one row per config, the mean over its seeds with a 95 % interval, as table, figure and data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from scipy import stats
+
+from finemem_jax.reporting.progress import print_table
+from finemem_jax.reporting.records import write_atomically
+
+matplotlib.use("Agg")  # no display on a pod
+import matplotlib.pyplot as plt
+
+# Fine-Mem (arXiv 2601.08435), ablation with Qwen3-4B: (average score, average memory in thousands of tokens).
+PAPER = {
+    "outcome_only": (0.627, 92.4),
+    "csr": (0.639, 86.2),
+    "eara": (0.622, 60.7),
+    "full": (0.663, 79.1),
+}
+_PAPER_NOTE = (
+    "† The paper's own ablation, on another scale: Qwen3-4B on its own benchmarks, memories of tens of thousands of "
+    "tokens. Only the order of its rows can be compared with ours."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One config of a sweep."""
+
+    name: str
+    seeds: tuple[int, ...]  # that are finished
+    values: Mapping[str, Mapping[str, Sequence[float]]]  # policy -> metric -> one value per seed
+    commands: tuple[str, ...]  # that make the row, one per seed
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure of a row. `minus`: a policy whose value with the same seed is subtracted."""
+
+    title: str
+    policy: str
+    metric: str
+    minus: str = ""
+    digits: int = 3
+
+    def values(self, row: Row) -> list[float]:
+        """One value per seed; empty where the row has no such policy or metric."""
+        found = row.values.get(self.policy, {}).get(self.metric, [])
+        if not self.minus or not len(found):
+            return list(found)
+        base = row.values.get(self.minus, {}).get(self.metric, [])
+        return [a - b for a, b in zip(found, base, strict=True)] if len(base) else []
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval by Student's t; the width is NaN for a single value."""
+    half = np.nan
+    if len(values) > 1:
+        half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values)), float(half)
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """Accuracy before and after, the gain, by kind of question, and memory, for every temperature evaluated."""
+    policies = {policy for row in rows for policy in row.values}
+    chosen = []
+    for temperature in (
+        "T=1",
+        "greedy",
+        *sorted({p.removeprefix("after ") for p in policies if p.startswith("after ")}),
+    ):
+        before, after = f"before {temperature}", f"after {temperature}"
+        if after not in policies or any(column.policy == after for column in chosen):
+            continue
+        kinds = sorted({m for row in rows for m in row.values.get(after, {}) if m.startswith("accuracy/")})
+        chosen += [
+            Column("before", before, "accuracy"),
+            Column("after", after, "accuracy"),
+            Column("gain", after, "accuracy", minus=before),
+            *(Column(kind.removeprefix("accuracy/"), after, kind) for kind in kinds),
+            Column("memory tokens", after, "memory_tokens", digits=1),
+        ]
+    return chosen
+
+
+def baseline_rows(rows: Sequence[Row]) -> list[Row]:
+    """The scripted baselines, of the first row that has each, as rows of their own; they have no "before"."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        for policy, metrics in row.values.items():
+            if not policy.startswith(("before ", "after ")) and policy not in found:
+                values = {f"after {t}": metrics for t in ("T=1", "greedy")}
+                found[policy] = Row(f"baseline {policy}", row.seeds, values, row.commands)
+    return list(found.values())
+
+
+def write_sweep(workdir: Path, rows: Sequence[Row]) -> None:
+    """WORKDIR/sweep.md (tables, note and commands), .csv and .json (every seed), .png and .svg; prints the tables."""
+    shown = [row for row in rows if any(policy.startswith("after ") for policy in row.values)]
+    shown += baseline_rows(rows)
+    chosen = columns(shown)
+    tables = {}  # temperature -> heads and cells
+    for temperature in dict.fromkeys(_temperature(column) for column in chosen):
+        own = [column for column in chosen if _temperature(column) == temperature]
+        heads = ["config", "seeds", *(column.title for column in own), "paper: score†", "memory tokens†"]
+        cells = [
+            [row.name, str(len(row.seeds)), *(_cell(column, row) for column in own), *_paper(row)] for row in shown
+        ]
+        tables[temperature] = heads, cells
+    write_atomically(workdir / "sweep.md", _markdown(tables, rows))
+    write_atomically(workdir / "sweep.csv", _csv(shown, chosen))
+    data = [{"config": r.name, "seeds": r.seeds, "values": r.values, "commands": r.commands} for r in rows]
+    write_atomically(workdir / "sweep.json", json.dumps(data, indent=1, default=list))
+    plot_sweep(workdir / "sweep", shown)
+    for temperature, (heads, cells) in tables.items():
+        print_table(f"{temperature}: mean ± 95 % interval over seeds", heads, cells)
+    print(f"{_PAPER_NOTE}\ntable: {workdir / 'sweep.md'}\nfigure: {workdir / 'sweep.png'}")
+
+
+def _temperature(column: Column) -> str:
+    return column.policy.partition(" ")[2]
+
+
+def _cell(column: Column, row: Row) -> str:
+    values = column.values(row)
+    if not values:
+        return "–"
+    mean, half = mean_interval(values)
+    mean = round(mean, column.digits) + 0.0  # no "-0.000"
+    text = f"{mean:{'+' if column.minus else ''}.{column.digits}f}"
+    return text if np.isnan(half) else f"{text} ± {half:.{column.digits}f}"
+
+
+def _paper(row: Row) -> list[str]:
+    if row.name not in PAPER:
+        return ["", ""]
+    accuracy, thousands = PAPER[row.name]
+    return [f"{accuracy:.3f}", f"{thousands:.1f}K"]
+
+
+def _markdown(tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]], rows: Sequence[Row]) -> str:
+    lines = []
+    for temperature, (heads, cells) in tables.items():
+        lines += [
+            f"Sampling {temperature}; mean ± 95 % interval (Student's t) over the seeds, gains paired by seed:",
+            "",
+        ]
+        lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+        lines += [*(f"| {' | '.join(row)} |" for row in cells), ""]
+    lines += [_PAPER_NOTE, "", "Commands:", "", "```"]
+    lines += [command for row in rows for command in row.commands]
+    return "\n".join([*lines, "```", ""])
+
+
+def _csv(shown: Sequence[Row], chosen: Sequence[Column]) -> str:
+    """Long form: one line per row, column and seed, and the mean with its interval."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["config", "policy", "metric", "minus", "seed", "value"])
+    for row in shown:
+        for column in chosen:
+            values = column.values(row)
+            if not values:
+                continue
+            key = [row.name, column.policy, column.metric, column.minus]
+            writer.writerows([*key, seed, f"{value:.9g}"] for seed, value in zip(row.seeds, values, strict=True))
+            mean, half = mean_interval(values)
+            writer.writerow([*key, "mean", f"{mean:.9g}"])
+            writer.writerow([*key, "interval95", "" if np.isnan(half) else f"{half:.9g}"])
+    return out.getvalue()
+
+
+def plot_sweep(stem: Path, rows: Sequence[Row]) -> None:
+    """STEM.png and STEM.svg. Left: accuracy after training, one dot per seed. Right: length of the final memory."""
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 1.4 + 0.45 * len(rows)), layout="constrained", sharey=True, width_ratios=(2, 1)
+    )
+    places = np.arange(len(rows))[::-1]
+    for offset, temperature, color in ((0.15, "T=1", "C0"), (-0.15, "greedy", "C1")):
+        for axis, metric in ((left, "accuracy"), (right, "memory_tokens")):
+            _dots(axis, rows, places + offset, Column("", f"after {temperature}", metric), color, temperature)
+        for row, place in zip(rows, places, strict=True):
+            before = row.values.get(f"before {temperature}", {}).get("accuracy", [])
+            if len(before):
+                left.plot(np.mean(before), place + offset, marker="|", color=color, markersize=12)
+    left.set(
+        yticks=places, yticklabels=[row.name for row in rows], xlabel="held-out accuracy after training (| before)"
+    )
+    right.set(xlabel="tokens of the final memory")
+    left.grid(axis="x", alpha=0.3)
+    right.grid(axis="x", alpha=0.3)
+    left.legend(fontsize="small")
+    for suffix in ("png", "svg"):
+        temporary = stem.with_name(f".{stem.name}.tmp.{suffix}")
+        figure.savefig(temporary, dpi=110, metadata={"Software": None} if suffix == "png" else {"Date": None})
+        temporary.replace(stem.with_suffix(f".{suffix}"))
+    plt.close(figure)
+
+
+def _dots(axis: plt.Axes, rows: Sequence[Row], places: np.ndarray, column: Column, color: str, label: str) -> None:
+    """Every seed as a faint dot, the mean with its interval over it."""
+    for row, place in zip(rows, places, strict=True):
+        values = column.values(row)
+        if not values:
+            continue
+        mean, half = mean_interval(values)
+        axis.plot(values, [place] * len(values), ".", color=color, alpha=0.4)
+        axis.errorbar(mean, place, xerr=None if np.isnan(half) else half, fmt="o", color=color, capsize=3, label=label)
+        label = ""  # once in the legend

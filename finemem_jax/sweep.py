@@ -1,0 +1,217 @@
+"""Ablations and sweeps: every config with every seed, one process each, and one table and one figure over all of them.
+
+    finemem sweep --configs=configs/ablations/outcome_only.py,configs/ablations/full.py --seeds=0,1,2 --workdir=runs/x
+
+A run lives in WORKDIR/ROW/seed-SEED and is an ordinary run of `finemem train`: a sweep that was stopped and is started
+again leaves finished runs alone and resumes the others. What is compared comes from each run's results.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finemem_jax import config
+from finemem_jax.config import Config, UserError
+from finemem_jax.reporting.progress import Progress
+from finemem_jax.reporting.sweep_table import Row, write_sweep
+
+INTERRUPTED, PREEMPTED = 130, 75  # exit codes after Ctrl-C and after SIGTERM, of a run and of the sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One row's run with one seed."""
+
+    row: str  # the config file's name, with its argument: "full", "beta=0.25"
+    seed: int
+    cfg: Config
+    workdir: Path
+    arguments: tuple[str, ...]  # of the `finemem` command
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["finemem", *self.arguments])
+
+    def is_finished(self) -> bool:
+        """Whether the run was trained, evaluated and exported. Raises UserError when its folder is another's."""
+        stored = self.workdir / "config.json"
+        results = self.workdir / "results.json"
+        if not (stored.is_file() and results.is_file() and (self.workdir / "hf" / "config.json").is_file()):
+            return False
+        if json.loads(stored.read_text("utf-8")) != json.loads(json.dumps(config.to_dict(self.cfg))):
+            raise UserError(f"{self.workdir} holds a run with another config: choose another --workdir")
+        return True
+
+
+def row_name(spec: str) -> str:
+    """ "configs/ablations/beta.py:0.25" -> "beta=0.25", the row's name and its folder's."""
+    path, _, argument = spec.partition(":")
+    if not re.fullmatch(r"[\w.+-]*", argument):
+        raise UserError(f"--configs: {spec}: an argument may hold letters, digits and . + - _ only")
+    return f"{Path(path).stem}={argument}" if argument else Path(path).stem
+
+
+def sweep(runs: Sequence[Run], workdir: Path, jobs: int) -> int:
+    """Runs what is not finished, `jobs` at once, and writes WORKDIR/sweep.{md,csv,json,png,svg}.
+
+    Returns the exit code: 0; 1 when a run failed, after the others were run and compared all the same; 130 after
+    Ctrl-C and 75 after SIGTERM, once the runs under way have saved (a second Ctrl-C ends them at once).
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs={jobs}: must be at least 1")
+    places: set[Path] = set()
+    for run in runs:
+        if run.workdir in places:
+            raise UserError(f"--configs and --seeds name {run.row} with seed {run.seed} twice")
+        places.add(run.workdir)
+    waiting = [run for run in runs if not run.is_finished()]
+    try:
+        failed = _run_all(waiting, len(runs), workdir, jobs)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except _Preempted:
+        return PREEMPTED
+    rows = compare(runs)
+    if rows:
+        write_sweep(workdir, rows)
+    for run in failed:
+        print(f"failed: {run.command}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def _run_all(waiting: Sequence[Run], total: int, workdir: Path, jobs: int) -> list[Run]:
+    """Runs all, `jobs` at once; returns those that failed."""
+    environments = _environments(jobs, workdir)
+    todo, failed, ended = list(waiting), [], total - len(waiting)
+    running: dict[int, tuple[Run, subprocess.Popen]] = {}  # by slot
+    before = signal.signal(signal.SIGTERM, _preempt)
+    try:
+        with Progress(total, "sweep") as progress:
+            progress.say(f"{total} runs, {ended} of them finished before, {jobs} at once, in {workdir}")
+            while running or todo:
+                for slot in set(range(jobs)) - running.keys():
+                    if todo:
+                        run = todo.pop(0)
+                        running[slot] = run, _start(run, environments[slot])
+                        progress.say(f"{run.row} seed {run.seed}: started, {run.workdir / 'log.txt'}")
+                time.sleep(0.2)
+                for slot, (run, process) in list(running.items()):
+                    code = process.poll()
+                    if code is None:
+                        continue
+                    del running[slot]
+                    ended += 1
+                    progress.update(ended)
+                    progress.say(f"{run.row} seed {run.seed}: {'done' if code == 0 else f'exit code {code}'}")
+                    if code in (INTERRUPTED, PREEMPTED):  # the machine goes away: its other runs hear of it, too
+                        raise KeyboardInterrupt if code == INTERRUPTED else _Preempted
+                    if code:
+                        failed.append(run)
+                        progress.say(_last_lines(run.workdir / "log.txt"))
+    finally:
+        _stop([process for _, process in running.values()])
+        signal.signal(signal.SIGTERM, before)
+    return failed
+
+
+class _Preempted(Exception):
+    """SIGTERM: the machine is taken away."""
+
+
+def _preempt(signum: int, frame: object) -> None:
+    raise _Preempted
+
+
+def _start(run: Run, environment: Mapping[str, str]) -> subprocess.Popen:
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    with (run.workdir / "log.txt").open("a", encoding="utf-8") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "finemem_jax.main", *run.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=dict(environment),
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks its runs to save, once
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """Asks the runs to save and end, and waits for them; kills them when it is interrupted while it waits."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    try:
+        for process in processes:
+            process.wait()
+    except (KeyboardInterrupt, _Preempted):
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _environments(jobs: int, workdir: Path) -> list[dict[str, str]]:
+    """The environment of each slot's processes: a share of the GPUs when several run at once, and one shared cache of
+    compiled programs, which saves all runs but the first the compilation."""
+    base = dict(os.environ)
+    base.setdefault("JAX_COMPILATION_CACHE_DIR", str((workdir / ".jax-cache").resolve()))
+    gpus = _gpus() if jobs > 1 and base.get("JAX_PLATFORMS") != "cpu" else []
+    if not gpus:
+        return [base] * jobs
+    if jobs > len(gpus):
+        raise UserError(f"--jobs={jobs}: there are {len(gpus)} GPUs, one run needs at least one")
+    shares = np.array_split(gpus, jobs)
+    return [{**base, "CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
+
+
+def _gpus() -> list[str]:
+    """Ids of the NVIDIA GPUs this process may use. JAX is not asked: it would take the memory its children need."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu]
+    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _last_lines(path: Path, count: int = 5) -> str:
+    return "\n".join(f"    {line}" for line in path.read_text("utf-8", errors="replace").splitlines()[-count:])
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Comparing
+# --------------------------------------------------------------------------------------------------------------
+
+
+def compare(runs: Sequence[Run]) -> list[Row]:
+    """One row per config: its metrics over the seeds that are finished. A config without any is left out."""
+    rows = []
+    for name in dict.fromkeys(run.row for run in runs):
+        finished = [run for run in runs if run.row == name and run.is_finished()]
+        results = [json.loads((run.workdir / "results.json").read_text("utf-8")) for run in finished]
+        if results:
+            seeds = tuple(run.seed for run in finished)
+            commands = tuple(run.command for run in runs if run.row == name)
+            rows.append(Row(name, seeds, seed_values(results), commands))
+    return rows
+
+
+def seed_values(results: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, list[float]]]:
+    """policy -> metric -> its value with each seed, for the metrics that every seed's results.json holds."""
+    policies = [name for name in results[0] if all(name in result for result in results)]
+    return {
+        policy: {
+            metric: [float(result[policy][metric]) for result in results]
+            for metric, first in results[0][policy].items()
+            if isinstance(first, float) and all(metric in result[policy] for result in results)
+        }
+        for policy in policies
+    }

@@ -1,0 +1,168 @@
+"""A sweep runs what is missing, once, and its table says what the runs' own results say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from finemem_jax import config, main, sweep
+from finemem_jax.config import UserError
+from finemem_jax.reporting import sweep_table
+
+ROOT = Path(__file__).parents[1]
+ABLATIONS = sorted((ROOT / "configs" / "ablations").glob("*.py"))
+
+
+def finished_run(workdir, row, seed, accuracy, *, before=0.25):
+    """What a run of `finemem train` leaves, as far as a sweep reads it."""
+    cfg = main.load_config(str(ROOT / f"configs/ablations/{row}.py"), [f"--config.seed={seed}"])
+    folder = workdir / row / f"seed-{seed}"
+    (folder / "hf").mkdir(parents=True)
+    (folder / "hf" / "config.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(config.to_dict(cfg)))
+    after = {"accuracy": accuracy, "accuracy/changed": accuracy / 2, "memory_tokens": 100.0 * accuracy}
+    results = {
+        "oracle": {"accuracy": 1.0, "memory_tokens": 30.0},
+        "before T=1": {"step": 0, "policy": "T=1", "accuracy": before, "memory_tokens": 40.0},
+        "before greedy": {"step": 0, "policy": "greedy", "accuracy": before, "memory_tokens": 40.0},
+        "after T=1": after,
+        "after greedy": after,
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def command(workdir, configs="full", seeds="0,1,2", extra=()):
+    specs = ",".join(str(ROOT / f"configs/ablations/{name}") for name in configs.split(","))
+    return main.main(["sweep", f"--configs={specs}", f"--seeds={seeds}", f"--workdir={workdir}", *extra])
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_is_at_most_15_lines_over_its_base(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 15
+    base = config.to_dict(main.load_config(str(ROOT / "configs/quickstart.py"), []))
+    own = config.to_dict(main.load_config(str(path), []))
+    assert {key for key in own if own[key] != base[key]} <= {
+        "name",
+        "rewards",
+        "advantage",
+        "retrieval",
+        "train",
+        "eval",
+    }
+
+
+def test_the_ablations_change_what_they_are_named_for():
+    def load(spec):
+        return main.load_config(str(ROOT / "configs/ablations" / spec), [])
+
+    full = load("full.py")
+    assert load("outcome_only.py").rewards.weights["chunk_qa"] == load("outcome_only.py").rewards.evidence.beta == 0
+    assert load("csr.py").rewards.weights == full.rewards.weights and load("csr.py").rewards.evidence.beta == 0
+    assert (
+        load("eara.py").rewards.weights["chunk_qa"] == 0 and load("eara.py").rewards.evidence == full.rewards.evidence
+    )
+    assert [load(f"beta.py:{b}").rewards.evidence.beta for b in ("0", ".25", "1")] == [0, 0.25, 1]
+    assert load("chunk_weight.py:0.25").rewards.weights["chunk_qa"] == 0.25
+    assert load("compression_weight.py:0.2").rewards.weights["compression"] == 0.2
+    assert load("retrieval_k.py:1").retrieval.k == 1
+    assert load("std_none.py").advantage.std == "none"
+    assert load("group_size.py:4").train.group_size == 4
+    assert load("group_size.py:4").train.episodes * 4 == full.train.episodes * full.train.group_size
+    assert load("uniform_attribution.py").rewards == load("csr.py").rewards
+
+
+def test_the_interval_is_students():
+    mean, half = sweep_table.mean_interval([0.5, 0.6, 0.7])
+    assert mean == pytest.approx(0.6)
+    assert half == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)  # t(0.975, 2 degrees of freedom), tables
+    assert math.isnan(sweep_table.mean_interval([0.5])[1])
+
+
+def test_a_finished_sweep_runs_nothing_and_writes_the_table_of_its_results(tmp_path, capsys):
+    accuracies = {"outcome_only": (0.4, 0.5, 0.6), "full": (0.55, 0.6, 0.65)}
+    for row, values in accuracies.items():
+        for seed, accuracy in enumerate(values):
+            finished_run(tmp_path, row, seed, accuracy, before=0.2 + 0.1 * seed)
+    assert command(tmp_path, "outcome_only.py,full.py") == 0
+    assert not list(tmp_path.rglob("log.txt"))  # no process was started
+    text = (tmp_path / "sweep.md").read_text("utf-8")
+    # gains are paired by seed: 0.2, 0.2, 0.2 for outcome_only, whose own spread is 0.1; 0.35, 0.3, 0.25 for full
+    assert "| outcome_only | 3 | 0.300 ± 0.248 | 0.500 ± 0.248 | +0.200 ± 0.000 | 0.250 ± 0.124 | 50.0 ± 24.8 |" in text
+    assert "| full | 3 | 0.300 ± 0.248 | 0.600 ± 0.124 | +0.300 ± 0.124 | 0.300 ± 0.062 | 60.0 ± 12.4 |" in text
+    assert "| 0.627 | 92.4K |" in text and "| 0.663 | 79.1K |" in text and "another scale" in text
+    assert "| baseline oracle | 3 | – | 1.000 ± 0.000 | – |" in text
+    assert text.count("finemem train --config=") == 6
+    assert "another scale" in capsys.readouterr().out
+    with (tmp_path / "sweep.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    chosen = [x["value"] for x in lines if (x["config"], x["policy"], x["metric"]) == ("full", "after T=1", "accuracy")]
+    assert [float(value) for value in chosen[:4]] == pytest.approx([0.55, 0.6, 0.65, 0.6])
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (
+        tmp_path / "sweep.svg"
+    ).read_text()
+
+
+def test_a_row_counts_the_seeds_it_has(tmp_path):
+    finished_run(tmp_path, "full", 0, 0.5)
+    runs = [
+        sweep.Run("full", seed, main.load_config(str(ABLATIONS[0].parent / "full.py"), [f"--config.seed={seed}"]),
+                  tmp_path / "full" / f"seed-{seed}", ("train",))
+        for seed in (0, 1)
+    ]  # fmt: skip
+    (row,) = sweep.compare(runs)
+    assert row.seeds == (0,) and row.values["after T=1"]["accuracy"] == [0.5]
+    assert row.commands == ("finemem train", "finemem train")
+
+
+def test_a_folder_of_another_config_is_refused(tmp_path, capsys):
+    folder = finished_run(tmp_path, "full", 0, 0.5)
+    assert command(tmp_path, "full.py", "0", ["--config.optimizer.lr=0.5"]) == 2
+    assert f"{folder} holds a run with another config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("configs", "seeds", "extra", "message"),
+    [
+        ("full.py,full.py", "0", [], "name full with seed 0 twice"),
+        ("full.py", "0,x", [], "--seeds=0,x"),
+        ("full.py", "0", ["--config.seed=3"], "takes its seeds from --seeds"),
+        ("full.py", "0", ["--jobs=0"], "--jobs=0: must be at least 1"),
+        ("fool.py", "0", [], "no config file"),
+        ("beta.py:../x", "0", [], "an argument may hold"),
+        ("beta.py:many", "0", [], "beta.py:many"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(configs, seeds, extra, message, tmp_path, capsys):
+    assert command(tmp_path / "sweep", configs, seeds, extra) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "sweep").exists()
+
+
+def test_gpus_are_divided_among_the_jobs(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,5")
+    shares = [e["CUDA_VISIBLE_DEVICES"] for e in sweep._environments(2, tmp_path)]
+    assert shares == ["0,1", "2,5"]
+    with pytest.raises(UserError, match="--jobs=5: there are 4 GPUs"):
+        sweep._environments(5, tmp_path)
+
+
+def test_a_sweep_runs_real_processes_goes_on_after_a_failure_and_leaves_the_finished_alone(tmp_path, capsys):
+    small = ["--config.eval.episodes=2", "--config.data.diary.eval_episodes=2"]
+    broken = tmp_path / "full" / "seed-0"  # the first run fails: its folder holds another run
+    broken.mkdir(parents=True)
+    (broken / "config.json").write_text("{}")
+    assert command(tmp_path, "full.py,store_all.py", "0", small) == 1
+    error = capsys.readouterr().err
+    assert "full seed 0: exit code 2" in error and "store_all seed 0: done" in error
+    assert "holds a run with another config" in error  # the last lines of its log
+    text = (tmp_path / "sweep.md").read_text("utf-8")
+    results = json.loads((tmp_path / "store_all" / "seed-0" / "results.json").read_text())
+    assert f"| baseline store_all | 1 | – | {results['store_all']['accuracy']:.3f} |" in text
+    before = (tmp_path / "store_all" / "seed-0" / "log.txt").stat()
+    assert command(tmp_path, "store_all.py", "0", small) == 0
+    assert (tmp_path / "store_all" / "seed-0" / "log.txt").stat() == before
