@@ -72,11 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas (default: %(default)s)")
     sweep.add_argument("--workdir", default="runs/sweep", help="folder of the sweep (default: %(default)s)")
     sweep.add_argument("--jobs", type=int, default=1, help="runs at once; GPUs are divided among them (default: 1)")
-    data = command("data", _data, "Corpora: `data build` makes a Memalpha-format parquet file from raw datasets.")
-    build = data.add_subparsers(dest="verb", required=True, metavar="VERB").add_parser(
-        "build", help="build a corpus", allow_abbrev=False
-    )
-    importlib.import_module("finemem_jax.corpora._build").add_arguments(build)
+    data = command("data", _data, "Corpora in the Memalpha format: build them, write questions about their chunks.")
+    verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, module, text in (
+        ("build", "_build", "a Memalpha-format parquet file from raw datasets"),
+        ("chunk-questions", "_chunk_questions", "questions about each chunk, by a model or from evidence"),
+    ):
+        sub = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
+        importlib.import_module(f"finemem_jax.corpora.{module}").add_arguments(sub)
     return parser
 
 
@@ -183,8 +186,10 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
     options = {k: v for k, v in vars(arguments).items() if k not in ("run", "command", "verb")}
-    report = importlib.import_module("finemem_jax.corpora._build").build(**options)
-    print(report)
+    if arguments.verb == "build":
+        print(importlib.import_module("finemem_jax.corpora._build").build(**options))
+    else:
+        importlib.import_module("finemem_jax.corpora._chunk_questions").chunk_questions(**options).show()
 
 
 if __name__ == "__main__":

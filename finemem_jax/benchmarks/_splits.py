@@ -22,7 +22,7 @@ ReadRows = Callable[[Rows, str, int, "Path | None"], Iterator[types.Episode]]
 
 _Read = Callable[[], Iterator[types.Episode]]
 
-SIDE = ".chunk_questions.jsonl"  # of the files that lie beside a corpus, and are none themselves
+SIDE = ".chunk_questions.jsonl"  # beside a corpus; so are the report and the cache of `finemem data chunk-questions`
 _HELD_OUT = 10  # one episode in so many
 _SPLIT_NAMES = {"train": ("train",), "eval": ("validation", "val", "dev", "eval", "test")}  # first found counts
 _SUFFIXES = (".parquet", ".json", ".jsonl")
@@ -104,7 +104,7 @@ def _parts(path: str, field: str, read_rows: ReadRows) -> dict[str, _Read]:
 
 
 def _is_data(file: Path) -> bool:
-    return file.name.removesuffix(".gz").endswith(_SUFFIXES) and not file.name.endswith(SIDE)
+    return file.name.removesuffix(".gz").endswith(_SUFFIXES) and ".chunk_questions." not in file.name
 
 
 def _first_named(files: list[Path], names: tuple[str, ...]) -> list[Path]:
@@ -137,7 +137,7 @@ def _hub_parts(name: str, field: str, read_rows: ReadRows) -> dict[str, _Read]:
 def _read_files(files: list[Path], read_rows: ReadRows) -> Iterator[types.Episode]:
     first = 0  # number of a file's first row: ids go on from file to file
     for file in files:
-        rows = _Counted(_rows(file))
+        rows = _Counted(read_rows_of(file))
         yield from read_rows(rows, str(file), first, file)
         first += rows.count
 
@@ -154,7 +154,8 @@ class _Counted:
             yield row
 
 
-def _rows(file: Path) -> Iterator[Mapping[str, object]]:
+def read_rows_of(file: Path) -> Iterator[Mapping[str, object]]:
+    """The rows of a parquet, JSON or JSON-lines file, the latter two gzipped or not. Raises UserError."""
     suffix = Path(file.name.removesuffix(".gz")).suffix
     number = 0
     try:

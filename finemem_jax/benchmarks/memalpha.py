@@ -33,7 +33,7 @@ from finemem_jax import config, types
 from finemem_jax.benchmarks import _fields, _splits
 from finemem_jax.benchmarks._sources import SOURCES, Source, source_of
 
-__all__ = ["SOURCES", "load", "read_rows", "source_of"]
+__all__ = ["SOURCES", "load", "read_file", "read_rows", "source_of"]
 
 _SideQuestions = Mapping[int, Mapping[int, list]]  # row -> chunk -> questions about that chunk
 
@@ -41,6 +41,11 @@ _SideQuestions = Mapping[int, Mapping[int, list]]  # row -> chunk -> questions a
 def load(cfg: config.DataConfig, split: str, seed: int) -> Sequence[types.Episode]:
     """The episodes of `cfg.path` (file, folder or hub name), checked: see `_splits.load`."""
     return _splits.load(cfg, split, seed, read_rows)
+
+
+def read_file(path: str) -> Iterator[types.Episode]:
+    """The episodes of one file, in the order of its rows, without what lies beside it."""
+    return read_rows(_splits.read_rows_of(Path(path)), path, 0, None)
 
 
 def read_rows(rows: _splits.Rows, where: str, first: int, file: Path | None) -> Iterator[types.Episode]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from finemem_jax.config import UserError, plugins, resolve
+from finemem_jax.config import UserError, resolve
 from finemem_jax.corpora._chunking import token_counter
-from finemem_jax.corpora._options import BuildOptions
+from finemem_jax.corpora._options import BuildOptions, parse_options
 from finemem_jax.types import Episode, Question
 
 
@@ -36,17 +36,7 @@ class BuildReport:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One `--option` per field of BuildOptions; `build(**vars(parsed))` takes them back."""
-    for option in fields(BuildOptions):
-        flag, text = "--" + option.name.replace("_", "-"), option.metadata["help"]
-        choices = option.metadata["choices"] or None
-        if option.name in ("source", "input", "output"):
-            known = f": {', '.join(plugins('finemem_jax.corpora'))}" if option.name == "source" else ""
-            parser.add_argument(flag, required=True, help=text + known)
-        else:
-            default = "" if option.default == "" else f" (default: {option.default})"
-            parser.add_argument(
-                flag, type=type(option.default), default=option.default, choices=choices, help=text + default
-            )
+    parse_options(parser, fields(BuildOptions))
 
 
 def build(**options: object) -> BuildReport:

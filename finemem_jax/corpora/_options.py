@@ -1,10 +1,11 @@
-"""What `finemem data build` can be told: the schema, the defaults and the help texts of its options."""
+"""What `finemem data` can be told: options as dataclass fields, with their defaults and help texts."""
 
 from __future__ import annotations
 
+import argparse
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from finemem_jax.config import UserError, plugins, unknown
@@ -14,42 +15,59 @@ _T = TypeVar("_T")
 _EVAL_SHARE = 5  # every fifth document is held out for --split=eval
 
 
-def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+def option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata={"help": text, "choices": choices})
+
+
+def parse_options(parser: argparse.ArgumentParser, options: Iterable[Field]) -> None:
+    """One `--option` per field: a switch for a truth value, required where there is no default."""
+    for given in options:
+        flag, text, choices = "--" + given.name.replace("_", "-"), given.metadata["help"], given.metadata["choices"]
+        text = text.replace("%", "%%")
+        if given.default is MISSING:
+            parser.add_argument(flag, required=True, help=text)
+        elif given.default is False:
+            parser.add_argument(flag, action="store_true", help=text)
+        else:
+            default = "" if given.default == "" else f" (default: {given.default})"
+            kind = type(given.default)
+            parser.add_argument(flag, type=kind, default=given.default, choices=choices or None, help=text + default)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    source: str = field(metadata={"help": "kind of raw data", "choices": ()})
+    source: str = field(
+        metadata={"help": f"kind of raw data: {', '.join(plugins('finemem_jax.corpora'))}", "choices": ()}
+    )
     input: str = field(metadata={"help": "raw file, or the folder that holds it", "choices": ()})
     output: str = field(metadata={"help": "parquet file to write", "choices": ()})
-    split: str = _option(
+    split: str = option(
         "train",
         "part of the raw data to use; train and eval share no utterance, article, conversation or story",
         ("train", "eval", "all"),
     )
-    chunk_tokens: int = _option(1024, "most tokens of a chunk's content, the dialogue wrapper not counted")
-    chunks: int = _option(10, "chunks per instance; 0 = as many as there is text for")
-    instances: int = _option(100, "most instances; 0 = all there is text for (classification streams need a number)")
-    questions: int = _option(100, "most final questions per instance")
-    chunk_questions: int = _option(5, "most questions about one chunk, made from annotated evidence; 0 = none")
-    layout: str = _option(
+    chunk_tokens: int = option(1024, "most tokens of a chunk's content, the dialogue wrapper not counted")
+    chunks: int = option(10, "chunks per instance; 0 = as many as there is text for")
+    instances: int = option(100, "most instances; 0 = all there is text for (classification streams need a number)")
+    questions: int = option(100, "most final questions per instance")
+    chunk_questions: int = option(5, "most questions about one chunk, made from annotated evidence; 0 = none")
+    layout: str = option(
         "dialogue",
         "dialogue: each chunk is a dated user turn with a reply; bare: its content alone, examples as `text => label`",
         ("dialogue", "bare"),
     )
-    seed: int = _option(0, "everything drawn at random follows from it")
-    tokenizer: str = _option("", "what tokens are counted with: folder or hub name; empty = words and signs")
-    max_answer_words: int = _option(5, "squad, hotpotqa: drop questions whose answer is longer; 0 = keep all")
-    noise: int = _option(
+    seed: int = option(0, "everything drawn at random follows from it")
+    tokenizer: str = option("", "what tokens are counted with: folder or hub name; empty = words and signs")
+    max_answer_words: int = option(5, "squad, hotpotqa: drop questions whose answer is longer; 0 = keep all")
+    noise: int = option(
         0,
         "clinc150: unlabelled out-of-scope utterances per chunk; hotpotqa: unrelated articles, longmemeval: "
         "unrelated sessions per question",
     )
-    labels: str = _option("names", "classification: how a label is written", ("names", "numbers"))
-    label_level: str = _option("fine", "clinc150, nlu: intents, or the domains above them", ("fine", "coarse"))
-    labels_per_instance: int = _option(0, "classification: labels drawn for an instance; 0 = all")
-    utterances: int = _option(0, "classification: labelled examples per chunk; 0 = fill --chunk-tokens")
+    labels: str = option("names", "classification: how a label is written", ("names", "numbers"))
+    label_level: str = option("fine", "clinc150, nlu: intents, or the domains above them", ("fine", "coarse"))
+    labels_per_instance: int = option(0, "classification: labels drawn for an instance; 0 = all")
+    utterances: int = option(0, "classification: labelled examples per chunk; 0 = fill --chunk-tokens")
 
     def __post_init__(self) -> None:
         known = plugins("finemem_jax.corpora")
