@@ -273,6 +273,7 @@ class EvalConfig:
     baselines: tuple[str, ...] = ("no_memory", "store_all", "expert", "oracle")
     metrics: str = "strict"  # strict = env/scoring.py | reference = Mem-α's published scoring, defects included
     seed: int = 1234
+    log_rollouts: int = 128  # held-out episodes whose rollouts are written to heldout/, for the report; 0 = none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -466,7 +467,9 @@ _RANGES = {
     "train.checkpoint_every": (1, math.inf),
     "train.keep_checkpoints": (1, math.inf),
     "train.eval_every": (0, math.inf),
+    "train.log_rollouts": (0, math.inf),
     "eval.episodes": (0, math.inf),
+    "eval.log_rollouts": (0, math.inf),
     "sft.batch": (1, math.inf),
     "sft.permuted": (0, 1),
     "sft.copy_mix": (0, 1),

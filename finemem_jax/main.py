@@ -1,4 +1,4 @@
-"""The command line: `finemem train | sft | evaluate | export | sweep | data`. Nothing else lives here.
+"""The command line: `finemem train | sft | evaluate | export | report | sweep | data`. Nothing else lives here.
 
 A config is an ml_collections file and overrides: `--config=configs/quickstart.py --config.train.steps=10`.
 A user's mistake ends in one line on stderr and exit code 2.
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text,
-            epilog=_CONFIG_HELP if name != "data" else None,
+            epilog=_CONFIG_HELP if name not in ("data", "export", "report") else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas (default: %(default)s)")
     sweep.add_argument("--workdir", default="runs/sweep", help="folder of the sweep (default: %(default)s)")
     sweep.add_argument("--jobs", type=int, default=1, help="runs at once; GPUs are divided among them (default: 1)")
+    report = command("report", _report, "Write a run's report: one HTML file, made from its records.")
+    report.add_argument("--workdir", required=True, help="folder of the run")
+    report.add_argument("--out", default="", help="file to write (default: WORKDIR/report.html)")
     data = command("data", _data, "Corpora in the Memalpha format: build them, write questions about their chunks.")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, module, text in (
@@ -181,6 +184,13 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             command = ("train", f"--config={spec}", *options, f"--workdir={place}")
             runs.append(sweep.Run(row, seed, cfg, place, command))
     return sweep.sweep(runs, workdir, arguments.jobs)
+
+
+def _report(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    _refuse_overrides(overrides)
+    from finemem_jax.reporting.report import write_report
+
+    print(write_report(Path(arguments.workdir), Path(arguments.out) if arguments.out else None))
 
 
 def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.environment import Environment, training_questions
 from finemem_jax.env.episodes import stream_indices
-from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step_rewards
+from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step_rewards, variance_shares
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
 from finemem_jax.nn.lora import without_adapters
@@ -45,6 +45,8 @@ from finemem_jax.policy import Policy, load_answerer, load_environment, load_mes
 from finemem_jax.reporting.plots import plot_run
 from finemem_jax.reporting.progress import Progress
 from finemem_jax.reporting.records import JsonLines, read_lines, write_atomically
+from finemem_jax.reporting.report import write_report
+from finemem_jax.reporting.rollout_records import group_record, write_heldout
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.train_state import TrainState, create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state_shardings
@@ -58,7 +60,8 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
 
     Returns the evaluations before and after, by "when policy", e.g. "after greedy". Files of the run:
     config.json, metrics.jsonl (a function of the seed, byte for byte), timings.jsonl, evaluations.jsonl,
-    checkpoints/, curves.png, and hf/, the trained policy as a Hugging Face folder.
+    rollouts.jsonl and heldout/ (what was written and answered), report.html, checkpoints/, curves.png, and hf/, the
+    trained policy as a Hugging Face folder.
     """
     # --- setup -------------------------------------------------------------------------------------------------
     refuse_other_config(cfg, workdir)
@@ -98,6 +101,7 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
     engine = Engine(policy.model, state.params, cfg.engine)
     metrics_log = JsonLines(workdir / "metrics.jsonl", keep_below=first)
     timings_log = JsonLines(workdir / "timings.jsonl", keep_below=first)
+    rollouts_log = JsonLines(workdir / "rollouts.jsonl", keep_below=first)
     # The evaluation before step 0 stands at step 0; the one after step k - 1 at step k. The last is always made anew.
     kept = first + 1 if 0 < first < cfg.train.steps else first
     evaluations_log = JsonLines(workdir / "evaluations.jsonl", keep_below=kept)
@@ -107,7 +111,13 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
         found = evaluate_all(engine, env, answerer, held_out, cfg)
         for name, evaluation in found.items():
             evaluations_log.write(step, {"policy": name, **evaluation.metrics})
+        record_evaluation("after" if step else "before", found)
         return found
+
+    def record_evaluation(when: str, found: dict[str, Evaluation]) -> None:
+        if distributed.is_lead():
+            rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
+            write_heldout(workdir, when, rollouts, cfg.eval.log_rollouts)
 
     results: dict[str, Evaluation] = {}
     with Progress(cfg.train.steps, "train") as progress:
@@ -148,10 +158,13 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
 
             line = {
                 **rollout_metrics([r for g in groups for r in g]),
-                **reward_metrics(rewards, advantages),
+                **reward_metrics(rewards, advantages, cfg.rewards.weights),
                 **loss_metrics(losses),
             }
             metrics_log.write(step, line)
+            for g, group in enumerate(groups[: cfg.train.log_rollouts]):
+                terms = {name: term[g] for name, term in rewards.terms.items()}
+                rollouts_log.write(step, group_record(group, terms, rewards.total[g], advantages[g]))
             done = step + 1
             if cfg.train.eval_every and done % cfg.train.eval_every == 0 and done < cfg.train.steps:
                 found = evaluate_now(done)
@@ -169,6 +182,7 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
         results |= {f"after {name}": found for name, found in evaluate_now(cfg.train.steps).items()}
     checkpoints.wait()
     baselines = evaluate_baselines(env, answerer, held_out, cfg)
+    record_evaluation("baseline", baselines)
     if distributed.is_lead():
         report(cfg, workdir, policy, state, results, baselines)
     return results
@@ -276,8 +290,8 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
-def reward_metrics(rewards: StepRewards, advantages: np.ndarray) -> dict[str, float]:
-    """Mean and spread within groups of every term, and how many groups carry a gradient."""
+def reward_metrics(rewards: StepRewards, advantages: np.ndarray, weights: Mapping[str, float]) -> dict[str, float]:
+    """Of every term: mean, spread in groups, share of the advantages' variance. How many groups carry a gradient."""
     line = {"reward/total": float(np.nanmean(rewards.total))}
     for name, term in rewards.terms.items():
         if np.isnan(term).all():
@@ -285,6 +299,8 @@ def reward_metrics(rewards: StepRewards, advantages: np.ndarray) -> dict[str, fl
         line[f"reward/{name}"] = float(np.nanmean(term))
         centred = term - np.nanmean(term, axis=1, keepdims=True)
         line[f"spread/{name}"] = float(np.sqrt(np.nanmean(centred**2)))
+    shares = variance_shares(rewards, weights, advantages)
+    line |= {f"share/{name}": share for name, share in shares.items()}
     live = np.nan_to_num(np.abs(advantages)).max(axis=1) > 0  # [groups, steps]
     line["groups_with_gradient"] = float(live.mean())
     line["missing_rewards"] = float(rewards.missing)
@@ -368,7 +384,8 @@ def report(
     )
     metrics = {f"held-out accuracy, {name}": row["accuracy"] for name, row in table.items()}
     save_policy(cfg, workdir / "hf", policy, state.params, metrics)
-    print(f"curves: {workdir / 'curves.png'}\npolicy: {workdir / 'hf'} (Hugging Face format)")
+    print(f"report: {write_report(workdir)}\ncurves: {workdir / 'curves.png'}")
+    print(f"policy: {workdir / 'hf'} (Hugging Face format)")
 
 
 def save_policy(

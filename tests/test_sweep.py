@@ -134,7 +134,7 @@ def test_a_folder_of_another_config_is_refused(tmp_path, capsys):
         ("full.py", "0", ["--jobs=0"], "--jobs=0: must be at least 1"),
         ("fool.py", "0", [], "no config file"),
         ("beta.py:../x", "0", [], "an argument may hold"),
-        ("beta.py:many", "0", [], "beta.py:many"),
+        ("beta.py:many", "0", [], "could not convert string to float"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(configs, seeds, extra, message, tmp_path, capsys):

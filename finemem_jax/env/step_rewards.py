@@ -7,7 +7,7 @@ another on an infrastructure fault. The number of such gaps is reported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,37 @@ def step_rewards(groups: Sequence[Sequence[Rollout]], cfg: RewardsConfig, count_
         total += weight * np.where(gaps | ~exists, 0.0, term)
         terms[name] = term
     return StepRewards(np.where(exists, total, np.nan), terms, missing)
+
+
+def variance_shares(rewards: StepRewards, weights: Mapping[str, float], advantages: np.ndarray) -> dict[str, float]:
+    """Of every term the share of the advantages' variance that it makes: what the policy is really trained on.
+
+    An advantage is a sum over the terms, A = Σ_k A_k with A_k = w_k (r_k - mean r_k) / deviation, so
+    share_k = Σ A_k A / Σ A A over all samples and steps. The shares sum to 1; a term that works against the others has
+    a negative one. All 0 where there is no advantage at all.
+
+    advantages: [groups, samples, steps], of `rewards.total`. Example: two samples that differ in format alone give
+    format 1 and all other terms 0, whatever their weights.
+    """
+    exists = ~np.isnan(rewards.total)
+    centred_total = _centred(rewards.total, exists)
+    advantages = np.where(exists, advantages, 0.0).astype(np.float64)
+    variance = (advantages**2).sum()
+    spread = (centred_total**2).sum(axis=1, keepdims=True)
+    scale = np.sqrt((advantages**2).sum(axis=1, keepdims=True) / np.where(spread > 0, spread, 1.0))  # 1 / deviation
+    shares = {}
+    for name, term in rewards.terms.items():
+        gaps = (exists & np.isnan(term)).any(axis=1, keepdims=True)  # left out of the total, as in `step_rewards`
+        part = weights[name] * _centred(np.where(gaps, 0.0, term), exists) * scale
+        shares[name] = float((part * advantages).sum() / variance) if variance else 0.0
+    return shares
+
+
+def _centred(values: np.ndarray, exists: np.ndarray) -> np.ndarray:
+    """Minus the group's mean at the same step; 0 where there is no such step."""
+    count = np.maximum(exists.sum(axis=1, keepdims=True), 1)
+    mean = np.where(exists, values, 0.0).sum(axis=1, keepdims=True) / count
+    return np.where(exists, values - mean, 0.0)
 
 
 def asks_chunk_questions(cfg: RewardsConfig) -> bool:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finemem_jax.config import EvidenceConfig, RewardsConfig
-from finemem_jax.env.step_rewards import asks_chunk_questions, step_rewards
+from finemem_jax.env.credit import group_advantages
+from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step_rewards, variance_shares
 from finemem_jax.rewards import chunk_qa, compression, evidence, format
 from finemem_jax.types import Answer, Question, Retrieved
 from tests import fakes
@@ -146,3 +147,52 @@ def test_steps_a_rollout_does_not_have_are_nan():
 def test_chunk_questions_are_asked_only_when_a_term_reads_them():
     assert asks_chunk_questions(RewardsConfig())
     assert not asks_chunk_questions(RewardsConfig(weights={"format": 1.0, "chunk_qa": 0.0}))
+
+
+def slow_shares(terms, weights, advantages):
+    """Share of each term: its covariance with the advantage over the advantage's variance, in plain loops."""
+    groups, samples, steps = advantages.shape
+    parts, whole = dict.fromkeys(terms, 0.0), 0.0
+    for g in range(groups):
+        for t in range(steps):
+            total = [sum(weights[k] * terms[k][g, s, t] for k in terms) for s in range(samples)]
+            mean = sum(total) / samples
+            deviation = (sum((x - mean) ** 2 for x in total) / (samples - 1)) ** 0.5
+            for s in range(samples):
+                for k in terms:
+                    own_mean = sum(terms[k][g, i, t] for i in range(samples)) / samples
+                    parts[k] += weights[k] * (terms[k][g, s, t] - own_mean) / deviation * advantages[g, s, t]
+                whole += advantages[g, s, t] ** 2
+    return {k: part / whole for k, part in parts.items()}
+
+
+def test_variance_shares_equal_the_formula_and_sum_to_one():
+    rng = np.random.default_rng(3)
+    terms = {name: rng.random((3, 5, 2)) for name in ("format", "evidence", "compression")}
+    weights = {"format": 1.0, "evidence": 0.7, "compression": -0.2}
+    total = sum(weights[k] * terms[k] for k in terms)
+    advantages = group_advantages(total, eps=0.0)
+    got = variance_shares(StepRewards(total, terms, 0), weights, advantages)
+    assert got == pytest.approx(slow_shares(terms, weights, advantages), abs=1e-9)
+    assert sum(got.values()) == pytest.approx(1, abs=1e-9)
+
+
+def test_a_term_without_spread_has_no_share():
+    terms = {"format": np.array([[[0.0], [1.0]]]), "evidence": np.array([[[0.3], [0.3]]])}
+    total = terms["format"] + terms["evidence"]
+    shares = variance_shares(StepRewards(total, terms, 0), {"format": 1.0, "evidence": 1.0}, group_advantages(total))
+    assert shares == pytest.approx({"format": 1.0, "evidence": 0.0})
+
+
+def test_shares_pass_over_missing_steps_and_missing_terms():
+    nan = np.nan
+    terms = {
+        "format": np.array([[[0.0, 1.0], [1.0, nan], [1.0, 0.0]]]),  # the second sample has one step only
+        "evidence": np.array([[[nan, 0.5], [0.9, nan], [0.1, 0.1]]]),  # missing at step 0: left out
+    }
+    total = np.array([[[0.0, 1.5], [1.0, nan], [1.0, 0.1]]])
+    shares = variance_shares(StepRewards(total, terms, 1), {"format": 1.0, "evidence": 1.0}, group_advantages(total))
+    # step 0: format alone, Σ A A = 2 (three samples); step 1: two samples, Σ A A = 1, of which 1/1.4 is format's
+    assert shares == pytest.approx({"format": (2 + 1 / 1.4) / 3, "evidence": (0.4 / 1.4) / 3}, abs=1e-5)
+    nothing = variance_shares(StepRewards(total * 0, terms, 1), {"format": 1.0, "evidence": 1.0}, total * 0)
+    assert set(nothing.values()) == {0.0}
