@@ -34,6 +34,7 @@ def get_config():
     cfg.train.group_size = 8
     cfg.train.mini_batches = 4
     cfg.train.microbatch_rows = 4
+    cfg.train.logprob_chunk = 32
     cfg.train.eval_every = 15
     cfg.train.checkpoint_every = 15
     cfg.loss.kl_coef = 0.0

@@ -308,6 +308,11 @@ class Transformer(nn.Module):
         x = self.final_norm(x)
         return x if cache is None else (x, cache.append(*new, segment_ids))
 
+    def head_params(self, params: dict) -> dict:
+        """The part of the parameters that `unembed` reads."""
+        name = "embedding" if self.cfg.tie_word_embeddings else "lm_head"
+        return {name: params[name]}
+
     def unembed(self, hidden: Float[Array, "*shape embed"]) -> Float[Array, "*shape vocab"]:
         """Logits of hidden states, float32 (accumulated in float32 when the compute dtype is bfloat16)."""
         if self.cfg.tie_word_embeddings:

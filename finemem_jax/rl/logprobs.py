@@ -6,12 +6,16 @@ before it in the same segment; it is 0 at a segment's first token and on padding
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def logprobs_of(
@@ -20,12 +24,26 @@ def logprobs_of(
     temperature: float | Float[Array, "*#batch"] = 1.0,
 ) -> Float[Array, "*batch"]:
     """log softmax(logits / temperature) at `tokens`, in float32. The temperature is above 0."""
-    temperature = jnp.asarray(temperature, jnp.float32)
-    scaled = logits.astype(jnp.float32) / temperature[..., None]
-    # Relative to the largest: the difference of two large numbers would lose the digits that count.
-    scaled = scaled - jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True))
-    chosen = jnp.take_along_axis(scaled, tokens[..., None], axis=-1)[..., 0]
+    scaled = _scaled(logits, temperature)
+    # Picked by comparison: of a vocabulary split over devices each looks at its part; an index would gather it all.
+    chosen = jnp.sum(jnp.where(jnp.arange(scaled.shape[-1]) == tokens[..., None], scaled, 0.0), axis=-1)
     return chosen - jnp.log(jnp.sum(jnp.exp(scaled), axis=-1))
+
+
+def entropy_of(
+    logits: Float[Array, "*batch vocab"], temperature: float | Float[Array, "*#batch"] = 1.0
+) -> Float[Array, "*batch"]:
+    """Entropy of softmax(logits / temperature) in nats, in float32."""
+    scaled = _scaled(logits, temperature)
+    weights = jnp.exp(scaled)
+    total = jnp.sum(weights, axis=-1)
+    return jnp.log(total) - jnp.sum(weights * scaled, axis=-1) / total
+
+
+def _scaled(logits: Array, temperature: float | Array) -> Array:
+    scaled = logits.astype(jnp.float32) / jnp.asarray(temperature, jnp.float32)[..., None]
+    # Relative to the largest: the difference of two large numbers would lose the digits that count.
+    return scaled - jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True))
 
 
 def token_logprobs(
@@ -37,31 +55,154 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     chunk: int = 512,
+    counted: Bool[Array, "rows seq"] | None = None,
 ) -> Float[Array, "rows seq"]:
     """Log-probability of every token given the ones before it in its segment; column 0 is 0.
 
-    The logits of `chunk` positions of each row exist at a time, in the backward pass too: with a vocabulary of
-    151,936 the logits of a whole batch would need more memory than the model.
+    counted: which tokens are wanted, all when None; the others are 0, and the output head is not computed for them.
+    The logits of `chunk` tokens of each row exist at a time, in the backward pass too: with a vocabulary of 151,936
+    the logits of a whole batch would need more memory than the model.
     """
-    hidden = model.apply({"params": params}, tokens, positions, segment_ids, method="hidden_states")
-    hidden, targets = hidden[:, :-1], tokens[:, 1:]  # position t predicts token t + 1
+    head = _Head(model, float(temperature), chunk, has_entropy=False)
+    return _over_wanted(head, params, tokens, positions, segment_ids, counted)[0]
 
-    @jax.checkpoint
-    def chunk_logprobs(chunk_hidden: Array, chunk_targets: Array) -> Array:
-        logits = model.apply({"params": params}, chunk_hidden, method="unembed")
-        return logprobs_of(logits, chunk_targets, temperature)
 
-    rows, length = targets.shape
-    if length <= chunk:
-        predicted = chunk_logprobs(hidden, targets)
-    else:
-        count = -(-length // chunk)
-        padding = count * chunk - length
-        hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0))).reshape(rows, count, chunk, -1)
-        targets = jnp.pad(targets, ((0, 0), (0, padding))).reshape(rows, count, chunk)
-        predicted = jax.lax.map(
-            lambda pair: chunk_logprobs(*pair), (hidden.swapaxes(0, 1), targets.swapaxes(0, 1))
-        )  # [count, rows, chunk]
-        predicted = predicted.swapaxes(0, 1).reshape(rows, -1)[:, :length]
-    continues = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
-    return jnp.pad(jnp.where(continues, predicted, 0.0), ((0, 0), (1, 0)))
+def token_logprobs_and_entropies(
+    model: nn.Module,
+    params: Any,
+    tokens: Int[Array, "rows seq"],
+    positions: Int[Array, "rows seq"],
+    segment_ids: Int[Array, "rows seq"],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    counted: Bool[Array, "rows seq"] | None = None,
+) -> tuple[Float[Array, "rows seq"], Float[Array, "rows seq"]]:
+    """`token_logprobs`, and the entropy in nats of the distribution each token was drawn from, without a gradient."""
+    head = _Head(model, float(temperature), chunk, has_entropy=True)
+    return _over_wanted(head, params, tokens, positions, segment_ids, counted)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The head over the wanted tokens, some at a time
+# --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What is measured, and how."""
+
+    model: nn.Module
+    temperature: float
+    chunk: int
+    has_entropy: bool
+
+    def __call__(self, params: Any, hidden: Array, tokens: Array) -> tuple[Array, Array]:
+        """Log-probabilities of `tokens` [rows, chunk] and, where wanted, entropies."""
+        logits = self.model.apply({"params": params}, hidden, method="unembed")
+        logprobs = logprobs_of(logits, tokens, self.temperature)
+        if not self.has_entropy:
+            return logprobs, jnp.zeros_like(logprobs)
+        return logprobs, jax.lax.stop_gradient(entropy_of(logits, self.temperature))
+
+
+@flax.struct.dataclass
+class _Wanted:
+    """The wanted tokens of each row, moved to its front."""
+
+    tokens: Any  # [rows, places] int32
+    source: Any  # [rows, places] int32: the column whose hidden state predicts it
+    place: Any  # [rows, seq] int32: where each token of the row went; -1 for those that are not wanted
+    chunks: Any  # [] int32: chunks that hold any
+
+
+def _over_wanted(
+    head: _Head, params: Any, tokens: Array, positions: Array, segment_ids: Array, counted: Array | None
+) -> tuple[Array, Array]:
+    tokens, positions, segment_ids = (jnp.asarray(x) for x in (tokens, positions, segment_ids))
+    rows, seq = tokens.shape
+    hidden = head.model.apply({"params": params}, tokens, positions, segment_ids, method="hidden_states")
+    if seq == 1:
+        return jnp.zeros((rows, 1)), jnp.zeros((rows, 1))
+    head = dataclasses.replace(head, chunk=min(head.chunk, seq - 1))
+    is_wanted = jnp.pad((segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0), ((0, 0), (1, 0)))
+    if counted is not None:
+        is_wanted &= counted
+    place = jnp.where(is_wanted, jnp.cumsum(is_wanted, axis=1, dtype=jnp.int32) - 1, -1)
+    row, column = (jnp.broadcast_to(x, (rows, seq)) for x in (jnp.arange(rows)[:, None], jnp.arange(seq)))
+    places = -(-seq // head.chunk) * head.chunk
+    chosen = jnp.ones((rows, places), jnp.int32)  # places that stay empty measure some token, which nothing reads
+    chosen = chosen.at[row, jnp.where(is_wanted, place, places)].set(column, mode="drop")
+    wanted = _Wanted(
+        tokens=jnp.take_along_axis(tokens, chosen, axis=1),
+        source=chosen - 1,
+        place=place,
+        chunks=-(-jnp.max(jnp.sum(is_wanted, axis=1)) // head.chunk),
+    )
+    return _measure(head, head.model.head_params(params), hidden, wanted)
+
+
+def _chunk(head: _Head, hidden: Array, wanted: _Wanted, index: Array) -> tuple[Array, Array]:
+    """Hidden states [rows, chunk, embed] and tokens [rows, chunk] of one chunk."""
+    source, tokens = (
+        jax.lax.dynamic_slice_in_dim(x, index * head.chunk, head.chunk, axis=1) for x in (wanted.source, wanted.tokens)
+    )
+    return jnp.take_along_axis(hidden, source[..., None], axis=1), tokens
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _measure(head: _Head, params: Any, hidden: Array, wanted: _Wanted) -> tuple[Array, Array]:
+    """Log-probabilities and entropies [rows, seq] of the wanted tokens, 0 elsewhere.
+
+    Only as many chunks are computed as hold a wanted token. JAX does not differentiate a loop whose length it does
+    not know; hence the gradient below.
+    """
+
+    def measure(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        values = head(params, *_chunk(head, hidden, wanted, index))
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=index * head.chunk, axis=1)
+        return tuple(put(old, new) for old, new in zip(found, values, strict=True))
+
+    zeros = jnp.zeros(wanted.tokens.shape, jnp.float32)
+    found = jax.lax.fori_loop(0, wanted.chunks, measure, (zeros, zeros))
+    return tuple(_back_in_row(values, wanted.place) for values in found)
+
+
+def _measure_forward(head: _Head, params: Any, hidden: Array, wanted: _Wanted):
+    return _measure(head, params, hidden, wanted), (params, hidden, wanted)
+
+
+def _measure_backward(head: _Head, saved: tuple, gradient: tuple[Array, Array]):
+    params, hidden, wanted = saved
+    rows, places = wanted.tokens.shape
+    # d loss / d logprobs of every place: what the forward pass spread over the row, collected again.
+    weights = jnp.zeros((rows, places), jnp.float32)
+    row = jnp.broadcast_to(jnp.arange(rows)[:, None], wanted.place.shape)
+    target = jnp.where(wanted.place < 0, places, wanted.place)
+    weights = weights.at[row, target].set(gradient[0], mode="drop", unique_indices=True)
+
+    def add(index: Array, sums: tuple[Any, Array]) -> tuple[Any, Array]:
+        d_params, d_hidden = sums
+        states, tokens = _chunk(head, hidden, wanted, index)
+        _, pull = jax.vjp(lambda params, states: head(params, states, tokens)[0], params, states)
+        here = jax.lax.dynamic_slice_in_dim(weights, index * head.chunk, head.chunk, axis=1)
+        of_params, of_states = pull(here)
+        d_params = jax.tree.map(lambda a, g: a + g.astype(jnp.float32), d_params, of_params)
+        return d_params, jax.lax.dynamic_update_slice_in_dim(d_hidden, of_states, index * head.chunk, axis=1)
+
+    nothing = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+    d_places = jnp.zeros((rows, places, hidden.shape[-1]), hidden.dtype)
+    d_params, d_places = jax.lax.fori_loop(0, wanted.chunks, add, (nothing, d_places))
+    # The hidden state of column t predicts token t + 1.
+    d_hidden = _back_in_row(d_places, jnp.pad(wanted.place[:, 1:], ((0, 0), (0, 1)), constant_values=-1))
+    return jax.tree.map(lambda g, p: g.astype(p.dtype), d_params, params), d_hidden, None
+
+
+_measure.defvjp(_measure_forward, _measure_backward)
+
+
+def _back_in_row(values: Array, place: Array) -> Array:
+    """Values [rows, places, …] where each token of the row went; 0 for tokens that are not wanted."""
+    index = jnp.maximum(place, 0).reshape(*place.shape, *(1,) * (values.ndim - 2))
+    is_wanted = (place >= 0).reshape(index.shape)
+    return jnp.where(is_wanted, jnp.take_along_axis(values, index, axis=1), 0)

@@ -47,11 +47,16 @@ def make_train_step(
 
     def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, Metrics]:
         logprobs = token_logprobs(
-            model, params, batch.tokens, batch.positions, batch.segment_ids, temperature=temperature, chunk=chunk
+            model,
+            params,
+            batch.tokens,
+            batch.positions,
+            batch.segment_ids,
+            temperature=temperature,
+            chunk=chunk,
+            counted=batch.token_weights > 0,
         )
-        return policy_loss(
-            logprobs, batch.old_logprobs, batch.ref_logprobs, batch.advantages, batch.token_weights, cfg
-        )
+        return policy_loss(logprobs, batch.old_logprobs, batch.ref_logprobs, batch.advantages, batch.token_weights, cfg)
 
     return _make_step(loss_of, optimizer, shardings)
 
@@ -66,8 +71,9 @@ def make_sft_step(
     """The supervised update: weighted negative log-likelihood of the batch's tokens."""
 
     def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, Metrics]:
+        counted = batch.token_weights > 0
         logprobs = token_logprobs(
-            model, params, batch.tokens, batch.positions, batch.segment_ids, chunk=chunk
+            model, params, batch.tokens, batch.positions, batch.segment_ids, chunk=chunk, counted=counted
         )
         return negative_log_likelihood(logprobs, batch.token_weights)
 
@@ -77,14 +83,22 @@ def make_sft_step(
 def make_fill_logprobs(
     model: nn.Module, *, temperature: float = 1.0, chunk: int = 512
 ) -> Callable[[Any, RolloutBatch], Float[Array, "micro rows seq"]]:
-    """Log-probabilities of a batch's tokens under given parameters, for `batch.replace(ref_logprobs=...)`."""
+    """Log-probabilities of a batch's weighted tokens under given parameters, for `batch.replace(ref_logprobs=...)`."""
 
     @jax.jit
     def fill_logprobs(params: Any, batch: RolloutBatch) -> Float[Array, "micro rows seq"]:
         def one(index: Array, filled: Array) -> Array:
-            tokens, positions, segment_ids = (x[index] for x in (batch.tokens, batch.positions, batch.segment_ids))
+            fields = (batch.tokens, batch.positions, batch.segment_ids, batch.token_weights)
+            tokens, positions, segment_ids, weights = (x[index] for x in fields)
             logprobs = token_logprobs(
-                model, params, tokens, positions, segment_ids, temperature=temperature, chunk=chunk
+                model,
+                params,
+                tokens,
+                positions,
+                segment_ids,
+                temperature=temperature,
+                chunk=chunk,
+                counted=weights > 0,
             )
             return filled.at[index].set(logprobs)
 

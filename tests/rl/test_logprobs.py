@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finemem_jax.rl.logprobs import logprobs_of, token_logprobs
+from finemem_jax.rl.logprobs import entropy_of, logprobs_of, token_logprobs, token_logprobs_and_entropies
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,35 @@ def test_chunks_change_neither_values_nor_gradients(loss_and_gradient, chunk):
     np.testing.assert_allclose(parts, whole, atol=1e-5)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(whole_gradient), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()) + 1e-7)
+
+
+def test_only_counted_tokens_are_measured_and_only_they_pull(model, params, packed):
+    counted = jax.random.uniform(jax.random.key(5), packed[0].shape) < 0.4
+    weights = jax.random.uniform(jax.random.key(3), packed[0].shape)
+
+    def loss(params, counted, spare):
+        logprobs = token_logprobs(model, params, *packed, temperature=0.8, chunk=4, counted=counted)
+        return jnp.sum(logprobs * weights * spare), logprobs
+
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, found), gradient = run(params, counted, jnp.ones_like(weights))
+    (_, whole), expected = run(params, jnp.ones_like(counted), counted)
+    np.testing.assert_allclose(found, np.where(counted, whole, 0), atol=1e-5)
+    assert 10 < (np.asarray(found) < -1e-3).sum() < 30
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()) + 1e-7)
+
+
+def test_entropies_come_with_the_logprobs(model, params, packed, logits_of):
+    found = jax.jit(lambda params: token_logprobs_and_entropies(model, params, *packed, temperature=0.6, chunk=5))
+    logprobs, entropies = found(params)
+    np.testing.assert_allclose(logprobs, token_logprobs(model, params, *packed, temperature=0.6, chunk=512), atol=1e-5)
+    scaled = logits_of(packed[0][0, 9:20]) / 0.6
+    p = np.exp(scaled) / np.exp(scaled).sum(-1, keepdims=True)
+    expected = -(p * np.log(p)).sum(-1)[:-1]  # column t is of the distribution that token t was drawn from
+    np.testing.assert_allclose(entropies[0, 10:20], expected, atol=1e-4)
+    assert entropies[0, 9] == 0 and expected.min() > 0.1
+    np.testing.assert_allclose(entropy_of(jnp.zeros((1, 8))), [np.log(8)], rtol=1e-6)
 
 
 def test_logits_exist_for_one_chunk_at_a_time(model, params, packed):

@@ -1,0 +1,101 @@
+"""Every implementation of attention against one plain reference: loops over tokens, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from finemem_jax.nn.attention import attention
+from finemem_jax.nn.blockwise import blockwise_attention
+
+# Rows of several segments, one that is full, one with padding behind, one of padding alone.
+SEGMENTS = np.array([[1] * 13 + [2] * 20 + [3] * 7, [1] * 40, [1] * 3 + [2] * 25 + [0] * 12, [0] * 40], np.int32)
+
+
+def arrays(heads=4, kv_heads=2, head_dim=8, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [(*SEGMENTS.shape, h, head_dim) for h in (heads, kv_heads, kv_heads, heads)]
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def slow_attention(q, k, v, d_out):
+    """Output and gradients, one query at a time; what padding gives is left at 0."""
+    q, k, v, d_out = (x.astype(np.float64) for x in (q, k, v, d_out))
+    out, dq, dk, dv = (np.zeros_like(x) for x in (q, q, k, v))
+    group = q.shape[2] // k.shape[2]
+    for b, t, h in np.ndindex(q.shape[:3]):
+        if SEGMENTS[b, t] == 0:
+            continue
+        seen = [s for s in range(t + 1) if SEGMENTS[b, s] == SEGMENTS[b, t]]
+        keys, values = k[b, seen, h // group], v[b, seen, h // group]
+        p = np.exp(keys @ q[b, t, h] / np.sqrt(q.shape[-1]))
+        p /= p.sum()
+        out[b, t, h] = p @ values
+        dp = values @ d_out[b, t, h]
+        ds = p * (dp - p @ dp) / np.sqrt(q.shape[-1])
+        dq[b, t, h] = ds @ keys
+        dk[b, seen, h // group] += np.outer(ds, q[b, t, h])
+        dv[b, seen, h // group] += np.outer(p, d_out[b, t, h])
+    return out, dq, dk, dv
+
+
+def output_and_gradients(attend, q, k, v, d_out):
+    """Of the tokens that are not padding."""
+    is_token = (SEGMENTS > 0)[:, :, None, None]
+
+    @jax.jit
+    def run(q, k, v):
+        out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, jnp.asarray(SEGMENTS)), q, k, v)
+        return out, pull(d_out * is_token)
+
+    out, gradients = run(q, k, v)
+    return np.where(is_token, out, 0), *gradients
+
+
+@pytest.mark.parametrize(
+    "attend",
+    [attention, *(lambda q, k, v, s, block=block: blockwise_attention(q, k, v, s, block) for block in (8, 16, 40, 64))],
+    ids=["attention", "block 8", "block 16", "block 40", "block 64"],
+)
+def test_output_and_gradients_equal_the_reference(attend):
+    given = arrays()
+    found, expected = output_and_gradients(attend, *given), slow_attention(*given)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert np.abs(b).max() > 0.5
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_one_kv_head_or_as_many_as_heads(kv_heads):
+    given = arrays(kv_heads=kv_heads, seed=1)
+    attend = lambda q, k, v, s: blockwise_attention(q, k, v, s, 16)  # noqa: E731
+    for a, b in zip(output_and_gradients(attend, *given), slow_attention(*given), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_padding_stays_finite_and_bfloat16_stays_bfloat16():
+    q, k, v, _ = (jnp.asarray(x, jnp.bfloat16) * 30 for x in arrays())
+    out, pull = jax.vjp(lambda q, k, v: attention(q, k, v, jnp.asarray(SEGMENTS)), q, k, v)
+    assert out.dtype == jnp.bfloat16 and np.isfinite(np.float32(out)).all()
+    for gradient in pull(jnp.ones_like(out)):
+        assert gradient.dtype == jnp.bfloat16 and np.isfinite(np.float32(gradient)).all()
+
+
+def test_no_array_of_all_queries_by_all_keys_exists():
+    """In the gradient of rows of 512 tokens nothing has more elements than one block's scores or the queries."""
+    shape = (1, 512, 2, 4)
+    segments = jnp.ones((1, 512), jnp.int32)
+
+    def loss(q, k, v):
+        return jnp.sum(attention(q, k, v, segments))
+
+    def sizes(jaxpr):
+        for equation in jaxpr.eqns:
+            yield from (variable.aval.size for variable in equation.outvars)
+            for value in equation.params.values():
+                for sub in value if isinstance(value, (tuple, list)) else (value,):
+                    if hasattr(sub, "eqns") or hasattr(sub, "jaxpr"):
+                        yield from sizes(getattr(sub, "jaxpr", sub))
+
+    traced = jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(*(jnp.zeros(shape) for _ in range(3)))
+    assert max(sizes(traced.jaxpr)) <= 512 * 2 * 4
