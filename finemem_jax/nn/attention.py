@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from finemem_jax.nn import cudnn, splash
 from finemem_jax.nn.blockwise import blockwise_attention
 from finemem_jax.nn.kv_cache import LayerCache
+from finemem_jax.nn.mesh import HEADS, ROWS, current_mesh, current_platform
 
 MASKED = -1e30  # finite, so that a query that sees nothing averages instead of becoming NaN
 
@@ -29,7 +32,7 @@ def attention(
     but finite.
     """
     if past is None or past.attend_to == 0:
-        return _self_attention(q, k, v, segment_ids)
+        return self_attention(q, k, v, segment_ids)
     rows, seq = segment_ids.shape
     if seq == 1 and rows > DECODE_ROWS and rows % DECODE_ROWS == 0:
         args = (q, k, v, segment_ids, past)
@@ -37,11 +40,51 @@ def attention(
     return _attend_at_once(q, k, v, segment_ids, past)
 
 
-BLOCK = 32  # tokens: of a CPU's choices from 16 to 192 the fastest at 192 and 384 tokens a row, by a little
+def self_attention(
+    q: Float[Array, "rows seq heads head_dim"],
+    k: Float[Array, "rows seq kv_heads head_dim"],
+    v: Float[Array, "rows seq kv_heads head_dim"],
+    segment_ids: Int[Array, "rows seq"],
+) -> Float[Array, "rows seq heads head_dim"]:
+    """`attention` without a past, by the kernel made for the platform: this is where it is chosen.
+
+    On a mesh every device attends within its own rows and heads; nothing is exchanged. Where there are fewer kv
+    heads than devices to split them over, each device picks those that its query heads share.
+    """
+    attend = _kernel(current_platform(), q)
+    mesh = current_mesh()
+    if mesh is None:
+        return attend(q, k, v, segment_ids)
+    ways, heads, kv_heads = mesh.shape[HEADS], q.shape[2], k.shape[2]
+    splits_kv = kv_heads % ways == 0
+
+    def attend_here(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
+        if not splits_kv:
+            here = jax.lax.axis_index(HEADS) * (heads // ways) + jnp.arange(heads // ways)
+            k, v = (jnp.take(x, here // (heads // kv_heads), axis=2) for x in (k, v))
+        return attend(q, k, v, segment_ids)
+
+    by_head = PartitionSpec(ROWS, None, HEADS)
+    of_kv = by_head if splits_kv else PartitionSpec(ROWS)
+    specs = (by_head, of_kv, of_kv, PartitionSpec(ROWS))
+    # Not checked: the kernels' own loops and calls do not say over which axes they vary.
+    return jax.shard_map(attend_here, mesh=mesh, in_specs=specs, out_specs=by_head, check_vma=False)(
+        q, k, v, segment_ids
+    )
 
 
-def _self_attention(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
-    return blockwise_attention(q, k, v, segment_ids, block=BLOCK)
+# Tokens to a block of the XLA loop. On a CPU a block's scores stay in the core's own cache (from 16 to 192 this was
+# the fastest at 192 and 384 tokens a row, by a little); elsewhere a block must be worth a kernel's start.
+CPU_BLOCK, OTHER_BLOCK = 32, 512
+
+
+def _kernel(platform: str, q: Array) -> Callable:
+    seq, head_dim = q.shape[1], q.shape[3]
+    if platform == "tpu" and splash.is_supported(seq, head_dim):
+        return splash.splash_attention
+    if platform == "gpu" and cudnn.is_supported(q.dtype, head_dim):
+        return cudnn.cudnn_attention
+    return functools.partial(blockwise_attention, block=CPU_BLOCK if platform == "cpu" else OTHER_BLOCK)
 
 
 def _attend_at_once(q: Array, k: Array, v: Array, segment_ids: Array, past: LayerCache) -> Array:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from finemem_jax.config import LoraConfig
 from finemem_jax.nn.attention import attention
 from finemem_jax.nn.kv_cache import KVCache, LayerCache
+from finemem_jax.nn.mesh import split_rows
 
 Tokens = Int[Array | np.ndarray, "rows seq"]
 """What the model takes per token: ids, positions or segment ids."""
@@ -242,6 +243,7 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "rows seq embed"], layer: Int[Array, ""], inputs: LayerInputs):
         cfg = self.cfg
+        x = split_rows(x)
         attended, new = Attention(cfg, name="attention")(RMSNorm(cfg, name="input_norm")(x), layer, inputs)
         x = x + attended
         x = x + MLP(cfg, name="mlp")(RMSNorm(cfg, name="post_attention_norm")(x))
