@@ -20,7 +20,7 @@ from finemem_jax.reporting.records import read_lines, write_atomically
 from finemem_jax.reporting.rollout_records import EPISODES, HELDOUT
 
 MAX_BYTES = 20_000_000  # of the file
-_BUDGET = 14_000_000  # bytes of rollout records to begin with; halved until the file is small enough
+_BUDGET = 60_000_000  # bytes of rollout records to begin with; lowered until the file is small enough
 
 
 def write_report(workdir: Path, out: Path | None = None) -> Path:
@@ -28,11 +28,11 @@ def write_report(workdir: Path, out: Path | None = None) -> Path:
     out = out or workdir / "report.html"
     if not (workdir / "config.json").is_file() and not (workdir / "evaluation.json").is_file():
         raise UserError(f"no run in {workdir}: neither config.json nor evaluation.json is there")
-    budget = _BUDGET
-    page = _page(report_data(workdir, budget))
-    while len(page.encode("utf-8", "backslashreplace")) > MAX_BYTES and budget > 1000:
-        budget //= 2
+    budget, size = _BUDGET, MAX_BYTES + 1
+    while size > MAX_BYTES and budget > 1000:
         page = _page(report_data(workdir, budget))
+        size = len(page.encode("utf-8", "backslashreplace"))
+        budget = int(budget * 0.9 * MAX_BYTES / size)
     write_atomically(out, page)
     return out
 

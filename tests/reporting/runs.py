@@ -64,6 +64,7 @@ def write_run(workdir: Path, *, episodes: int = 4, questions: int = 3, nasty: st
         score = 1.0 if when == "after" else 0.0
         played = [rollout(e, score=score, questions=questions, nasty=nasty) for e in range(episodes)]
         write_heldout(workdir, when, {"T=1": played, "greedy": played}, episodes)
-    write_heldout(workdir, "baseline", {"oracle": [rollout(e, questions=questions) for e in range(episodes)]}, episodes)
+    oracle = [rollout(e, questions=questions, nasty=nasty) for e in range(episodes)]
+    write_heldout(workdir, "baseline", {"oracle": oracle}, episodes)
     write_atomically(workdir / "results.json", json.dumps(table))
     return workdir

@@ -391,7 +391,7 @@ function operationsView(step) {
     const content = values.map(([key, value]) => (key === "id" ? el("span", { class: "id" }, text(value), " ") : text(value)));
     const outcome = S(status);
     const note = outcome === "applied" || outcome === "skipped" ? (item !== null && !values.some(([k]) => k === "id") ? ` → ${S(item)}` : "") : ` ${outcome}`;
-    return el("li", {}, el("span", { class: `op ${ok ? "good" : "bad"}` }, `${ok ? "✓" : "✗"} ${label}`), ...content,
+    return el("li", {}, el("span", { class: `op ${ok ? "good" : "bad"}` }, `${ok ? "✓" : "✗"} ${label}`), " ", ...content,
       note ? el("span", { class: ok ? "soft" : "bad" }, note) : null,
       evicted.length ? el("span", { class: "soft" }, ` evicted ${evicted.map(S).join(", ")}`) : null);
   }));

@@ -1,0 +1,136 @@
+"""The report's numbers are the run's, it fits its size, and what it leaves out it says."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import pytest
+
+from finemem_jax import main
+from finemem_jax.reporting import charts
+from finemem_jax.reporting.records import JsonLines, read_lines
+from finemem_jax.reporting.report import MAX_BYTES, evenly, write_report
+from tests.reporting import runs
+
+
+def embedded(path):
+    """The JSON object inside the page."""
+    page = path.read_text("utf-8")
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.S)
+    return json.loads(found)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return runs.write_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def data(run):
+    return embedded(write_report(run))
+
+
+def test_every_point_of_every_curve_is_in_the_runs_jsonl(run, data):
+    logged = {line["step"]: line for line in read_lines(run / "metrics.jsonl")}
+    seen = set()
+    for name in ("reward/format", "reward/total", "share/evidence", "accuracy", "memory_tokens"):
+        short = name.split("/")[-1]
+        spec = next(
+            c for c in data["charts"] if any(s["name"] == short and s["y"][0] == logged[0][name] for s in c["series"])
+        )
+        series = next(s for s in spec["series"] if s["name"] == short)
+        assert dict(zip(series["x"], series["y"], strict=True)) == {t: line[name] for t, line in logged.items()}
+        seen.add(spec["title"])
+    assert {"Reward terms", "Share of the advantage's variance", "Accuracy in training"} <= seen
+    held_out = next(c for c in data["charts"] if c["title"] == "Held-out accuracy")
+    assert {s["name"]: s["y"] for s in held_out["series"]} == {
+        "T=1": [0.25, 0.5], "greedy": [0.25, 0.5], "oracle": [0.9, 0.9],
+    }  # fmt: skip
+
+
+def test_the_table_is_the_results(run, data):
+    results = json.loads((run / "results.json").read_text())
+    table = data["table"]
+    assert [row["name"] for row in table["rows"]] == [
+        "before T=1",
+        "before greedy",
+        "after T=1",
+        "after greedy",
+        "oracle",
+    ]
+    for row in table["rows"]:
+        assert row["values"][:2] == [results[row["name"]]["accuracy"], results[row["name"]]["accuracy/fact"]]
+    assert data["verdict"].startswith("Held-out accuracy went from 0.250 to 0.500 (+0.250) at temperature 1")
+
+
+def test_a_sample_of_rollouts_is_in_the_report_as_recorded(run, data):
+    strings = data["strings"]
+    recorded = read_lines(run / "rollouts.jsonl")
+    groups = [g for g in data["groups"] if g[0] is not None]
+    assert len(groups) == len(recorded)
+    for record, group in random.Random(0).sample(list(zip(recorded, groups, strict=True)), 3):
+        assert (group[0], strings[group[1]], strings[group[2]]) == (record["step"], record["episode"], record["source"])
+        assert [strings[c] for c in group[3]] == record["chunks"]
+        for sample, column in zip(record["samples"], group[4], strict=True):
+            assert dict(zip(data["terms"], column[3], strict=True)) == sample["rewards"]
+            assert (column[4], column[5]) == (sample["total"], sample["advantage"])
+            for answer, compact in zip(sample["answers"], column[2], strict=True):
+                assert (strings[compact[1]], strings[compact[4]], compact[5]) == (
+                    answer["question"], answer["answer"], answer["score"],
+                )  # fmt: skip
+                assert [[strings[r[0]], r[1], strings[r[2]]] for r in compact[7]] == [
+                    [r["id"], r["step"], r["text"]] for r in answer["retrieved"]
+                ]
+    held_out = [g for g in data["groups"] if g[0] is None]
+    assert [strings[c[0]] for c in held_out[0][4]] == [
+        "before T=1", "before greedy", "after T=1", "after greedy", "baseline oracle",
+    ]  # fmt: skip
+
+
+def test_no_text_can_leave_its_place_in_the_page(run):
+    page = write_report(run).read_text("utf-8")
+    assert "window.hacked" in page and "<script>window.hacked" not in page and "<b>bold" not in page
+    assert page.count("</script>") == 2
+
+
+def test_a_large_run_is_sampled_and_says_so(tmp_path):
+    run = runs.write_run(tmp_path, episodes=60, questions=10, steps=12, nasty="x" * 60_000)
+    path = write_report(run)
+    data = embedded(path)
+    assert path.stat().st_size <= MAX_BYTES
+    shown = [g for g in data["groups"] if g[0] is None]
+    (note,) = [n for n in data["notes"] if "held-out" in n]
+    assert 0 < len(shown) < 60 and note.startswith(f"Sampled: {len(shown)} of 60 held-out episodes")
+    names = [data["strings"][g[1]] for g in shown]
+    assert names[0] == "episode-0" and names[-1] == "episode-59"  # evenly, both ends included
+
+
+def test_what_fits_is_never_sampled():
+    assert evenly([5, 5, 5], 15) == [0, 1, 2]
+    assert evenly([5] * 100, 50)[::9] == [0, 99]
+    assert evenly([5], 0) == [0] and evenly([], 10) == []
+
+
+def test_long_series_are_thinned_to_their_ends(tmp_path):
+    lines = [{"step": s, "accuracy": s / 5000} for s in range(5000)]
+    (chart,) = charts.run_charts(lines, [], [], {})
+    series = chart["series"][0]
+    assert len(series["x"]) == charts.MAX_POINTS and (series["x"][0], series["x"][-1]) == (0, 4999)
+    assert all(y == x / 5000 for x, y in zip(series["x"], series["y"], strict=True))
+
+
+def test_a_run_that_has_just_begun_has_a_report_too(tmp_path):
+    run = runs.write_run(tmp_path, steps=0)
+    (run / "results.json").unlink()
+    JsonLines(run / "evaluations.jsonl", keep_below=0)
+    assert embedded(write_report(run))["table"]["rows"] == []
+
+
+def test_the_command_writes_the_file_and_names_mistakes(tmp_path, capsys):
+    run = runs.write_run(tmp_path / "run")
+    assert main.main(["report", f"--workdir={run}", f"--out={tmp_path / 'page.html'}"]) == 0
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert main.main(["report", f"--workdir={tmp_path / 'none'}"]) == 2
+    assert "no run in" in capsys.readouterr().err
