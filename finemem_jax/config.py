@@ -235,7 +235,8 @@ class TrainConfig:
     row_tokens: int = 0  # length of a packed row, tokens; 0 = prompt plus completion limit
     logprob_chunk: int = 512  # positions of each row whose logits exist at once
     checkpoint_every: int = 25
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = 3  # the newest so many are kept,
+    keep_best: int = 1  # and so many with the best mean held-out accuracy
     eval_every: int = 50  # 0 = only before and after
     log_rollouts: int = 1  # episodes per step whose rollouts are written to rollouts.jsonl
 
@@ -277,6 +278,53 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuardConfig:
+    """One alarm."""
+
+    limit: float = 0.0  # the alarm's threshold; unit and side: see its line in GuardsConfig
+    action: str = "warn"  # off | warn = a line and alarms.jsonl | stop = also save the state and exit with code 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardsConfig:
+    """Alarms (`guards.py`), the stall watchdog (`watchdog.py`), and what happens when a part of the run fails."""
+
+    patience: int = 5  # an alarm sounds after so many steps in a row beyond its limit (non_finite, stall: at once)
+    non_finite: GuardConfig = field(  # this many updates in a row were skipped for a loss or gradient of NaN or inf
+        default_factory=lambda: GuardConfig(limit=8, action="stop")
+    )
+    reward_collapse: GuardConfig = field(  # share of (group, step) pairs with a gradient, at or below
+        default_factory=lambda: GuardConfig(limit=0.0)
+    )
+    reward_drop: GuardConfig = field(  # smoothed total reward, this much or more below its best so far
+        default_factory=lambda: GuardConfig(limit=0.5)
+    )
+    format_collapse: GuardConfig = field(  # share of the operations written that are valid, at or below
+        default_factory=lambda: GuardConfig(limit=0.1)
+    )
+    length_explosion: GuardConfig = field(  # share of turns cut off at prompt.max_completion_tokens, at or above
+        default_factory=lambda: GuardConfig(limit=0.5)
+    )
+    kl: GuardConfig = field(  # KL to the reference, nats per token, at or above; measured when loss.kl_coef > 0
+        default_factory=lambda: GuardConfig(limit=10.0)
+    )
+    drift: GuardConfig = field(  # KL of the sampling policy to the updated one, nats per token, at or above
+        default_factory=lambda: GuardConfig(limit=1.0)
+    )
+    entropy_low: GuardConfig = field(  # mean -log p of the sampled tokens, nats, at or below
+        default_factory=lambda: GuardConfig(limit=1e-3)
+    )
+    entropy_high: GuardConfig = field(  # the same, at or above
+        default_factory=lambda: GuardConfig(limit=6.0)
+    )
+    stall: GuardConfig = field(  # seconds in which no step finished; stop ends the process where it stands
+        default_factory=lambda: GuardConfig(limit=3600.0)
+    )
+    disk_full: str = "warn"  # a checkpoint or log line that cannot be written: warn = go on and try again | stop
+    grace: float = 25.0  # seconds from SIGTERM to the end of the process, whatever is not saved by then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     name: str = "finemem"
     seed: int = 0
@@ -293,6 +341,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
@@ -404,6 +453,12 @@ _CHOICES = {
     "eval.metrics": ("strict", "reference"),
     "sft.save_dtype": ("float32", "bfloat16"),
     "optimizer.schedule": ("constant", "linear", "cosine"),
+    "guards.disk_full": ("warn", "stop"),
+    **{
+        f"guards.{guard.name}.action": ("off", "warn", "stop")
+        for guard in dataclasses.fields(GuardsConfig)
+        if guard.type == "GuardConfig"
+    },
 }
 
 # name -> (least, most), both inclusive
@@ -466,10 +521,23 @@ _RANGES = {
     "train.logprob_chunk": (1, math.inf),
     "train.checkpoint_every": (1, math.inf),
     "train.keep_checkpoints": (1, math.inf),
+    "train.keep_best": (0, math.inf),
     "train.eval_every": (0, math.inf),
     "train.log_rollouts": (0, math.inf),
     "eval.episodes": (0, math.inf),
     "eval.log_rollouts": (0, math.inf),
+    "guards.patience": (1, math.inf),
+    "guards.non_finite.limit": (1, math.inf),
+    "guards.reward_collapse.limit": (0, 1),
+    "guards.reward_drop.limit": (0, math.inf),
+    "guards.format_collapse.limit": (0, 1),
+    "guards.length_explosion.limit": (0, 1),
+    "guards.kl.limit": (0, math.inf),
+    "guards.drift.limit": (0, math.inf),
+    "guards.entropy_low.limit": (0, math.inf),
+    "guards.entropy_high.limit": (0, math.inf),
+    "guards.stall.limit": (1e-3, math.inf),
+    "guards.grace": (0, math.inf),
     "sft.batch": (1, math.inf),
     "sft.permuted": (0, 1),
     "sft.copy_mix": (0, 1),

@@ -15,10 +15,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from finemem_jax import config
+from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
-
-EXIT_USER_ERROR = 2
+from finemem_jax.exits import RunEnded
 
 _CONFIG_HELP = """\
 config overrides: any field of the config, as --config.GROUP.FIELD=VALUE, e.g.
@@ -27,13 +26,16 @@ The fields, their defaults and legal values are in finemem_jax/config.py."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code (0 done, 2 a mistake in what was given)."""
+    """Runs one command; returns the exit code (`exits.py`: 0 done, 2 a mistake in what was given, …)."""
     arguments, overrides = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
     try:
         return arguments.run(arguments, overrides) or 0
     except UserError as error:
         print(f"finemem {arguments.command}: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return exits.USER_ERROR
+    except RunEnded as end:
+        print(f"finemem {arguments.command}: {end}", file=sys.stderr)
+        return end.code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "Train a memory manager with GRPO; resumes when the workdir holds a run.")
     _config_options(train, default="configs/quickstart.py")
+    train.add_argument(
+        "--accept-config-change", action="store_true", help="go on with a run although the config is another"
+    )
     sft = command("sft", _sft, "Supervised warm start from the scripted, imperfect expert.")
     _config_options(sft, default="configs/warm_start.py")
     evaluate = command("evaluate", _evaluate, "Score a policy and the baselines on held-out episodes.")
@@ -64,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", _export, "Write the latest checkpoint of a run as a Hugging Face folder.")
     export.add_argument("--workdir", required=True, help="folder of the run")
     export.add_argument("--out", required=True, help="folder to write; replaced as a whole")
+    export.add_argument(
+        "--checkpoint", default="latest", help="latest, best (by held-out accuracy) or a step (default: %(default)s)"
+    )
     export.add_argument("--peft", action="store_true", help="a PEFT folder of the LoRA adapters alone")
     sweep = command("sweep", _sweep, "Train every config with every seed and compare them: ablations in one table.")
     sweep.add_argument(
@@ -141,7 +149,7 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
     from finemem_jax import train  # jax starts here, after every mistake in the config was reported
 
-    train.train(cfg, workdir)
+    train.train(cfg, workdir, accept_config_change=arguments.accept_config_change)
 
 
 def _sft(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -162,7 +170,7 @@ def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
     from finemem_jax import train
 
-    train.export(Path(arguments.workdir), Path(arguments.out), peft=arguments.peft)
+    train.export(Path(arguments.workdir), Path(arguments.out), peft=arguments.peft, checkpoint=arguments.checkpoint)
 
 
 def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:

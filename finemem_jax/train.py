@@ -17,10 +17,11 @@ a run that stops at step k and resumes is the run that did not stop.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finemem_jax import __version__, config, distributed, packing
+from finemem_jax import config, distributed, exits, packing
+from finemem_jax import workdir as workdirs
 from finemem_jax.benchmarks import contamination
 from finemem_jax.collect import Job, collect_rollouts
 from finemem_jax.config import Config, UserError, resolve
@@ -39,153 +41,187 @@ from finemem_jax.env.episodes import stream_indices
 from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step_rewards, variance_shares
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
+from finemem_jax.exits import RunEnded
+from finemem_jax.journal import CHECKPOINTS, Journal, scores
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.packing import TrainSequence
 from finemem_jax.policy import Policy, load_answerer, load_environment, load_mesh, load_policy
+from finemem_jax.preemption import Preempted, Preemption
 from finemem_jax.reporting.plots import plot_run
 from finemem_jax.reporting.progress import Progress
-from finemem_jax.reporting.records import JsonLines, read_lines, write_atomically
+from finemem_jax.reporting.records import read_lines, write_atomically
 from finemem_jax.reporting.report import write_report
 from finemem_jax.reporting.rollout_records import group_record, write_heldout
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.train_state import TrainState, create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state_shardings
-from finemem_jax.types import Answerer, Episode, Rollout, Sampling
+from finemem_jax.types import Answerer, AnswererDown, Episode, Rollout, Sampling
+from finemem_jax.watchdog import Watchdog
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints
 
 
-def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
+def train(cfg: Config, workdir: Path, *, accept_config_change: bool = False) -> dict[str, Evaluation]:
     """Trains for `cfg.train.steps` steps, resuming from the newest checkpoint in `workdir`.
 
     Returns the evaluations before and after, by "when policy", e.g. "after greedy". Files of the run:
-    config.json, metrics.jsonl (a function of the seed, byte for byte), timings.jsonl, evaluations.jsonl,
-    rollouts.jsonl and heldout/ (what was written and answered), report.html, checkpoints/, curves.png, and hf/, the
-    trained policy as a Hugging Face folder.
+    config.json, metrics.jsonl (a function of the seed, byte for byte), evaluations.jsonl and alarms.jsonl likewise,
+    rollouts.jsonl and heldout/ (what was written and answered), timings.jsonl, report.html, checkpoints/, curves.png,
+    and hf/, the trained policy as a Hugging Face folder.
+    Raises RunEnded when it ends early on purpose, with the state saved: preemption, an alarm, a failed part.
     """
+    lock = workdirs.locked(workdir) if distributed.is_lead() else contextlib.nullcontext()
+    with lock, Preemption(cfg.guards.grace) as preemption:
+        try:
+            return _train(cfg, workdir, preemption, accept_config_change)
+        except Preempted:
+            raise RunEnded(f"{preemption.reason} during the setup: nothing to save", preemption.code) from None
+
+
+def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_change: bool) -> dict[str, Evaluation]:
     # --- setup -------------------------------------------------------------------------------------------------
-    refuse_other_config(cfg, workdir)
-    mesh = load_mesh(cfg)
-    policy = load_policy(cfg, mesh)
-    env = load_environment(cfg, policy.tokenizer)
-    answerer = load_answerer(cfg, workdir)
+    with preemption.interruptible():
+        changed = workdirs.claim(cfg, workdir, accept_change=accept_config_change)
+        mesh = load_mesh(cfg)
+        policy = load_policy(cfg, mesh)
+        env = load_environment(cfg, policy.tokenizer)
+        answerer = load_answerer(cfg, workdir)
+        episodes, held_out = load_episodes(cfg)
+        optimizer = make_optimizer(cfg.optimizer, max(cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches, 1))
+        state = create_train_state(policy.params, optimizer)
+        update = make_train_step(
+            policy.model,
+            optimizer,
+            cfg.loss,
+            temperature=cfg.train.temperature,
+            chunk=cfg.train.logprob_chunk,
+            shardings=state_shardings(state) if mesh is not None else None,
+        )
+        fill = make_fill_logprobs(policy.model, temperature=cfg.train.temperature, chunk=cfg.train.logprob_chunk)
+        # The update donates its state, so a reference of its own needs buffers of its own. With LoRA the reference
+        # is the policy's frozen base, and there is no second copy.
+        reference = jax.tree.map(jnp.copy, policy.params) if cfg.loss.kl_coef and not cfg.model.lora.rank else None
+        journal = Journal(cfg, workdir)
+        state, first = journal.resume(state)
+        workdirs.store_config(cfg, workdir, changed, first)
+        engine = Engine(policy.model, state.params, cfg.engine)
+
+    def evaluate_now(step: int) -> dict[str, Evaluation]:
+        engine.set_params(state.params)
+        return evaluate_all(engine, env, answerer, held_out, cfg)
+
+    def record(step: int, when: str, found: Mapping[str, Evaluation]) -> None:
+        if when != "baseline":
+            journal.write_evaluation(step, {name: evaluation.metrics for name, evaluation in found.items()})
+        if distributed.is_lead():
+            rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
+            journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
+
+    done, results = first, {}
+    progress = Progress(cfg.train.steps, "train")
+    watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe)
+    try:
+        with progress, watchdog:
+            progress.say(f"{cfg.name}: {jax.device_count()} {jax.devices()[0].platform} device(s), workdir {workdir}")
+            if cfg.data.eval_path:  # otherwise the benchmark itself holds out what is disjoint
+                for warning in contamination((e.source for e in held_out), (e.source for e in episodes)):
+                    progress.say(warning)
+            if first:
+                progress.say(f"resumed at step {first} from {workdir / CHECKPOINTS}")
+
+            # --- steps -----------------------------------------------------------------------------------------
+            for step in range(first, cfg.train.steps):
+                preemption.check(step)
+                clock = _Clock(watchdog, step)
+                if journal.needs_evaluation(step):
+                    with clock.phase("evaluate"), preemption.interruptible():
+                        found = evaluate_now(step)
+                    named = {f"step {step} {name}" if step else f"before {name}": e for name, e in found.items()}
+                    results |= {} if step else named
+                    progress.say(headline(f"step {step}" if step else "before", named))
+                    record(step, "after" if step else "before", found)
+
+                with clock.phase("rollout"), preemption.interruptible():
+                    engine.set_params(state.params)
+                    groups = collect_groups(
+                        engine, env, answerer, episodes, cfg, step=step, position=journal.episodes_drawn
+                    )
+                with clock.phase("reward"):
+                    rewards = step_rewards(groups, cfg.rewards, env.count_tokens)
+                    advantages = group_advantages(
+                        rewards.total, std=cfg.advantage.std, eps=cfg.advantage.eps, min_std=cfg.advantage.min_std
+                    )
+                with clock.phase("update"):
+                    losses = []
+                    for chosen in mini_batches(cfg, step, len(groups)):
+                        packed = pack_groups([groups[g] for g in chosen], advantages[chosen], cfg)
+                        batch = packing.to_device(packed, mesh)
+                        if cfg.loss.kl_coef:
+                            base = without_adapters(state.params) if reference is None else reference
+                            batch = batch.replace(ref_logprobs=fill(base, batch))
+                        state, metrics = update(state, batch)
+                        losses.append((packed.padding_share, metrics))
+                    losses = [(share, metrics_lib.read(metrics)) for share, metrics in losses]
+                done = step + 1  # from here on `state` is that after `done` steps, whatever happens
+                journal.episodes_drawn += cfg.train.episodes
+
+                line = {
+                    **rollout_metrics([r for g in groups for r in g]),
+                    **reward_metrics(rewards, advantages, cfg.rewards.weights),
+                    **loss_metrics(losses),
+                }
+                with clock.phase("log"):
+                    journal.write(journal.metrics, step, line)
+                    for g, group in enumerate(groups[: cfg.train.log_rollouts]):
+                        terms = {name: term[g] for name, term in rewards.terms.items()}
+                        journal.write(journal.rollouts, step, group_record(group, terms, rewards.total[g], advantages[g]))
+                    alarms = journal.guards.check(line, [metrics["skipped_updates"] > 0 for _, metrics in losses])
+                    journal.sound(alarms, step)
+                if journal.needs_checkpoint(done):
+                    with clock.phase("checkpoint"):
+                        journal.save(done, state)
+                journal.write(journal.timings, step, {**clock.seconds, **engine_metrics(engine)})
+                progress.update(
+                    done, reward=line["reward/total"], accuracy=line["accuracy"], valid=line["valid_operations"]
+                )
+                watchdog.step_finished()
+                for alarm in alarms:
+                    if alarm.action == "stop":
+                        raise RunEnded(f"step {step}: {alarm}", exits.STOPPED)
+
+            # --- after -----------------------------------------------------------------------------------------
+            watchdog.enter("evaluate", done)
+            with preemption.interruptible():
+                found = evaluate_now(done)
+                baselines = evaluate_baselines(env, answerer, held_out, cfg)
+            record(done, "after", found)
+            record(done, "baseline", baselines)
+            results |= {f"after {name}": evaluation for name, evaluation in found.items()}
+            watchdog.enter("export", done)
+            if distributed.is_lead():
+                report(cfg, workdir, policy, state, results, baselines)
+            if not journal.finish(done, state):
+                raise RunEnded(f"the last checkpoint of {workdir} could not be written", exits.STOPPED)
+            watchdog.enter("done", done)
+            return results
+    except (Preempted, RunEnded, AnswererDown) as end:
+        code = preemption.code if isinstance(end, Preempted) else getattr(end, "code", exits.STOPPED)
+        why = preemption.reason if isinstance(end, Preempted) else str(end)
+        saved = f"saved after step {done}" if journal.finish(done, state) else "NOT saved, older checkpoints count"
+        raise RunEnded(f"{why}; {saved}; the same command goes on from there", code) from None
+    except FloatingPointError as error:  # the engine met NaN: this state is worth nothing, an older one may be
+        raise RunEnded(f"step {done}: {error}; not saved, older checkpoints count", exits.STOPPED) from error
+
+
+def load_episodes(cfg: Config) -> tuple[Sequence[Episode], list[Episode]]:
+    """The training episodes, and the held-out ones that evaluations use."""
     benchmark = resolve("finemem_jax.benchmarks", cfg.data.name)
     episodes = benchmark.load(cfg.data, "train", cfg.seed)
     held_out = benchmark.load(cfg.data, "eval", cfg.seed)
     held_out = [held_out[i] for i in range(min(cfg.eval.episodes or len(held_out), len(held_out)))]
     if len(episodes) == 0 or len(held_out) == 0:
         raise UserError(f"config.data: {len(episodes)} training and {len(held_out)} held-out episodes")
-    write_atomically(workdir / "config.json", json.dumps(config.to_dict(cfg), indent=1))
-
-    updates = cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches
-    optimizer = make_optimizer(cfg.optimizer, max(updates, 1))
-    state = create_train_state(policy.params, optimizer)
-    update = make_train_step(
-        policy.model,
-        optimizer,
-        cfg.loss,
-        temperature=cfg.train.temperature,
-        chunk=cfg.train.logprob_chunk,
-        shardings=state_shardings(state) if mesh is not None else None,
-    )
-    fill = make_fill_logprobs(policy.model, temperature=cfg.train.temperature, chunk=cfg.train.logprob_chunk)
-    # The update donates its state, so a reference of its own needs buffers of its own. With LoRA the reference is
-    # the policy's frozen base, and there is no second copy.
-    reference = jax.tree.map(jnp.copy, policy.params) if cfg.loss.kl_coef and not cfg.model.lora.rank else None
-
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=cfg.train.keep_checkpoints)
-    first = 0
-    if checkpoints.latest() is not None:
-        state, extra = checkpoints.restore(state)
-        first = extra["next_step"]
-    engine = Engine(policy.model, state.params, cfg.engine)
-    metrics_log = JsonLines(workdir / "metrics.jsonl", keep_below=first)
-    timings_log = JsonLines(workdir / "timings.jsonl", keep_below=first)
-    rollouts_log = JsonLines(workdir / "rollouts.jsonl", keep_below=first)
-    # The evaluation before step 0 stands at step 0; the one after step k - 1 at step k. The last is always made anew.
-    kept = first + 1 if 0 < first < cfg.train.steps else first
-    evaluations_log = JsonLines(workdir / "evaluations.jsonl", keep_below=kept)
-
-    def evaluate_now(step: int) -> dict[str, Evaluation]:
-        engine.set_params(state.params)
-        found = evaluate_all(engine, env, answerer, held_out, cfg)
-        for name, evaluation in found.items():
-            evaluations_log.write(step, {"policy": name, **evaluation.metrics})
-        record_evaluation("after" if step else "before", found)
-        return found
-
-    def record_evaluation(when: str, found: dict[str, Evaluation]) -> None:
-        if distributed.is_lead():
-            rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
-            write_heldout(workdir, when, rollouts, cfg.eval.log_rollouts)
-
-    results: dict[str, Evaluation] = {}
-    with Progress(cfg.train.steps, "train") as progress:
-        if cfg.data.eval_path:  # otherwise the benchmark itself holds out what is disjoint
-            for line in contamination((e.source for e in held_out), (e.source for e in episodes)):
-                progress.say(line)
-        progress.say(f"{cfg.name}: {jax.device_count()} {jax.devices()[0].platform} device(s), workdir {workdir}")
-        if first == 0:
-            results |= {f"before {name}": found for name, found in evaluate_now(0).items()}
-            progress.say(headline("before", results))
-        else:
-            progress.say(f"resumed at step {first} from {workdir / 'checkpoints'}")
-
-        # --- steps ---------------------------------------------------------------------------------------------
-        for step in range(first, cfg.train.steps):
-            clock = _Clock()
-            engine.set_params(state.params)
-            groups = collect_groups(engine, env, answerer, episodes, cfg, step)
-            clock.mark("rollout")
-
-            rewards = step_rewards(groups, cfg.rewards, env.count_tokens)
-            advantages = group_advantages(
-                rewards.total, std=cfg.advantage.std, eps=cfg.advantage.eps, min_std=cfg.advantage.min_std
-            )
-            clock.mark("reward")
-
-            losses = []
-            for chosen in mini_batches(cfg, step, len(groups)):
-                packed = pack_groups([groups[g] for g in chosen], advantages[chosen], cfg)
-                batch = packing.to_device(packed, mesh)
-                if cfg.loss.kl_coef:
-                    base = without_adapters(state.params) if reference is None else reference
-                    batch = batch.replace(ref_logprobs=fill(base, batch))
-                state, metrics = update(state, batch)
-                losses.append((packed.padding_share, metrics))
-            losses = [(share, metrics_lib.read(metrics)) for share, metrics in losses]
-            clock.mark("update")
-
-            line = {
-                **rollout_metrics([r for g in groups for r in g]),
-                **reward_metrics(rewards, advantages, cfg.rewards.weights),
-                **loss_metrics(losses),
-            }
-            metrics_log.write(step, line)
-            for g, group in enumerate(groups[: cfg.train.log_rollouts]):
-                terms = {name: term[g] for name, term in rewards.terms.items()}
-                rollouts_log.write(step, group_record(group, terms, rewards.total[g], advantages[g]))
-            done = step + 1
-            if cfg.train.eval_every and done % cfg.train.eval_every == 0 and done < cfg.train.steps:
-                found = evaluate_now(done)
-                progress.say(headline(f"step {done}", {f"step {name}": e for name, e in found.items()}))
-                clock.mark("evaluate")
-            if done % cfg.train.checkpoint_every == 0 or done == cfg.train.steps:
-                checkpoints.save(done, state, {"next_step": done, "version": __version__})
-                clock.mark("checkpoint")
-            timings_log.write(step, {**clock.seconds, **engine_metrics(engine)})
-            progress.update(
-                done, reward=line["reward/total"], accuracy=line["accuracy"], valid=line["valid_operations"]
-            )
-
-        # --- after ---------------------------------------------------------------------------------------------
-        results |= {f"after {name}": found for name, found in evaluate_now(cfg.train.steps).items()}
-    checkpoints.wait()
-    baselines = evaluate_baselines(env, answerer, held_out, cfg)
-    record_evaluation("baseline", baselines)
-    if distributed.is_lead():
-        report(cfg, workdir, policy, state, results, baselines)
-    return results
+    return episodes, held_out
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -194,12 +230,19 @@ def train(cfg: Config, workdir: Path) -> dict[str, Evaluation]:
 
 
 def collect_groups(
-    engine: Engine, env: Environment, answerer: Answerer, episodes: Sequence[Episode], cfg: Config, step: int
+    engine: Engine,
+    env: Environment,
+    answerer: Answerer,
+    episodes: Sequence[Episode],
+    cfg: Config,
+    *,
+    step: int,
+    position: int,
 ) -> list[list[Rollout]]:
-    """The groups of one step: `train.episodes` episodes, `train.group_size` rollouts of each."""
+    """The groups of one step: the `train.episodes` episodes from `position` on, `train.group_size` rollouts of each."""
     asks_chunks = asks_chunk_questions(cfg.rewards)
     jobs = []
-    for group, index in enumerate(episode_indices(len(episodes), cfg.seed, step, cfg.train.episodes)):
+    for group, index in enumerate(episode_indices(len(episodes), cfg.seed, position, cfg.train.episodes)):
         episode = episodes[index]
         seed = f"questions {cfg.seed} {step} {episode.id}"
         asked = training_questions(episode, cfg.rewards, asks_chunks=asks_chunks, seed=seed)
@@ -214,9 +257,9 @@ def collect_groups(
     return [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
 
 
-def episode_indices(available: int, seed: int, step: int, count: int) -> list[int]:
-    """The episodes of a step: the next `count` of the stream, whose position is a function of the step."""
-    return stream_indices(available, seed, range(step * count, (step + 1) * count))
+def episode_indices(available: int, seed: int, position: int, count: int) -> list[int]:
+    """`count` episodes of the endless stream of training episodes, from `position` on."""
+    return stream_indices(available, seed, range(position, position + count))
 
 
 def mini_batches(cfg: Config, step: int, groups: int) -> list[list[int]]:
@@ -252,16 +295,18 @@ def pack_groups(groups: Sequence[Sequence[Rollout]], advantages: np.ndarray, cfg
 
 
 class _Clock:
-    """Wall-clock seconds between marks."""
+    """Wall-clock seconds of the phases of a step; the watchdog hears of each as it begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, watchdog: Watchdog, step: int) -> None:
         self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._watchdog, self._step = watchdog, step
 
-    def mark(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[f"seconds/{phase}"] = now - self._last
-        self._last = now
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._watchdog.enter(name, self._step)
+        started = time.perf_counter()
+        yield
+        self.seconds[f"seconds/{name}"] = time.perf_counter() - started
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -333,33 +378,6 @@ def engine_metrics(engine: Engine) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------------------
 
 
-def refuse_other_config(cfg: Config, workdir: Path) -> None:
-    """A workdir belongs to one config: raises UserError with the difference when it holds a run with another."""
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    old, new = (_flat(json.loads(text)) for text in (path.read_text("utf-8"), json.dumps(config.to_dict(cfg))))
-    changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
-    if changed:
-        difference = "; ".join(changed)
-        raise UserError(f"{workdir} holds a run with another config ({difference}): choose another --workdir")
-
-
-def _flat(tree: dict, prefix: str = "config") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{key}") if isinstance(value, dict) else {f"{prefix}.{key}": value}
-    return flat
-
-
-def stored_config(workdir: Path) -> Config:
-    """The config of the run in `workdir`."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UserError(f"no run in {workdir}: {path.name} is missing")
-    return config.from_ml_collections(json.loads(path.read_text(encoding="utf-8")))
-
-
 def report(
     cfg: Config,
     workdir: Path,
@@ -399,13 +417,26 @@ def save_policy(
         hf.save_pretrained(out, policy.model, params, policy.tokenizer, run_config=run, metrics=metrics)
 
 
-def export(workdir: Path, out: Path, *, peft: bool = False) -> None:
-    """Writes the parameters of the newest checkpoint of a run: a Hugging Face folder, or its adapters for PEFT."""
-    cfg = stored_config(workdir)
-    if not (workdir / "checkpoints").is_dir():
+def export(workdir: Path, out: Path, *, peft: bool = False, checkpoint: str = "latest") -> None:
+    """Writes the parameters of a checkpoint of a run: a Hugging Face folder, or its adapters for PEFT.
+
+    checkpoint: "latest", "best" (by held-out accuracy) or a step."""
+    cfg = workdirs.stored_config(workdir)
+    if not (workdir / CHECKPOINTS).is_dir():
         raise UserError(f"no checkpoint in {workdir}")
     policy = load_policy(cfg)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=cfg.train.keep_checkpoints)
-    params = checkpoints.restore_params(policy.params)
+    step, params = restore_params(workdir, policy.params, checkpoint)
     save_policy(cfg, out, policy, params, peft=peft)
-    print(f"step {checkpoints.latest()} of {workdir} -> {out}")
+    print(f"step {step} of {workdir} -> {out}")
+
+
+def restore_params(workdir: Path, params: Any, checkpoint: str = "latest") -> tuple[int, Any]:
+    """(step, parameters) of the checkpoint "latest", "best" or a step of a run; its optimizer is not read."""
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=1, scores=scores(workdir), read_only=True)
+    if checkpoint == "latest":
+        return checkpoints.restore_params_at(params)
+    step = checkpoints.best() if checkpoint == "best" else int(checkpoint) if checkpoint.isdecimal() else None
+    if step is None:
+        known = f"latest, best (steps with an evaluation: {sorted(scores(workdir))}), or one of {checkpoints.steps()}"
+        raise UserError(f"no checkpoint {checkpoint!r} in {workdir}; there are: {known}")
+    return checkpoints.restore_params_at(params, step)

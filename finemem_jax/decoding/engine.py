@@ -90,6 +90,7 @@ class Engine:
         self.params = params
         self.cfg = cfg
         self.stats = EngineStats()
+        self._run: _Run | None = None
         # Slots are donated everywhere: the cache is updated in place, never copied.
         self._prefill = jax.jit(partial(device.prefill, model), donate_argnums=1)
         self._decode = jax.jit(
@@ -138,7 +139,24 @@ class Engine:
         While requests wait, the host works on finished completions behind a running device call. When none
         waits, it first lets the episodes go on, so that no slot stays idle for want of a request.
         """
-        return _Run(self, list(episodes)).drive()
+        self._run = _Run(self, list(episodes))
+        try:
+            return self._run.drive()
+        finally:
+            self._run = None  # its slots are the largest buffers there are
+
+    def describe(self) -> str:
+        """What the engine is doing, in one line; any thread may ask at any time."""
+        run, stats = self._run, self.stats
+        if run is None:
+            return "idle"
+        live = len(run.running) - run.running.count(None)
+        return (
+            f"{run.unfinished} of {len(run.episodes)} episodes unfinished; {live} of {len(run.running)} slots "
+            f"decoding, {len(run.waiting)} requests waiting, {len(run.finished)} completions not seen by their "
+            f"episodes; so far {stats.completions} completions, {stats.prefill_calls} prefill and "
+            f"{stats.decode_calls} decode calls"
+        )
 
 
 class _Run:

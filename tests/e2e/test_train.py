@@ -114,7 +114,7 @@ def test_a_workdir_belongs_to_one_config(cfg, run):
 
 
 def test_every_epoch_of_episodes_is_a_permutation():
-    drawn = [i for step in range(6) for i in train.episode_indices(4, seed=0, step=step, count=2)]
+    drawn = [i for step in range(6) for i in train.episode_indices(4, seed=0, position=2 * step, count=2)]
     assert sorted(drawn[:4]) == sorted(drawn[4:8]) == sorted(drawn[8:]) == [0, 1, 2, 3]
     assert drawn[:4] != drawn[4:8] or drawn[4:8] != drawn[8:]
 

@@ -1,0 +1,24 @@
+"""How a command ends: its exit codes, and the exception that carries one out of a run.
+
+`launch/tpu_run.sh` starts a run again on the codes of RESTARTABLE and on no other.
+"""
+
+from __future__ import annotations
+
+DONE = 0
+CRASHED = 1  # a traceback: a defect of ours
+USER_ERROR = 2  # one line on stderr says what to change; a restart would end the same way
+STOPPED = 3  # an alarm or a part that failed for too long; the state is saved, somebody should look
+PREEMPTED = 75  # SIGTERM or a preemption notice; the state is saved, start again (EX_TEMPFAIL)
+LOST_PEER = 76  # another process of the run is gone; start all of them again
+INTERRUPTED = 130  # Ctrl-C; the state is saved
+
+RESTARTABLE = (PREEMPTED, LOST_PEER)
+
+
+class RunEnded(Exception):
+    """A run ended before its last step, on purpose. The command line prints its one line and exits with `code`."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code

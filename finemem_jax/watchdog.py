@@ -1,0 +1,84 @@
+"""The stall watchdog: says where every thread is and what the engine was doing when no step finished in time.
+
+It also keeps WORKDIR/heartbeat.json, what the run is doing now, for whoever watches from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from finemem_jax import exits
+from finemem_jax.config import GuardConfig
+
+HEARTBEAT = "heartbeat.json"
+STALLS = "stalls.txt"
+
+
+class Watchdog:
+    """`with Watchdog(...) as watchdog:` around the steps; `enter` at every phase, `step_finished` after each step."""
+
+    def __init__(self, cfg: GuardConfig, workdir: Path, describe: Callable[[], str]):
+        """describe: one line on what the engine is doing; called from another thread."""
+        self._cfg, self._workdir, self._describe = cfg, workdir, describe
+        self._phase, self._step = "setup", 0
+        self._entered = self._finished = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        if self._cfg.action != "off":
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+
+    def enter(self, phase: str, step: int) -> None:
+        """The run begins `phase` ("rollout", "update", …) of `step`."""
+        self._phase, self._step, self._entered = phase, step, time.monotonic()
+        now = datetime.datetime.now().isoformat(timespec="milliseconds")
+        beat = {"step": step, "phase": phase, "since": now, "process": os.getpid()}
+        temporary = self._workdir / f".{HEARTBEAT}.tmp"
+        with contextlib.suppress(OSError):  # a full disk is reported where results are written
+            temporary.write_text(json.dumps(beat), encoding="utf-8")
+            temporary.replace(self._workdir / HEARTBEAT)
+
+    def step_finished(self) -> None:
+        self._finished = time.monotonic()
+
+    def _watch(self) -> None:
+        said = 0  # time at which the last report was made
+        while not self._done.wait(min(self._cfg.limit / 10, 5.0)):
+            since = max(self._finished, said)
+            if time.monotonic() - since > self._cfg.limit:
+                self._report()
+                said = time.monotonic()
+                if self._cfg.action == "stop":  # the main thread is stuck: nobody else can end the process
+                    os._exit(exits.STOPPED)
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        try:
+            engine = self._describe()
+        except Exception as error:  # the engine is read while it works; a report without it is better than none
+            engine = f"unknown ({error!r})"
+        text = (
+            f"alarm stall: no step finished in {now - self._finished:.0f} s (config.guards.stall.limit="
+            f"{self._cfg.limit:g}); step {self._step} has been in {self._phase} for {now - self._entered:.0f} s\n"
+            f"engine: {engine}\n"
+        )
+        print(text, file=sys.stderr, flush=True, end="")
+        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        with contextlib.suppress(OSError), (self._workdir / STALLS).open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            faulthandler.dump_traceback(file, all_threads=True)
