@@ -381,6 +381,8 @@ def from_ml_collections(tree: Mapping) -> Config:
 
 def plain(tree: Mapping | ml_collections.ConfigDict) -> dict:
     """Nested plain dicts of an ml_collections tree."""
+    if not isinstance(tree, Mapping | ml_collections.ConfigDict):
+        raise UserError(f"a config must be a group of settings, got {str(tree)[:80]!r}")
     return tree.to_dict() if isinstance(tree, ml_collections.ConfigDict) else dict(tree)
 
 

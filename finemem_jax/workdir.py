@@ -95,8 +95,8 @@ def changes(workdir: Path, cfg: Config) -> list[str]:
     except UserError:  # fields that left the schema: compare what stands in the file
         try:
             old = flat(json.loads(path.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            return [f"{path.name} is unreadable ({error})"]
+        except (ValueError, AttributeError):  # no JSON, or not an object
+            return [f"{path} cannot be read"]
         return _differences(old, flat(json.loads(json.dumps(config.to_dict(cfg)))))
 
 
