@@ -106,7 +106,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         workdirs.store_config(cfg, workdir, changed, first)
         engine = Engine(policy.model, state.params, cfg.engine)
 
-    def evaluate_now(step: int) -> dict[str, Evaluation]:
+    def evaluate_now() -> dict[str, Evaluation]:
         engine.set_params(state.params)
         return evaluate_all(engine, env, answerer, held_out, cfg)
 
@@ -135,7 +135,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 clock = _Clock(watchdog, step)
                 if journal.needs_evaluation(step):
                     with clock.phase("evaluate"), preemption.interruptible():
-                        found = evaluate_now(step)
+                        found = evaluate_now()
                     named = {f"step {step} {name}" if step else f"before {name}": e for name, e in found.items()}
                     results |= {} if step else named
                     progress.say(headline(f"step {step}" if step else "before", named))
@@ -174,7 +174,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     journal.write(journal.metrics, step, line)
                     for g, group in enumerate(groups[: cfg.train.log_rollouts]):
                         terms = {name: term[g] for name, term in rewards.terms.items()}
-                        journal.write(journal.rollouts, step, group_record(group, terms, rewards.total[g], advantages[g]))
+                        record_of = group_record(group, terms, rewards.total[g], advantages[g])
+                        journal.write(journal.rollouts, step, record_of)
                     alarms = journal.guards.check(line, [metrics["skipped_updates"] > 0 for _, metrics in losses])
                     journal.sound(alarms, step)
                 if journal.needs_checkpoint(done):
@@ -192,7 +193,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             # --- after -----------------------------------------------------------------------------------------
             watchdog.enter("evaluate", done)
             with preemption.interruptible():
-                found = evaluate_now(done)
+                found = evaluate_now()
                 baselines = evaluate_baselines(env, answerer, held_out, cfg)
             record(done, "after", found)
             record(done, "baseline", baselines)

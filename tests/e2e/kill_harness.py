@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import ctypes
 import json
 import os
 import random
@@ -37,7 +38,8 @@ PHASES = ("setup", "rollout", "reward", "update", "log", "checkpoint", "evaluate
 COMPARED = ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl", "results.json", "config.json", "hf/model.safetensors")
 LAST_NOTE = "checkpoints/{steps}/extra/metadata"  # checksums of all parameters and of the optimizer state
 PREEMPTED = 75
-LONGEST = 300.0  # seconds until an attempt counts as hung
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+LONGEST = 1800.0  # seconds until an attempt counts as hung
 
 TINY = (
     "--config.train.episodes=1",
@@ -58,10 +60,11 @@ TINY = (
 
 
 def start(workdir: Path, steps: int, log: Path) -> int:
-    """Forks a training process; its process id."""
+    """Forks a training process; its process id. It does not outlive the harness."""
     pid = os.fork()
     if pid:
         return pid
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -166,6 +169,7 @@ def differences(a: Path, b: Path, steps: int) -> list[str]:
 
 
 def harness(out: Path, *, steps: int, kills: int, number: signal.Signals, seed: int) -> dict:
+    """Both runs, in `out`, and what differs between them."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     started = time.monotonic()
