@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 from finemem_jax.decoding.engine import Engine, Request
-from finemem_jax.env.environment import Ask, Asked, Environment, Turn, play
+from finemem_jax.env.environment import Asked, Environment, Game, Play, Turn, play
 from finemem_jax.env.scripted import Writer
 from finemem_jax.types import Answerer, Completion, Episode, Rollout, Sampling
 
@@ -35,14 +35,17 @@ def collect_rollouts(
     *,
     seed: int,
     step: int,
+    start: Play = play,
 ) -> list[Rollout]:
-    """Plays every job with the engine's policy; rollouts in the order of the jobs.
+    """Plays every job with the engine's policy; rollouts in the order of the jobs. `start` makes the coroutine.
 
     `seed` and `step` (the training step) are part of every sampling key, so two steps never share noise. The answerer
     works in the background while the device decodes; its answers are waited for when the device is done.
     """
-    finishes = engine.run([_requests(env, job, answerer.submit, sampling, (seed, step)) for job in jobs])
-    answerer.settle()
+    games = [start(env, job.episode, job.asked, answerer.submit, group=job.group, sample=job.sample) for job in jobs]
+    words = (seed, step)
+    finishes = engine.run([_requests(game, job, sampling, words) for game, job in zip(games, jobs, strict=True)])
+    env.settle(answerer)
     return [finish() for finish in finishes]
 
 
@@ -51,7 +54,7 @@ def play_scripted(env: Environment, answerer: Answerer | None, jobs: Iterable[Jo
     no answerer."""
     finishes = [_drive(env, answerer, job, write) for job in jobs]
     if answerer is not None:
-        answerer.settle()
+        env.settle(answerer)
     return [finish() for finish in finishes]
 
 
@@ -62,10 +65,9 @@ def scripted_completion(env: Environment, episode: Episode, turn: Turn, write: W
 
 
 def _requests(
-    env: Environment, job: Job, ask: Ask, sampling: Sampling, words: tuple[int, int]
+    game: Game, job: Job, sampling: Sampling, words: tuple[int, int]
 ) -> Generator[Request, Completion, Callable[[], Rollout]]:
-    """`play` as the engine drives it: each turn becomes a request with a key of its own."""
-    game = play(env, job.episode, job.asked, ask, group=job.group, sample=job.sample)
+    """A game as the engine drives it: each turn becomes a request with a key of its own."""
     episode = zlib.crc32(job.episode.id.encode())
     try:
         turn = next(game)

@@ -136,6 +136,8 @@ class RetrievalConfig:
     k1: float = 1.5
     b: float = 0.75
     idf: str = "lucene"  # lucene = ln(1 + (N - n + .5)/(n + .5)) | okapi = the reference's, floor included
+    select: str = "search"  # search = the k best | all = the whole memory, in the order of writing, whatever k is
+    max_tokens: int = 30000  # items given to the answerer, tokens; the worst leave first (all: the oldest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,19 @@ class AnswererConfig:
     cache: str = ""  # sqlite file of answers, by model, prompt and settings; "" = answers.sqlite in the workdir
     price_prompt: float = 0.0  # money per million prompt tokens, for the cost count
     price_completion: float = 0.0  # the same for completion tokens
+    context_tokens: int = 8192  # local: capacity for one prompt and its answer, tokens
+    slots: int = 16  # local: answers decoded at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeConfig(AnswererConfig):
+    """The model that judges answers (metric llm_judge). The fields are an answerer's; an empty url or model is
+    config.answerer's."""
+
+    name: str = "none"  # none | endpoint | local
+    temperature: float = 0.0
+    max_tokens: int = 16
+    sources: tuple[str, ...] = ("lme_train", "longmemeval")  # data sources, by their beginning, that it judges
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -267,14 +282,24 @@ class ExpertConfig:
     skip: float = 0.05  # the whole step is a SKIP
 
 
+SCRIPTED_BASELINES = ("no_memory", "store_all", "recent_k", "full_context", "rag", "expert", "oracle")
+MODEL_BASELINES = ("untrained", "memagent", "mem1")  # write with a model; in `finemem evaluate` only
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
     episodes: int = 64  # held-out episodes; 0 = all
     temperatures: tuple[float, ...] = (1.0, 0.0)  # one evaluation each; 0 = greedy
-    baselines: tuple[str, ...] = ("no_memory", "store_all", "expert", "oracle")
+    baselines: tuple[str, ...] = ("no_memory", "store_all", "expert", "oracle")  # of the two lists above
     metrics: str = "strict"  # strict = env/scoring.py | reference = Mem-α's published scoring, defects included
     seed: int = 1234
     log_rollouts: int = 128  # held-out episodes whose rollouts are written to heldout/, for the report; 0 = none
+    recent_k: int = 5  # recent_k: chunks kept, the answerer sees all of them
+    rag_k: int = 2  # rag: chunks retrieved per question (Mem-α's baseline: 2)
+    context_tokens: int = 30000  # full_context: the last tokens of the stream (Mem-α's baseline: 30,000)
+    block: int = 64  # episodes between two saves of `finemem evaluate`
+    policy_model: str = ""  # --policy=http://…/v1: the served model's name
+    bootstrap_resamples: int = 2000  # of the 95 % intervals over instances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +361,7 @@ class Config:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     answerer: AnswererConfig = field(default_factory=AnswererConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -447,6 +473,8 @@ _CHOICES = {
     "prompt.codec": ("qwen", "function_args"),
     "prompt.name": ("full", "compact"),
     "retrieval.idf": ("lucene", "okapi"),
+    "retrieval.select": ("search", "all"),
+    "judge.name": ("none", "endpoint", "local"),
     "rewards.evidence.unanchored": ("uniform", "drop"),
     "rewards.evidence.update_credit": ("last_write", "shared"),
     "advantage.std": ("sample", "none"),
@@ -491,6 +519,12 @@ _RANGES = {
     "retrieval.k": (1, math.inf),
     "retrieval.k1": (0, math.inf),
     "retrieval.b": (0, 1),
+    "retrieval.max_tokens": (1, math.inf),
+    "eval.recent_k": (1, math.inf),
+    "eval.rag_k": (1, math.inf),
+    "eval.context_tokens": (1, math.inf),
+    "eval.block": (1, math.inf),
+    "eval.bootstrap_resamples": (1, math.inf),
     "answerer.temperature": (0, math.inf),
     "answerer.max_tokens": (1, math.inf),
     "answerer.concurrency": (1, 4096),
@@ -500,6 +534,10 @@ _RANGES = {
     "answerer.patience_seconds": (0, math.inf),
     "answerer.price_prompt": (0, math.inf),
     "answerer.price_completion": (0, math.inf),
+    "answerer.context_tokens": (2, math.inf),
+    "answerer.slots": (1, math.inf),
+    "judge.temperature": (0, math.inf),
+    "judge.max_tokens": (1, math.inf),
     "rewards.evidence.beta": (0, 1),
     "rewards.chunk_questions": (1, math.inf),
     "rewards.question_share": (1e-9, 1),
@@ -566,6 +604,10 @@ def validate(cfg: Config) -> None:
     ):
         if name not in plugins(f"finemem_jax.{package}"):
             raise UserError(unknown(name, plugins(f"finemem_jax.{package}"), f"name in {package}/:"))
+    for name in cfg.eval.baselines:
+        known = [*SCRIPTED_BASELINES, *MODEL_BASELINES]
+        if name not in known:
+            raise UserError(unknown(name, known, "baseline in config.eval.baselines:"))
     for term, weight in cfg.rewards.weights.items():
         if not math.isfinite(weight):
             raise UserError(f"config.rewards.weights.{term}={weight}: must be finite")

@@ -1,25 +1,43 @@
-"""A policy or a scripted baseline over held-out episodes -> metrics and records."""
+"""A policy or a baseline over held-out episodes -> metrics and records.
+
+`evaluate` is the command. It plays each contestant (the policy at each temperature, each baseline) block by block and
+saves every block, so that it can be killed at any point and started again: the table and the questions files are the
+same, and nothing that was answered is asked again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from finemem_jax import __version__, config
+from finemem_jax.answerers._cache import AskedOnce
 from finemem_jax.benchmarks import contamination, with_reference_metrics
 from finemem_jax.collect import Job, collect_rollouts, play_scripted
-from finemem_jax.config import Config, UserError, resolve, unknown
+from finemem_jax.config import MODEL_BASELINES, Config, UserError, resolve
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env import scripted
-from finemem_jax.env.environment import Environment, all_questions
+from finemem_jax.env.attribution import CAUSES
+from finemem_jax.env.chatting import play_by_chat
+from finemem_jax.env.environment import Environment, Play, all_questions, play, replay
+from finemem_jax.env.evaluation import episode_record, full_record, record_details, record_metrics
+from finemem_jax.env.rewriters import NAMES as REWRITERS
+from finemem_jax.env.rewriters import rewriting
 from finemem_jax.env.tokenizer import stop_tokens
-from finemem_jax.policy import load_answerer, load_environment, load_mesh, load_policy, load_tokenizer
+from finemem_jax.policy import (
+    Given,
+    OpenPolicies,
+    load_answerer,
+    load_environment,
+    load_given,
+    load_judge,
+)
+from finemem_jax.reporting.evaluation_log import EvaluationLog
 from finemem_jax.reporting.progress import Progress, print_table
 from finemem_jax.reporting.records import write_atomically, write_json_lines
 from finemem_jax.types import Answerer, Episode, Rollout, Sampling
@@ -30,14 +48,62 @@ WRITING_STEP = 2**31  # stands for the training step in the sampling keys of an 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    metrics: dict[str, float]  # see `evaluation_metrics`
-    rollouts: list[Rollout]
+    metrics: dict[str, float]  # see `env.evaluation.record_metrics`; after `evaluate`, `record_details` too
+    records: list[dict]  # one per episode
 
 
-def evaluate(cfg: Config, workdir: Path, *, policy: bool = True) -> dict[str, Evaluation]:
-    """Scores the baselines and, unless `policy` is False, the policy of `cfg.model` at every temperature.
+# --------------------------------------------------------------------------------------------------------------
+# The command
+# --------------------------------------------------------------------------------------------------------------
 
-    Writes WORKDIR/evaluation.json (the table) and WORKDIR/questions-NAME.jsonl (every question)."""
+
+@dataclass(frozen=True, slots=True)
+class _Contestant:
+    """A policy at one temperature, or a baseline. identity: what its rollouts depend on besides the config."""
+
+    name: str
+    identity: str
+    play: Callable[[Sequence[Episode]], list[Rollout]]
+    has_model: bool = True  # its writing costs calls and tokens
+
+
+def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = "") -> dict[str, Evaluation]:
+    """Scores the baselines and, unless `policy` is False, the policy at every temperature.
+
+    given: the policy: a run's folder (its newest checkpoint), a Hugging Face folder or hub name, the base URL of an
+    OpenAI-compatible server (http://…/v1, model config.eval.policy_model); "" = config.model.
+    Writes WORKDIR/evaluation.json (the table), WORKDIR/questions-NAME.jsonl (every question) and, while it goes on,
+    WORKDIR/evaluation/NAME.jsonl."""
+    episodes = _load_episodes(cfg)
+    loaded = load_given(cfg, given, workdir)
+    answerer, judge, opened = load_answerer(cfg, workdir), load_judge(cfg, workdir), OpenPolicies()
+
+    def player(given: Given) -> _Player:
+        return _Player(given, load_environment(given.cfg, given.tokenizer, judge), answerer, opened)
+
+    contestants = [_baseline(name, player(loaded), player) for name in cfg.eval.baselines]
+    if policy:
+        contestants += [_policy(temperature, player(loaded)) for temperature in cfg.eval.temperatures]
+
+    found = {}
+    size = cfg.eval.block
+    blocks = [episodes[start : start + size] for start in range(0, len(episodes), size)]
+    with Progress(len(contestants) * len(episodes), "evaluate") as progress:
+        for number, contestant in enumerate(contestants):
+            path = workdir / "evaluation" / f"{_file_name(contestant.name)}.jsonl"
+            log = EvaluationLog(path, _fingerprint(loaded.cfg, contestant, episodes), [len(block) for block in blocks])
+            for block in log.missing():
+                log.write(block, [full_record(r, contestant.has_model) for r in contestant.play(blocks[block])])
+                progress.update(number * len(episodes) + min((block + 1) * size, len(episodes)))
+            found[contestant.name] = _summary(log.records(), cfg)
+        progress.update(len(contestants) * len(episodes))
+    _write(workdir, found)
+    _print(f"{cfg.data.name}: {len(episodes)} held-out episodes", {name: e.metrics for name, e in found.items()})
+    _print_traffic(answerer)
+    return found
+
+
+def _load_episodes(cfg: Config) -> list[Episode]:
     episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, "eval", cfg.seed)
     episodes = [episodes[i] for i in range(min(cfg.eval.episodes or len(episodes), len(episodes)))]
     if not episodes:
@@ -46,21 +112,96 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True) -> dict[str, Ev
         print(line, file=sys.stderr)
     if cfg.eval.metrics == "reference":
         episodes = [with_reference_metrics(episode) for episode in episodes]
-    answerer = load_answerer(cfg, workdir)
-    tokenizer = load_tokenizer(cfg)
-    env = load_environment(cfg, tokenizer)
-    found = evaluate_baselines(env, answerer, episodes, cfg)
-    if policy:
-        loaded = load_policy(cfg, load_mesh(cfg))
-        with Progress(len(cfg.eval.temperatures), "evaluate"):
-            found |= evaluate_all(Engine(loaded.model, loaded.params, cfg.engine), env, answerer, episodes, cfg)
-    table = {name: evaluation.metrics for name, evaluation in found.items()}
+    return episodes
+
+
+def _summary(records: list[dict], cfg: Config) -> Evaluation:
+    details = record_details(
+        records,
+        resamples=cfg.eval.bootstrap_resamples,
+        seed=cfg.eval.seed,
+        prices=(cfg.answerer.price_prompt, cfg.answerer.price_completion),
+    )
+    return Evaluation({**record_metrics(records), **details}, records)
+
+
+def _write(workdir: Path, found: Mapping[str, Evaluation]) -> None:
     for name, evaluation in found.items():
-        records = question_records(evaluation.rollouts)
-        write_json_lines(workdir / f"questions-{name.replace(' ', '_')}.jsonl", records)
+        questions = [question for record in evaluation.records for question in record["questions"]]
+        write_json_lines(workdir / f"questions-{_file_name(name)}.jsonl", questions)
+    table = {name: evaluation.metrics for name, evaluation in found.items()}
     write_atomically(workdir / "evaluation.json", json.dumps(table, indent=1))
-    print_comparison(f"{cfg.data.name}: {len(episodes)} held-out episodes", table)
-    return found
+
+
+def _file_name(name: str) -> str:
+    return name.replace(" ", "_")
+
+
+def _fingerprint(cfg: Config, contestant: _Contestant, episodes: Sequence[Episode]) -> str:
+    """Of everything the records are a function of: another one means that what lies there is of something else."""
+    tree = config.to_dict(cfg)
+    kept = {name: tree[name] for name in ("model", "mesh", "engine", "data", "memory", "prompt", "retrieval", "seed")}
+    for name in ("answerer", "judge"):
+        kept[name] = {key: tree[name][key] for key in ("name", "model", "temperature", "max_tokens", "extra")}
+    kept["sources"] = tree["judge"]["sources"]
+    kept["eval"] = {key: value for key, value in tree["eval"].items() if key not in ("baselines", "temperatures")}
+    kept["expert"] = tree["sft"]["expert"]
+    digest = hashlib.sha256(json.dumps([__version__, contestant.name, contestant.identity, kept]).encode())
+    for episode in episodes:
+        digest.update(repr(episode).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The contestants
+# --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Player:
+    """A policy with all that it needs to play."""
+
+    given: Given
+    env: Environment
+    answerer: Answerer
+    opened: OpenPolicies
+
+    def play(self, episodes: Sequence[Episode], temperature: float, start: Play = play) -> list[Rollout]:
+        """In the engine, or behind the policy's server."""
+        env, answerer = self.env, self.answerer
+        opened = self.opened.open(self.given, temperature)
+        if isinstance(opened, Engine):
+            return evaluate_policy(opened, env, answerer, episodes, self.given.cfg, temperature, start)
+        asked = [all_questions(episode) for episode in episodes]
+        games = [start(env, e, a, answerer.submit) for e, a in zip(episodes, asked, strict=True)]
+        finishes = play_by_chat(opened, env, list(zip(episodes, asked, games, strict=True)))
+        env.settle(answerer)
+        return [finish() for finish in finishes]
+
+
+def _policy(temperature: float, player: _Player) -> _Contestant:
+    name = _temperature_name(temperature)
+    return _Contestant(name, player.given.identity, lambda episodes: player.play(episodes, temperature))
+
+
+def _baseline(name: str, player: _Player, make: Callable[[Given], _Player]) -> _Contestant:
+    given = player.given
+    if name == "untrained":
+        base = make(load_given(dataclasses.replace(given.cfg, model=given.base), "", given.workdir))
+        return _Contestant(name, base.given.identity, lambda episodes: base.play(episodes, 0.0))
+    if name in REWRITERS:
+        reading = dataclasses.replace(player.env.retrieval, select="all")
+        whole = dataclasses.replace(player, env=dataclasses.replace(_without_limits(player.env), retrieval=reading))
+        return _Contestant(name, given.identity, lambda episodes: whole.play(episodes, 0.0, rewriting(name)))
+
+    def play_without_model(episodes: Sequence[Episode]) -> list[Rollout]:
+        return evaluate_baseline(name, player.env, player.answerer, episodes, given.cfg)
+
+    return _Contestant(name, "", play_without_model, has_model=False)
+
+
+def _temperature_name(temperature: float) -> str:
+    return f"T={temperature:g}" if temperature else "greedy"
 
 
 def evaluate_all(
@@ -70,19 +211,73 @@ def evaluate_all(
     found = {}
     for temperature in cfg.eval.temperatures:
         rollouts = evaluate_policy(engine, env, answerer, episodes, cfg, temperature)
-        name = f"T={temperature:g}" if temperature else "greedy"
-        found[name] = Evaluation(evaluation_metrics(rollouts), rollouts)
+        found[_temperature_name(temperature)] = _evaluation(rollouts)
     return found
 
 
 def evaluate_baselines(
     env: Environment, answerer: Answerer, episodes: Sequence[Episode], cfg: Config
 ) -> dict[str, Evaluation]:
-    found = {}
-    for name in cfg.eval.baselines:
-        rollouts = evaluate_baseline(name, env, answerer, episodes, cfg)
-        found[name] = Evaluation(evaluation_metrics(rollouts), rollouts)
-    return found
+    """The baselines of the config, but for those that write with a model: the command `evaluate` plays them."""
+    names = [name for name in cfg.eval.baselines if name not in MODEL_BASELINES]
+    return {name: _evaluation(evaluate_baseline(name, env, answerer, episodes, cfg)) for name in names}
+
+
+def evaluate_policy(
+    engine: Engine,
+    env: Environment,
+    answerer: Answerer,
+    episodes: Sequence[Episode],
+    cfg: Config,
+    temperature: float,
+    start: Play = play,
+) -> list[Rollout]:
+    """One rollout per episode, at `temperature` (0 = greedy), all final questions asked."""
+    sampling = Sampling(
+        temperature=temperature,
+        max_tokens=cfg.prompt.max_completion_tokens,
+        stop_tokens=stop_tokens(env.tokenizer),
+    )
+    jobs = [Job(episode, all_questions(episode)) for episode in episodes]
+    return collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.eval.seed, step=WRITING_STEP, start=start)
+
+
+def evaluate_baseline(
+    name: str, env: Environment, answerer: Answerer, episodes: Sequence[Episode], cfg: Config
+) -> list[Rollout]:
+    """The same for a baseline without a model. `expert` and `oracle` write under the limits that a policy has."""
+    if name in ("expert", "oracle"):
+        write = {
+            "expert": scripted.expert(cfg.sft.expert, cfg.memory.max_operations, cfg.eval.seed),
+            "oracle": scripted.oracle(cfg.memory.max_operations),
+        }[name]
+        return play_scripted(env, answerer, [Job(episode, all_questions(episode)) for episode in episodes], write)
+    write, reading = {
+        "no_memory": (scripted.no_memory, {}),
+        "store_all": (scripted.store_all, {}),
+        "recent_k": (scripted.recent_chunks(cfg.eval.recent_k), {"select": "all"}),
+        "full_context": (scripted.chunk_as_item, {"select": "all", "max_tokens": cfg.eval.context_tokens}),
+        "rag": (scripted.chunk_as_item, {"k": cfg.eval.rag_k}),
+    }[name]
+    env = dataclasses.replace(_without_limits(env), retrieval=dataclasses.replace(env.retrieval, **reading))
+    finishes = [replay(env, episode, all_questions(episode), answerer.submit, write) for episode in episodes]
+    env.settle(answerer)
+    return [finish() for finish in finishes]
+
+
+def _without_limits(env: Environment) -> Environment:
+    limits = ("max_operations", "max_items", "max_tokens", "max_item_tokens")
+    return dataclasses.replace(env, memory=dataclasses.replace(env.memory, **dict.fromkeys(limits, _UNLIMITED)))
+
+
+def _evaluation(rollouts: Sequence[Rollout]) -> Evaluation:
+    records = [episode_record(rollout) for rollout in rollouts]
+    return Evaluation(record_metrics(records), records)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What is printed
+# --------------------------------------------------------------------------------------------------------------
 
 
 def headline(when: str, evaluations: Mapping[str, Evaluation]) -> str:
@@ -102,118 +297,44 @@ def print_comparison(title: str, table: Mapping[str, Mapping[str, float]]) -> No
     print_table(title, names, rows)
 
 
-def evaluate_policy(
-    engine: Engine, env: Environment, answerer: Answerer, episodes: Sequence[Episode], cfg: Config, temperature: float
-) -> list[Rollout]:
-    """One rollout per episode, at `temperature` (0 = greedy), all final questions asked."""
-    sampling = Sampling(
-        temperature=temperature,
-        max_tokens=cfg.prompt.max_completion_tokens,
-        stop_tokens=stop_tokens(env.tokenizer),
+def _print(title: str, table: Mapping[str, Mapping[str, float]]) -> None:
+    print_comparison(title, table)
+    sources = sorted(
+        {key.removeprefix("source/") for row in table.values() for key in row if key.startswith("source/")}
     )
-    jobs = [Job(episode, all_questions(episode)) for episode in episodes]
-    return collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.eval.seed, step=WRITING_STEP)
-
-
-def evaluate_baseline(
-    name: str, env: Environment, answerer: Answerer, episodes: Sequence[Episode], cfg: Config
-) -> list[Rollout]:
-    """The same for a scripted baseline. `store_all` alone is free of the write limits."""
-    writers = {
-        "no_memory": scripted.no_memory,
-        "store_all": scripted.store_all,
-        "expert": scripted.expert(cfg.sft.expert, cfg.memory.max_operations, cfg.eval.seed),
-        "oracle": scripted.oracle(cfg.memory.max_operations),
-    }
-    if name not in writers:
-        raise UserError(unknown(name, sorted(writers), "baseline in config.eval.baselines:"))
-    if name == "store_all":
-        unlimited = dataclasses.replace(
-            cfg.memory,
-            max_operations=_UNLIMITED,
-            max_items=_UNLIMITED,
-            max_tokens=_UNLIMITED,
-            max_item_tokens=_UNLIMITED,
-        )
-        env = dataclasses.replace(env, memory=unlimited)
-    jobs = [Job(episode, all_questions(episode)) for episode in episodes]
-    return play_scripted(env, answerer, jobs, writers[name])
-
-
-def evaluation_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Scores and sizes of a set of rollouts.
-
-    accuracy             mean over sources of the mean over episodes of the mean score of the final questions
-    accuracy/KIND        mean over the questions of one kind ("fact", "changed", "label", …)
-    source/NAME          mean over the episodes of one source
-    memory_tokens        length of the final memory; memory_items likewise
-    valid_operations     share of the operations written that were well-formed and applied
-    well_formed          share that were well-formed and named an item in view, whether or not memory took them
-    exact_copy           share of the contents written that are, word for word, a line of their chunk
-    operations/NAME      operations of each kind per step, counted if they applied
-    completion_tokens    per step
-    missing_answers      questions the answerer failed on; they are in no mean
-    """
-    by_source, by_kind = defaultdict(list), defaultdict(list)
-    valid, formed, copies, lengths, applied = [], [], [], [], defaultdict(int)
-    missing = 0
-    for rollout in rollouts:
-        final = [answer for answer in rollout.answers if answer.step is None]
-        scores = [answer.score for answer in final if answer.score is not None]
-        missing += len(final) - len(scores)
-        if scores:
-            by_source[rollout.episode.source].append(np.mean(scores))
-        for answer in final:
-            if answer.question.kind and answer.score is not None:
-                by_kind[answer.question.kind].append(answer.score)
-        for chunk, step in zip(rollout.episode.chunks, rollout.steps, strict=True):
-            lengths.append(len(step.completion.tokens))
-            lines = chunk.text.splitlines()
-            for operation, outcome in zip(step.operations, step.outcomes, strict=True):
-                valid.append(outcome.ok)
-                formed.append(not outcome.status.startswith(("malformed", "unknown id")))
-                if outcome.ok:
-                    applied[operation.name] += 1
-                if "content" in operation.arguments:
-                    copies.append(operation.arguments["content"] in lines)
-    sources = {name: _mean(values) for name, values in sorted(by_source.items())}
-    return {
-        "accuracy": _mean(list(sources.values())),
-        **{f"accuracy/{kind}": _mean(values) for kind, values in sorted(by_kind.items())},
-        **({f"source/{name}": value for name, value in sources.items()} if len(sources) > 1 else {}),
-        "memory_tokens": _mean([rollout.steps[-1].memory_after.tokens() for rollout in rollouts]),
-        "memory_items": _mean([len(rollout.steps[-1].memory_after.items) for rollout in rollouts]),
-        "valid_operations": _mean(valid),
-        "well_formed": _mean(formed),
-        "exact_copy": _mean(copies),
-        **{f"operations/{name}": count / max(len(lengths), 1) for name, count in sorted(applied.items())},
-        "completion_tokens": _mean(lengths),
-        "missing_answers": float(missing),
-    }
-
-
-def question_records(rollouts: Sequence[Rollout]) -> list[dict]:
-    """One plain record per final question: what was retrieved, which step wrote it, what was answered."""
-    return [
-        {
-            "episode": rollout.episode.id,
-            "source": rollout.episode.source,
-            "question": answer.question.text,
-            "kind": answer.question.kind,
-            "gold": list(answer.question.answers),
-            "metric": answer.question.metric,
-            "answer": answer.text,
-            "score": answer.score,
-            "retrieved": [
-                {"id": item.id, "step": item.written_at, "text": item.text, "bm25": round(item.score, 6)}
-                for item in answer.retrieved
-            ],
-        }
-        for rollout in rollouts
-        for answer in rollout.answers
-        if answer.step is None
+    rows = [
+        [name, _interval(row, "accuracy", ""), *(_interval(row, f"source/{s}", f"/{s}") for s in sources)]
+        for name, row in table.items()
     ]
+    print_table("95 % intervals over instances", ["", "mean of sources", *sources], rows)
+    _print_counts(
+        "wrong answers and where they come from",
+        ["questions", "missing_answers", "wrong", *(f"failure/{cause}" for cause in CAUSES)],
+        table,
+    )
+    spent = ["policy_calls", "policy_prompt_tokens", "policy_completion_tokens", "answer_calls", "answer_prompt_tokens"]
+    _print_counts("calls and tokens spent", [*spent, "answer_completion_tokens", "cost"], table)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else 0.0
+def _print_counts(title: str, columns: Sequence[str], table: Mapping[str, Mapping[str, float]]) -> None:
+    names = ["", *(column.removeprefix("failure/").replace("_", " ") for column in columns)]
+    rows = [
+        [name, *(f"{row[c]:.4f}" if c == "cost" else f"{row[c]:.0f}" for c in columns)] for name, row in table.items()
+    ]
+    print_table(title, names, rows)
+
+
+def _interval(row: Mapping[str, float], key: str, suffix: str) -> str:
+    low, high = row.get(f"low{suffix}"), row.get(f"high{suffix}")
+    return f"{row.get(key, 0.0):.3f}" + ("" if low is None or high is None else f" ({low:.3f} to {high:.3f})")
+
+
+def _print_traffic(answerer: Answerer) -> None:
+    """What this run itself sent, which is no part of the table: a second run sends nothing."""
+    chat = getattr(answerer, "chat", None)
+    if isinstance(chat, AskedOnce):
+        traffic = getattr(chat.chat, "traffic", None)
+        sent = f"{traffic.replies} calls, {traffic.retries} retries, {traffic.missing} missing, " if traffic else ""
+        print(f"answerer in this run: {sent}{chat.hits} answers from the cache", file=sys.stderr)
+        for problem, count in sorted(traffic.problems.items() if traffic else ()):
+            print(f"  missing {count}: {problem}", file=sys.stderr)

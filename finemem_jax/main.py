@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     _config_options(sft, default="configs/warm_start.py")
     evaluate = command("evaluate", _evaluate, "Score a policy and the baselines on held-out episodes.")
     _config_options(evaluate, default="configs/quickstart.py")
+    evaluate.add_argument(
+        "--policy",
+        default="",
+        help="a run's folder, a Hugging Face folder or name, or a server's URL, http://…/v1 (default: config.model)",
+    )
     evaluate.add_argument("--baselines-only", action="store_true", help="no policy, only config.eval.baselines")
     export = command("export", _export, "Write the latest checkpoint of a run as a Hugging Face folder.")
     export.add_argument("--workdir", required=True, help="folder of the run")
@@ -163,7 +168,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
     from finemem_jax import evaluate
 
-    evaluate.evaluate(cfg, workdir, policy=not arguments.baselines_only)
+    evaluate.evaluate(cfg, workdir, policy=not arguments.baselines_only, given=arguments.policy)
 
 
 def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,19 @@ import jax
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
-from finemem_jax.config import Config, UserError, resolve, unknown
+from finemem_jax import config
+from finemem_jax.answerers._cache import AskedOnce
+from finemem_jax.answerers._judge import ModelJudge
+from finemem_jax.answerers._model import open_endpoint
+from finemem_jax.config import AnswererConfig, Config, ModelConfig, UserError, resolve, unknown
+from finemem_jax.decoding.engine import Engine
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.environment import Environment
+from finemem_jax.local_chat import EngineChat
 from finemem_jax.nn.sharding import init_params, make_mesh
-from finemem_jax.types import Answerer
+from finemem_jax.types import Answerer, Chat, Judge
 from finemem_jax.weights import hf
+from finemem_jax.weights.checkpoints import Checkpoints
 
 BUILD_TINY = "tiny"  # config.model.tokenizer: build the tiny tokenizer from the diary's sentences
 VOCAB_MULTIPLE = 64  # the tiny model's vocabulary is rounded up to this
@@ -69,6 +78,87 @@ def load_policy(cfg: Config, mesh: Mesh | None = None) -> Policy:
     return Policy(tokenizer, model, init_params(model, jax.random.key(cfg.seed), mesh))
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A policy as named on the command line, not loaded yet. identity changes whenever its parameters do."""
+
+    cfg: Config  # with the model and prompt settings that belong to it
+    tokenizer: PreTrainedTokenizerBase
+    identity: str
+    workdir: Path
+    base: ModelConfig  # what it was before training, as far as that is known
+    checkpoint: Path | None = None
+    url: str = ""
+
+
+def load_given(cfg: Config, given: str, workdir: Path) -> Given:
+    """A run's folder, a Hugging Face folder or hub name, or the base URL of a server; "" = `cfg.model`."""
+    if given.startswith(("http://", "https://")):
+        if not cfg.eval.policy_model:
+            raise UserError("config.eval.policy_model is empty: the name under which the server serves the policy")
+        return Given(cfg, load_tokenizer(cfg), f"endpoint {cfg.eval.policy_model}", workdir, cfg.model, url=given)
+    folder = Path(given)
+    if given and (folder / "checkpoints").is_dir() and (folder / "config.json").is_file():
+        stored = config.from_ml_collections(json.loads((folder / "config.json").read_text("utf-8")))
+        if stored.prompt != cfg.prompt or stored.memory != cfg.memory:
+            print(f"note: {given} was trained with its own config.prompt and config.memory, used here", file=sys.stderr)
+        cfg = dataclasses.replace(cfg, model=stored.model, prompt=stored.prompt, memory=stored.memory)
+        step = Checkpoints(folder / "checkpoints", keep=stored.train.keep_checkpoints).latest()
+        if step is None:
+            raise UserError(f"no checkpoint in {folder}")
+        identity = f"{folder.resolve()} step {step} {_stamps(folder / 'checkpoints' / str(step))}"
+        return Given(cfg, load_tokenizer(cfg), identity, workdir, stored.model, folder / "checkpoints")
+    base = cfg.model
+    if given:
+        cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=given, tokenizer=""))
+    path = tokenizers.resolve_path(cfg.model.path) if cfg.model.path else ""
+    identity = f"{path} {_stamps(Path(path))}" if path and Path(path).is_dir() else f"{path} seed {cfg.seed}"
+    return Given(cfg, load_tokenizer(cfg), identity, workdir, base)
+
+
+def _stamps(folder: Path) -> str:
+    """Names, sizes and times of a folder's files: other parameters cannot have the same."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return " ".join(f"{p.relative_to(folder)}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in files)
+
+
+class OpenPolicies:
+    """Policies ready to write. It keeps the engine that was opened last: two at once may not fit the device."""
+
+    def __init__(self) -> None:
+        self._identity: str | None = None
+        self._engine: Engine | None = None
+
+    def open(self, given: Given, temperature: float) -> Engine | Chat:
+        """The engine with the policy's parameters, or the chat model behind its server."""
+        if given.url:
+            return _policy_server(given, temperature)
+        if self._identity != given.identity:
+            self._engine = None  # its buffers go before the next ones come
+            self._engine, self._identity = _policy_engine(given), given.identity
+        return self._engine
+
+
+def _policy_engine(given: Given) -> Engine:
+    policy = load_policy(given.cfg, load_mesh(given.cfg))
+    params = policy.params
+    if given.checkpoint is not None:
+        params = Checkpoints(given.checkpoint, keep=given.cfg.train.keep_checkpoints).restore_params(params)
+    return Engine(policy.model, params, given.cfg.engine)
+
+
+def _policy_server(given: Given, temperature: float) -> Chat:
+    """The transport's settings (concurrency, timeouts, key) are the answerer's."""
+    settings = dataclasses.replace(
+        _kept_in(given.cfg.answerer, given.workdir),
+        url=given.url,
+        model=given.cfg.eval.policy_model,
+        temperature=temperature,
+        max_tokens=given.cfg.prompt.max_completion_tokens,
+    )
+    return open_endpoint(settings)
+
+
 def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
     if cfg.model.tokenizer == BUILD_TINY:
         return tokenizers.build_tiny(resolve("finemem_jax.benchmarks", "diary").sentences())
@@ -77,14 +167,53 @@ def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
     return tokenizers.load(cfg.model.tokenizer or cfg.model.path)
 
 
-def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase) -> Environment:
-    return Environment(tokenizer, tokenizers.token_counter(tokenizer), cfg.memory, cfg.prompt, cfg.retrieval)
+def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Judge | None = None) -> Environment:
+    return Environment(
+        tokenizer,
+        tokenizers.token_counter(tokenizer),
+        cfg.memory,
+        cfg.prompt,
+        cfg.retrieval,
+        judge,
+        cfg.judge.sources if judge is not None else (),
+    )
 
 
 def load_answerer(cfg: Config, workdir: Path) -> Answerer:
     """The answerer of a run. What a model answered is kept in `workdir` unless the config names another file."""
-    settings = dataclasses.replace(cfg.answerer, cache=cfg.answerer.cache or str(workdir / "answers.sqlite"))
-    return resolve("finemem_jax.answerers", settings.name).create(settings)
+    settings = _kept_in(cfg.answerer, workdir)
+    local = _load_local(cfg, settings, "answerer") if settings.name == "local" else None
+    return resolve("finemem_jax.answerers", settings.name).create(settings, local)
+
+
+def load_judge(cfg: Config, workdir: Path) -> Judge | None:
+    """The judge of a run, None where the config names none."""
+    if cfg.judge.name == "none":
+        return None
+    settings = dataclasses.replace(
+        _kept_in(cfg.judge, workdir), url=cfg.judge.url or cfg.answerer.url, model=cfg.judge.model or cfg.answerer.model
+    )
+    return ModelJudge(open_endpoint(settings) if settings.name == "endpoint" else _load_local(cfg, settings, "judge"))
+
+
+def _kept_in(settings: AnswererConfig, workdir: Path) -> AnswererConfig:
+    return dataclasses.replace(settings, cache=settings.cache or str(workdir / "answers.sqlite"))
+
+
+def _load_local(cfg: Config, settings: AnswererConfig, what: str) -> Chat:
+    """The frozen model of `settings.model` in an engine of its own."""
+    if not settings.model:
+        raise UserError(f"config.{what}.model is empty: a Hugging Face folder, a hub name or embedded:NAME")
+    tokenizer = tokenizers.load(settings.model)
+    model, params = hf.load_pretrained(
+        tokenizers.resolve_path(settings.model),
+        dtype=cfg.model.dtype,
+        param_dtype=cfg.model.dtype,  # frozen: nothing needs more than it is computed in
+        mesh=load_mesh(cfg),
+    )
+    capacity = dataclasses.replace(cfg.engine, slots=settings.slots, cache_tokens=settings.context_tokens)
+    chat = EngineChat(Engine(model, params, capacity), tokenizer, settings, what)
+    return AskedOnce(chat, chat.identity, settings.cache)
 
 
 def load_mesh(cfg: Config) -> Mesh | None:

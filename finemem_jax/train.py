@@ -45,7 +45,7 @@ from finemem_jax.exits import RunEnded
 from finemem_jax.journal import CHECKPOINTS, Journal, scores
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.packing import TrainSequence
-from finemem_jax.policy import Policy, load_answerer, load_environment, load_mesh, load_policy
+from finemem_jax.policy import Policy, load_answerer, load_environment, load_judge, load_mesh, load_policy
 from finemem_jax.preemption import Preempted, Preemption
 from finemem_jax.reporting.plots import plot_run
 from finemem_jax.reporting.progress import Progress
@@ -84,7 +84,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         changed = workdirs.claim(cfg, workdir, accept_change=accept_config_change)
         mesh = load_mesh(cfg)
         policy = load_policy(cfg, mesh)
-        env = load_environment(cfg, policy.tokenizer)
+        env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
         answerer = load_answerer(cfg, workdir)
         episodes, held_out = load_episodes(cfg)
         optimizer = make_optimizer(cfg.optimizer, max(cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches, 1))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 CountTokens = Callable[[str], int]
 """Length of a text in tokens of the policy's own tokenizer; the only unit of memory length."""
@@ -164,6 +164,17 @@ class Retrieved:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model or an answerer gave. `text` is None where it failed after its retries: missing, not wrong."""
+
+    text: str | None
+    prompt_tokens: int = 0  # as the model's own tokenizer counts them; 0 without a model
+    completion_tokens: int = 0
+    key: str = ""  # names the conversation: replies with the same key cost one call
+    problem: str = ""  # why `text` is None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answered question. `score` in [0, 1], or None when the answerer failed: missing, not wrong."""
 
@@ -172,6 +183,7 @@ class Answer:
     text: str
     score: float | None
     step: int | None = None  # the chunk's step for chunk questions, None for final questions
+    reply: Reply | None = None  # what it cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,19 +212,23 @@ Messages = Sequence[Mapping[str, str]]
 """A conversation as chat models take it: {"role": "system" | "user" | "assistant", "content": text}."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a model or an answerer gave. `text` is None where it failed after its retries: missing, not wrong."""
-
-    text: str | None
-    prompt_tokens: int = 0  # as the model's own tokenizer counts them; 0 without a model
-    completion_tokens: int = 0
-    key: str = ""  # names the conversation: replies with the same key cost one call
-    problem: str = ""  # why `text` is None
-
-
 class AnswererDown(RuntimeError):
     """The server gave no answer at all for longer than its budget. Everything answered before is in the cache."""
+
+
+_T = TypeVar("_T")
+
+
+def pass_on(source: Future[_T], target: Future[_T], change: Callable[[_T], _T] = lambda value: value) -> None:
+    """When `source` is done, `target` is too: with its value, changed, or with its error."""
+
+    def done(source: Future[_T]) -> None:
+        try:
+            target.set_result(change(source.result()))
+        except BaseException as error:  # whoever waits for `target` must see it, or waits for ever
+            target.set_exception(error)
+
+    source.add_done_callback(done)
 
 
 class Chat(Protocol):

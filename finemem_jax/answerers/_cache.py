@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 from finemem_jax.config import UserError
@@ -46,7 +47,14 @@ class AskedOnce(Chat):
                     self._in_flight[key] = Future()
             futures = [self._in_flight[key] if key not in known else _done(known[key]) for key in keys]
             self.hits += len(keys) - len(fresh)
-        for key, asked in zip(fresh, self.chat.submit(list(fresh.values())), strict=True):
+        try:
+            started = self.chat.submit(list(fresh.values()))
+        except Exception:  # e.g. a prompt that fits no local model: nobody must wait for it
+            with self._lock:
+                for key in fresh:
+                    del self._in_flight[key]
+            raise
+        for key, asked in zip(fresh, started, strict=True):
             asked.add_done_callback(lambda reply, key=key: self._arrived(key, reply))
         return futures
 
@@ -67,8 +75,7 @@ class AskedOnce(Chat):
         if error is not None:
             waiting.set_exception(error)
         else:
-            reply = asked.result()
-            waiting.set_result(Reply(reply.text, reply.prompt_tokens, reply.completion_tokens, key, reply.problem))
+            waiting.set_result(replace(asked.result(), key=key))
 
 
 def _done(reply: Reply) -> Future[Reply]:

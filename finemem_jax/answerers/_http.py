@@ -284,6 +284,7 @@ def _read_reply(response: httpx.Response) -> Reply:
         raise _TryAgain("a reply without text")
     usage = parsed.get("usage")
     usage = usage if isinstance(usage, dict) else {}
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # JSON can hold what UTF-8 cannot
     return Reply(text, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from finemem_jax.answerers._cache import AskedOnce
 from finemem_jax.answerers._http import HttpChat
 from finemem_jax.config import AnswererConfig
-from finemem_jax.types import Answerer, AnswerRequest, Chat, Messages, Reply
+from finemem_jax.types import Answerer, AnswerRequest, Chat, Messages, Reply, pass_on
 
 INSTRUCTIONS = """\
 You answer a question from what an assistant's memory returned for it. The items come best match first; some may be \
@@ -60,16 +61,9 @@ def open_endpoint(cfg: AnswererConfig) -> AskedOnce:
 
 
 def _then_read(asked: Future[Reply]) -> Future[Reply]:
+    def read(reply: Reply) -> Reply:
+        return reply if reply.text is None else replace(reply, text=without_thought(reply.text))
+
     future: Future[Reply] = Future()
-
-    def read(done: Future[Reply]) -> None:
-        error = done.exception()
-        if error is not None:
-            future.set_exception(error)
-            return
-        reply = done.result()
-        text = None if reply.text is None else without_thought(reply.text)
-        future.set_result(Reply(text, reply.prompt_tokens, reply.completion_tokens, reply.key, reply.problem))
-
-    asked.add_done_callback(read)
+    pass_on(asked, future, read)
     return future

@@ -1,13 +1,21 @@
 """An answerer without a model: deterministic, embedded, for tests, the quickstart and quick looks at a corpus.
 
-It reads the retrieved items, best first. When the best one is a labelled example, it votes over the labels of
-all retrieved examples, each with its BM25 score. Otherwise it takes the sentence of the best item that shares
-most words with the question, and answers with the longest run of its words that are neither in the question
-nor function words.
+It reads the retrieved items and takes the best one by BM25 score.
 
-It can answer questions whose answer stands beside the question's own words, and classify by the nearest labelled
-examples. It cannot reason over two items, count, compare or infer, and it does not know when to abstain, save
-on an empty retrieval, where it answers "".
+- Where that item is a labelled example (`utterance => label`, or `Sentence:` / `Label:` lines), it votes over the
+  labels of all retrieved examples, each with its BM25 score.
+- Where it is a longer text, it takes the line (for labels) or sentence that shares most words with the question. A
+  line that carries a label gives that label; a sentence gives the longest run of its words that are neither in the
+  question nor function words.
+
+What it can do: questions whose answer stands in one sentence, beside the question's own words; classification by the
+nearest labelled examples; the same answer for the same request, on any machine.
+
+What it cannot do: reason over two items or two sentences, count, compare, infer; know that a fact has changed, unless
+memory did (of an old and a new value it takes what BM25 ranks first); tell a person from a place (the longest run of
+words wins, whatever was asked for); summarise; follow `query_prompt`, which it does not read; paraphrase; abstain,
+save on an empty retrieval, where it answers "". Its scores say how much of the answer memory and retrieval hold, not
+what a language model would do with them: compare policies with it, never with published numbers.
 """
 
 from __future__ import annotations
@@ -24,6 +32,7 @@ from finemem_jax.types import Answerer, AnswerRequest, Chat, Reply, Retrieved
 _LABEL = re.compile(r"=>[ \t]*(?P<arrow>[^\n=>]+)$|^labels?:[ \t]*(?P<field>[^\n]+)$", re.IGNORECASE | re.MULTILINE)
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?=\s|$)|\n|$)|[^\n]+")
 _WORD = re.compile(r"\w+(?:[-.,:]\w+)*")
+_EXAMPLE_LINES = 2  # a text with a label and more lines than this is not one example but a page
 _FUNCTION_WORDS = frozenset(
     "a an the is are was were be been am do does did of in on at to for from by with as and or that this it its "
     "he she they his her their what which who whom whose when where why how now s".split()
@@ -57,13 +66,27 @@ def create(cfg: AnswererConfig, local: Chat | None = None) -> Extractive:
 def _answer(request: AnswerRequest) -> str:
     if not request.items:
         return ""
-    if _labels(request.items[0].text):
-        return _vote(request.items)
+    # the best item is the first, but where the whole memory is given in its own order; max() keeps the first of equals
+    top = max(request.items, key=lambda item: item.score).text
     asked = {word.lower() for word in _words(request.question)}
-    sentences = _SENTENCE.findall(request.items[0].text) or [request.items[0].text]
+    if _labels(top):
+        lines = [line for line in top.splitlines() if line.strip()]
+        if len(lines) <= _EXAMPLE_LINES:
+            return _vote(request.items)
+        labels = _labels(_nearest_line(lines, asked))
+        if labels:
+            return labels[0]
+    sentences = _SENTENCE.findall(top) or [top]
     # max() keeps the first of equals, so that an answer never depends on hashing
     best = max(sentences, key=lambda sentence: len(asked & {word.lower() for word in _words(sentence)}))
     return _longest_run(best, asked | _FUNCTION_WORDS)
+
+
+def _nearest_line(lines: Sequence[str], asked: set[str]) -> str:
+    """The line that shares most words with the question, with the `Label:` line that follows it."""
+    best = max(range(len(lines)), key=lambda i: len(asked & {word.lower() for word in _words(lines[i])}))
+    following = lines[best + 1] if best + 1 < len(lines) else ""
+    return f"{lines[best]}\n{following}" if following.lower().startswith("label") else lines[best]
 
 
 def _words(text: str) -> list[str]:

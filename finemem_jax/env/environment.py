@@ -9,23 +9,35 @@ the policy goes on writing, and nobody waits for them before every episode has b
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from finemem_jax.config import MemoryConfig, PromptConfig, RetrievalConfig, RewardsConfig, ViewConfig, resolve
+from finemem_jax.config import (
+    MemoryConfig,
+    PromptConfig,
+    RetrievalConfig,
+    RewardsConfig,
+    UserError,
+    ViewConfig,
+    resolve,
+)
 from finemem_jax.env import operations, prompts, scoring
 from finemem_jax.env.retrieval import BM25
 from finemem_jax.types import (
     Answer,
+    Answerer,
     AnswerRequest,
     Completion,
     CountTokens,
     Episode,
+    Judge,
+    JudgeRequest,
     Memory,
     MemoryItem,
+    Messages,
     Operation,
     Outcome,
     Question,
@@ -34,7 +46,10 @@ from finemem_jax.types import (
     Rollout,
     Step,
     ToolSpec,
+    pass_on,
 )
+
+LLM_JUDGE = "llm_judge"  # the metric that no function of the texts computes
 
 Ask = Callable[[list[AnswerRequest]], "list[Future[Reply]]"]
 
@@ -48,10 +63,18 @@ class Environment:
     memory: MemoryConfig
     prompt: PromptConfig
     retrieval: RetrievalConfig
+    judge: Judge | None = None  # of questions whose metric is llm_judge
+    judged_sources: tuple[str, ...] = ()  # data sources, by their beginning, whose questions are all judged
 
     @property
     def specs(self) -> Sequence[ToolSpec]:
         return resolve("finemem_jax.memory", self.memory.name).SPECS
+
+    def settle(self, answerer: Answerer) -> None:
+        """What answerer and judge put off is done now; the judge after the answers it judges."""
+        answerer.settle()
+        if self.judge is not None:
+            self.judge.settle()
 
     def empty_memory(self) -> Memory:
         return resolve("finemem_jax.memory", self.memory.name).create(self.memory, self.count_tokens)
@@ -65,6 +88,11 @@ class Turn:
     prompt_tokens: tuple[int, ...]
     memory: Memory  # M_{t-1}
     visible: tuple[MemoryItem, ...]  # the items in the prompt; operations can name no others
+    messages: Messages = ()  # the prompt before the chat template, where it is not `prompts.conversation`
+
+
+Game = Generator[Turn, Completion, Callable[[], Rollout]]
+Play = Callable[..., Game]  # `play`, or another coroutine with its arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +123,7 @@ def _draw(rng: random.Random, questions: Sequence[Question], count: int) -> tupl
     return tuple(questions[i] for i in sorted(rng.sample(range(len(questions)), count)))
 
 
-def play(
-    env: Environment, episode: Episode, asked: Asked, ask: Ask, *, group: int = 0, sample: int = 0
-) -> Generator[Turn, Completion, Callable[[], Rollout]]:
+def play(env: Environment, episode: Episode, asked: Asked, ask: Ask, *, group: int = 0, sample: int = 0) -> Game:
     """One rollout of an episode. The driver sends a Completion for every Turn. The return value is a function that
     waits for the answers and gives the Rollout, so that the driver decides when to wait."""
     memory, steps, pending = env.empty_memory(), [], []
@@ -112,13 +138,39 @@ def play(
         memory, outcomes = apply(memory, parsed, chunk.index, env.memory, visible)
         steps.append(Step(tokens, completion, text, parsed, outcomes, memory))
         if questions:
-            pending.append(_ask(env, episode, memory, questions, ask, chunk.index))
-    pending.append(_ask(env, episode, memory, asked.final, ask, None))
+            pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
+    pending.append(ask_questions(env, episode, memory, asked.final, ask, None))
+    return finisher(episode, steps, pending, group, sample)
+
+
+def replay(
+    env: Environment, episode: Episode, asked: Asked, ask: Ask, write: Callable[[Episode, Turn], Sequence[Operation]]
+) -> Callable[[], Rollout]:
+    """A rollout whose operations no model writes: there is no prompt, so chunks may be of any length, and every item
+    can be named."""
+    memory, steps, pending = env.empty_memory(), [], []
+    for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
+        written = tuple(write(episode, Turn(chunk.index, (), memory, memory.items)))
+        memory, outcomes = apply(memory, written, chunk.index, env.memory, memory.items)
+        steps.append(Step((), Completion((), (), "stop"), "", written, outcomes, memory))
+        if questions:
+            pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
+    pending.append(ask_questions(env, episode, memory, asked.final, ask, None))
+    return finisher(episode, steps, pending)
+
+
+def finisher(
+    episode: Episode,
+    steps: Sequence[Step],
+    pending: Sequence[Callable[[], list[Answer]]],
+    group: int = 0,
+    sample: int = 0,
+) -> Callable[[], Rollout]:
+    """What waits for the answers and gives the rollout."""
 
     def finish() -> Rollout:
-        return Rollout(
-            episode, group, sample, tuple(steps), tuple(answer for collect in pending for answer in collect())
-        )
+        answers = tuple(answer for collect in pending for answer in collect())
+        return Rollout(episode, group, sample, tuple(steps), answers)
 
     return finish
 
@@ -186,33 +238,92 @@ def _bm25(items: Sequence[MemoryItem], cfg: RetrievalConfig) -> BM25:
     return BM25([item.text for item in items], k1=cfg.k1, b=cfg.b, idf=cfg.idf)
 
 
-def _ask(
+def ask_questions(
     env: Environment, episode: Episode, memory: Memory, questions: Sequence[Question], ask: Ask, step: int | None
 ) -> Callable[[], list[Answer]]:
-    """Starts answering `questions` from this snapshot of memory; the result collects the scored answers.
+    """Starts answering `questions` from this snapshot of memory; the result waits for the scored answers.
 
     The query is the question alone: words of `query_prompt` would pollute BM25."""
     if not questions:
         return list
-    index = _bm25(memory.items, env.retrieval)
-    requests = []
-    for question in questions:
-        found = [
-            Retrieved(item.id, item.written_at, item.writers, item.text, score)
-            for item, score in ((memory.items[i], s) for i, s in index.search(question.text, env.retrieval.k))
-        ]
-        requests.append(AnswerRequest(question.text, tuple(found), episode.query_prompt))
-    futures = ask(requests)
+    questions = [_judged(env, episode, question) for question in questions]
+    find = _retriever(memory.items, env)
+    requests = [AnswerRequest(question.text, find(question.text), episode.query_prompt) for question in questions]
+    scores = [_scored(env, question, future) for question, future in zip(questions, ask(requests), strict=True)]
 
     def collect() -> list[Answer]:
-        return [
-            _marked(question, request, future.result(), step)
-            for question, request, future in zip(questions, requests, futures, strict=True)
-        ]
+        answers = []
+        for question, request, (reply, score) in zip(questions, requests, scores, strict=True):
+            text, found = reply.result(), score()
+            answers.append(Answer(question, request.items, text.text or "", found, step, text))
+        return answers
 
     return collect
 
 
-def _marked(question: Question, request: AnswerRequest, reply: Reply, step: int | None) -> Answer:
-    score = None if reply.text is None else scoring.score(question.metric, reply.text, question.answers)
-    return Answer(question, request.items, reply.text or "", score, step)
+def _retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], tuple[Retrieved, ...]]:
+    """From a question to the items its answerer sees, within `retrieval.max_tokens`."""
+    cfg, index = env.retrieval, _bm25(items, env.retrieval)
+    whole = sorted(_fitting(reversed(range(len(items))), items, env)) if cfg.select == "all" else []
+
+    def find(question: str) -> tuple[Retrieved, ...]:
+        if cfg.select == "all":
+            scores = dict(index.search(question, len(items)))
+            chosen = [(i, scores.get(i, 0.0)) for i in whole]
+        else:
+            scores = dict(index.search(question, cfg.k))
+            chosen = [(i, scores[i]) for i in _fitting(scores, items, env)]
+        return tuple(
+            Retrieved(item.id, item.written_at, item.writers, item.text, score)
+            for item, score in ((items[i], score) for i, score in chosen)
+        )
+
+    return find
+
+
+def _fitting(order: Iterable[int], items: Sequence[MemoryItem], env: Environment) -> list[int]:
+    """The first indices of `order` whose items together fit `retrieval.max_tokens`."""
+    fitting, tokens = [], 0
+    for i in order:
+        tokens += env.count_tokens(items[i].text)
+        if tokens > env.retrieval.max_tokens:
+            break
+        fitting.append(i)
+    return fitting
+
+
+def _judged(env: Environment, episode: Episode, question: Question) -> Question:
+    """The question with the metric it is scored with."""
+    if question.metric == LLM_JUDGE and env.judge is None:
+        raise UserError(f"episode {episode.id} asks for an LLM judge: set config.judge.name")
+    if env.judge is None or not episode.source.startswith(env.judged_sources):
+        return question
+    return replace(question, metric=LLM_JUDGE)
+
+
+def _scored(
+    env: Environment, question: Question, reply: Future[Reply]
+) -> tuple[Future[Reply], Callable[[], float | None]]:
+    """The reply, and how to get its score in [0, 1]; None where the answerer or the judge failed."""
+    if question.metric != LLM_JUDGE:
+
+        def score() -> float | None:
+            text = reply.result().text
+            return None if text is None else scoring.score(question.metric, text, question.answers)
+
+        return reply, score
+
+    verdict: Future[float | None] = Future()
+
+    def judge(answered: Future[Reply]) -> None:  # as soon as the answer is there, in the answerer's thread
+        if answered.exception() is not None or answered.result().text is None:
+            verdict.set_result(None)
+            return
+        try:
+            request = JudgeRequest(question.text, question.answers, answered.result().text)
+            pass_on(env.judge.submit([request])[0], verdict)
+        except Exception as error:  # in a callback nobody else would see it
+            verdict.set_exception(error)
+
+    reply.add_done_callback(judge)
+    return reply, verdict.result

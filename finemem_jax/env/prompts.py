@@ -6,6 +6,7 @@ prompt, the chunk in all samples of a group at step t, the memory only while the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,22 @@ Write with tool calls, all of them in this one reply:
 - When the chunk supersedes an item that is listed below, update that item by its id instead of adding a second one.
 - Delete items that turned out wrong. Leave small talk out. If nothing is worth keeping, skip.
 You may write at most {max_operations} operations in this turn."""
+
+
+_TOOLS = """\
+# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
 
 
 def render(
@@ -58,6 +75,16 @@ def render(
                 f"config.prompt.max_prompt_tokens={cfg.max_prompt_tokens}: raise it, or build shorter chunks"
             )
         shown = shown[(len(shown) + 1) // 2 :]
+
+
+def conversation(
+    specs: Sequence[ToolSpec], chunk: str, items: Sequence[MemoryItem], cfg: PromptConfig, *, max_operations: int
+) -> list[dict[str, str]]:
+    """The same prompt for a chat server: the tools stand in the system turn, in the words of Qwen's chat template, for
+    not every server takes (or keeps) a `tools` field."""
+    system, user = _messages(chunk, items, cfg, max_operations)
+    tools = "\n".join(json.dumps(spec.schema(), ensure_ascii=False) for spec in specs)
+    return [{"role": "system", "content": f"{system['content']}\n\n{_TOOLS.format(tools=tools)}".strip()}, user]
 
 
 def _messages(chunk: str, items: Sequence[MemoryItem], cfg: PromptConfig, max_operations: int) -> list[dict[str, str]]:

@@ -1,7 +1,8 @@
 """Scripted writers of memory: the imperfect expert of the warm start, and the baselines that need no model.
 
-A writer is a function (episode, turn) -> text, the text a policy would have sampled; `play` cannot tell it from
-one. `expert` and `oracle` look at the episode's questions to know which lines matter, which no policy can.
+A `Writer` is a function (episode, turn) -> text, the text a policy would have sampled; `play` cannot tell it from
+one. `expert` and `oracle` are such; they look at the episode's questions to know which lines matter, which no policy
+can. The others give their operations directly, to `replay`: no prompt limits them.
 """
 
 from __future__ import annotations
@@ -28,13 +29,28 @@ def update(item: MemoryItem, text: str) -> Operation:
     return Operation("memory_update", {"id": item.id, "content": text})
 
 
-def no_memory(episode: Episode, turn: Turn) -> str:
-    return _write([SKIP])
+def no_memory(episode: Episode, turn: Turn) -> list[Operation]:
+    return [SKIP]
 
 
-def store_all(episode: Episode, turn: Turn) -> str:
+def store_all(episode: Episode, turn: Turn) -> list[Operation]:
     """Every line of the chunk as an item; evaluated without write limits."""
-    return _write([insert(line) for line in chunk_lines(episode, turn)])
+    return [insert(line) for line in chunk_lines(episode, turn)]
+
+
+def chunk_as_item(episode: Episode, turn: Turn) -> list[Operation]:
+    """The chunk as it stands (full_context, rag)."""
+    return [insert(episode.chunks[turn.step].text)]
+
+
+def recent_chunks(count: int) -> Callable[[Episode, Turn], list[Operation]]:
+    """The last `count` chunks as they stand."""
+
+    def write(episode: Episode, turn: Turn) -> list[Operation]:
+        gone = turn.memory.items[: max(len(turn.memory.items) - count + 1, 0)]
+        return [*(Operation("memory_delete", {"id": item.id}) for item in gone), *chunk_as_item(episode, turn)]
+
+    return write
 
 
 def oracle(max_operations: int) -> Writer:

@@ -9,8 +9,9 @@ import pytest
 from finemem_jax import main
 from finemem_jax.config import resolve
 from finemem_jax.decoding.engine import Engine
+from finemem_jax.env.evaluation import episode_record, record_metrics
 from finemem_jax.env.tokenizer import embedded_path
-from finemem_jax.evaluate import evaluate_policy, evaluation_metrics
+from finemem_jax.evaluate import evaluate_policy
 from finemem_jax.policy import load_answerer, load_environment, load_policy
 
 EPISODES = 48
@@ -25,7 +26,8 @@ def metrics():
     episodes = [held_out[i] for i in range(EPISODES)]
     engine = Engine(policy.model, policy.params, cfg.engine)
     answerer = load_answerer(cfg, Path("unused"))
-    return evaluation_metrics(evaluate_policy(engine, env, answerer, episodes, cfg, temperature=1.0))
+    rollouts = evaluate_policy(engine, env, answerer, episodes, cfg, temperature=1.0)
+    return record_metrics([episode_record(rollout) for rollout in rollouts])
 
 
 def test_it_is_under_a_megabyte():

@@ -10,7 +10,7 @@ from finemem_jax import config
 from finemem_jax.collect import Job, play_scripted
 from finemem_jax.config import MemoryConfig, PromptConfig, RetrievalConfig, RewardsConfig, UserError, ViewConfig
 from finemem_jax.env import scripted
-from finemem_jax.env.environment import Asked, all_questions, apply, play, training_questions, view
+from finemem_jax.env.environment import Asked, all_questions, apply, play, replay, training_questions, view
 from finemem_jax.env.prompts import render
 from finemem_jax.types import Completion, Episode, MemoryItem, Operation, Question, Reply
 from tests import fakes
@@ -150,8 +150,11 @@ def test_the_oracle_remembers_everything_and_store_all_misses_only_what_changed(
     answerer = config.resolve("finemem_jax.answerers", "extractive").create(config.AnswererConfig())
     jobs = [Job(episode, all_questions(episode)) for episode in diary]
     scores = {}
-    for name, write in {"oracle": scripted.oracle(8), "all": scripted.store_all, "none": scripted.no_memory}.items():
-        answers = [a for r in play_scripted(env, answerer, jobs, write) for a in r.answers]
+    played = {"oracle": play_scripted(env, answerer, jobs, scripted.oracle(8))}
+    for name, write in {"all": scripted.store_all, "none": scripted.no_memory}.items():
+        played[name] = [replay(env, job.episode, job.asked, answerer.submit, write)() for job in jobs]
+    for name, rollouts in played.items():
+        answers = [a for r in rollouts for a in r.answers]
         for kind in ("fact", "changed", "label"):
             of_kind = [a.score for a in answers if a.question.kind == kind]
             scores[name, kind] = sum(of_kind) / len(of_kind)
