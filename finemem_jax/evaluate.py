@@ -50,6 +50,7 @@ WRITING_STEP = 2**31  # stands for the training step in the sampling keys of an 
 class Evaluation:
     metrics: dict[str, float]  # see `env.evaluation.record_metrics`; after `evaluate`, `record_details` too
     records: list[dict]  # one per episode
+    rollouts: Sequence[Rollout] = ()  # what the records are of; the command keeps the records alone
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ def _without_limits(env: Environment) -> Environment:
 
 def _evaluation(rollouts: Sequence[Rollout]) -> Evaluation:
     records = [episode_record(rollout) for rollout in rollouts]
-    return Evaluation(record_metrics(records), records)
+    return Evaluation(record_metrics(records), records, rollouts)
 
 
 # --------------------------------------------------------------------------------------------------------------

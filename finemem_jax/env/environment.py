@@ -152,7 +152,8 @@ def replay(
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
         written = tuple(write(episode, Turn(chunk.index, (), memory, memory.items)))
         memory, outcomes = apply(memory, written, chunk.index, env.memory, memory.items)
-        steps.append(Step((), Completion((), (), "stop"), "", written, outcomes, memory))
+        text = operations.emit(written, env.prompt.codec)  # for people to read
+        steps.append(Step((), Completion((), (), "stop"), text, written, outcomes, memory))
         if questions:
             pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
     pending.append(ask_questions(env, episode, memory, asked.final, ask, None))
