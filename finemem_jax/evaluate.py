@@ -41,6 +41,7 @@ from finemem_jax.reporting.evaluation_log import EvaluationLog
 from finemem_jax.reporting.progress import Progress, print_table
 from finemem_jax.reporting.records import write_atomically, write_json_lines
 from finemem_jax.types import Answerer, Episode, Rollout, Sampling
+from finemem_jax.workdir import locked
 
 _UNLIMITED = 2**30
 WRITING_STEP = 2**31  # stands for the training step in the sampling keys of an evaluation
@@ -75,6 +76,11 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = ""
     OpenAI-compatible server (http://…/v1, model config.eval.policy_model); "" = config.model.
     Writes WORKDIR/evaluation.json (the table), WORKDIR/questions-NAME.jsonl (every question) and, while it goes on,
     WORKDIR/evaluation/NAME.jsonl."""
+    with locked(workdir / "evaluation"):  # two processes must not write the same files
+        return _evaluate(cfg, workdir, policy, given)
+
+
+def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str, Evaluation]:
     episodes = _load_episodes(cfg)
     loaded = load_given(cfg, given, workdir)
     answerer, judge, opened = load_answerer(cfg, workdir), load_judge(cfg, workdir), OpenPolicies()

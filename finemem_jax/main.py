@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.exits import RunEnded
+from finemem_jax.types import AnswererDown
 
 _CONFIG_HELP = """\
 config overrides: any field of the config, as --config.GROUP.FIELD=VALUE, e.g.
@@ -168,7 +169,11 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
     from finemem_jax import evaluate
 
-    evaluate.evaluate(cfg, workdir, policy=not arguments.baselines_only, given=arguments.policy)
+    try:
+        evaluate.evaluate(cfg, workdir, policy=not arguments.baselines_only, given=arguments.policy)
+    except AnswererDown as down:
+        message = f"{down}; what was answered is saved, the same command goes on from there"
+        raise RunEnded(message, exits.STOPPED) from None
 
 
 def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ import jax
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
-from finemem_jax import config
 from finemem_jax.answerers._cache import AskedOnce
 from finemem_jax.answerers._judge import ModelJudge
 from finemem_jax.answerers._model import open_endpoint
@@ -27,6 +25,7 @@ from finemem_jax.nn.sharding import init_params, make_mesh
 from finemem_jax.types import Answerer, Chat, Judge
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints
+from finemem_jax.workdir import stored_config
 
 BUILD_TINY = "tiny"  # config.model.tokenizer: build the tiny tokenizer from the diary's sentences
 VOCAB_MULTIPLE = 64  # the tiny model's vocabulary is rounded up to this
@@ -99,11 +98,11 @@ def load_given(cfg: Config, given: str, workdir: Path) -> Given:
         return Given(cfg, load_tokenizer(cfg), f"endpoint {cfg.eval.policy_model}", workdir, cfg.model, url=given)
     folder = Path(given)
     if given and (folder / "checkpoints").is_dir() and (folder / "config.json").is_file():
-        stored = config.from_ml_collections(json.loads((folder / "config.json").read_text("utf-8")))
+        stored = stored_config(folder)
         if stored.prompt != cfg.prompt or stored.memory != cfg.memory:
             print(f"note: {given} was trained with its own config.prompt and config.memory, used here", file=sys.stderr)
         cfg = dataclasses.replace(cfg, model=stored.model, prompt=stored.prompt, memory=stored.memory)
-        step = Checkpoints(folder / "checkpoints", keep=stored.train.keep_checkpoints).latest()
+        step = Checkpoints(folder / "checkpoints", keep=1, read_only=True).latest()
         if step is None:
             raise UserError(f"no checkpoint in {folder}")
         identity = f"{folder.resolve()} step {step} {_stamps(folder / 'checkpoints' / str(step))}"
@@ -143,7 +142,7 @@ def _policy_engine(given: Given) -> Engine:
     policy = load_policy(given.cfg, load_mesh(given.cfg))
     params = policy.params
     if given.checkpoint is not None:
-        params = Checkpoints(given.checkpoint, keep=given.cfg.train.keep_checkpoints).restore_params(params)
+        params = Checkpoints(given.checkpoint, keep=1, read_only=True).restore_params(params)
     return Engine(policy.model, params, given.cfg.engine)
 
 

@@ -114,7 +114,7 @@ def test_an_evaluation_cut_off_anywhere_goes_on_to_the_same_table(tmp_path):
     for trial in range(8):
         workdir = tmp_path / f"cut-{trial}"
         shutil.copytree(tmp_path / "whole", workdir)
-        for path in (workdir / "evaluation").iterdir():
+        for path in (workdir / "evaluation").glob("*.jsonl"):
             data = path.read_bytes()
             path.write_bytes(data[: rng.randrange(len(data))])
         for name in before:
