@@ -216,6 +216,7 @@ class LossConfig:
     kl_coef: float = 0.001  # 0 = no reference policy at all
     aggregation: str = "token_mean"  # token_mean | sequence_mean | constant
     constant_length: int = 2048  # aggregation constant: tokens are divided by rows * this
+    entropy: bool = False  # log the policy's exact mean entropy, nats per token; costs another pass over the logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,7 @@ def sft(cfg: Config, workdir: Path) -> Policy:
             # Each stage has an optimizer of its own: the moments of one task say little about the next.
             optimizer = make_optimizer(dataclasses.replace(cfg.optimizer, lr=lr), steps)
             state = create_train_state(params, optimizer)
-            step = make_sft_step(policy.model, optimizer, chunk=cfg.train.logprob_chunk)
+            step = make_sft_step(policy.model, optimizer, chunk=cfg.train.logprob_chunk, mesh=mesh)
             examples = exercises.stream(stage, np.random.default_rng([cfg.seed, index]))
             for i in range(steps):
                 batch = packing.to_device(pack_examples(itertools.islice(examples, cfg.sft.batch), cfg), mesh)

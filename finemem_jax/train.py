@@ -96,8 +96,11 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             temperature=cfg.train.temperature,
             chunk=cfg.train.logprob_chunk,
             shardings=state_shardings(state) if mesh is not None else None,
+            mesh=mesh,
         )
-        fill = make_fill_logprobs(policy.model, temperature=cfg.train.temperature, chunk=cfg.train.logprob_chunk)
+        fill = make_fill_logprobs(
+            policy.model, temperature=cfg.train.temperature, chunk=cfg.train.logprob_chunk, mesh=mesh
+        )
         # The update donates its state, so a reference of its own needs buffers of its own. With LoRA the reference
         # is the policy's frozen base, and there is no second copy.
         reference = jax.tree.map(jnp.copy, policy.params) if cfg.loss.kl_coef and not cfg.model.lora.rank else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,9 +66,12 @@ DECODE_RULES = ShardingRules(embed=None)
 
 
 def param_shardings(model: nn.Module, mesh: Mesh | AbstractMesh, rules: ShardingRules | None = None) -> dict:
-    """The parameter tree with a `NamedSharding` at each leaf. Raises UserError where a shape does not divide."""
-    rules = rules or ShardingRules()
-    _check_heads(model.cfg, mesh, rules)
+    """The parameter tree with a `NamedSharding` at each leaf. Raises UserError where a shape does not divide.
+
+    Two kinds of uneven shape are handled: kv heads that are fewer than the tensor axis (every device keeps all, and
+    attention picks), and a vocabulary that does not divide (every device keeps it whole).
+    """
+    rules = _rules_for(model.cfg, mesh, rules or ShardingRules())
 
     def place(path: tuple, leaf: jax.ShapeDtypeStruct, axes: tuple[str, ...]) -> NamedSharding:
         spec = rules.spec(axes)
@@ -96,12 +100,16 @@ def _ways(mesh: Mesh | AbstractMesh, axis: MeshAxis) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def _check_heads(cfg, mesh: Mesh | AbstractMesh, rules: ShardingRules) -> None:
+def _rules_for(cfg, mesh: Mesh | AbstractMesh, rules: ShardingRules) -> ShardingRules:
     # The projections store heads * head_dim in one axis, which could split evenly through the middle of a head.
-    for axis, heads in (("heads", cfg.num_heads), ("kv_heads", cfg.num_kv_heads)):
-        ways = _ways(mesh, getattr(rules, axis))
-        if heads % ways:
-            raise UserError(
-                f"{heads} {axis} do not split {ways} ways over mesh axis {getattr(rules, axis)}; use a tensor axis "
-                f"that divides {heads}, or replicate them with ShardingRules({axis}=None)"
-            )
+    ways = _ways(mesh, rules.heads)
+    if cfg.num_heads % ways:
+        raise UserError(
+            f"{cfg.num_heads} attention heads do not split {ways} ways over mesh axis {rules.heads}: make "
+            f"config.mesh.tensor a divisor of {cfg.num_heads}"
+        )
+    if cfg.num_kv_heads % _ways(mesh, rules.kv_heads):
+        rules = dataclasses.replace(rules, kv_heads=None)
+    if cfg.vocab_size % _ways(mesh, rules.vocab):
+        rules = dataclasses.replace(rules, vocab=None)
+    return rules

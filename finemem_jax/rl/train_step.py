@@ -14,14 +14,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from finemem_jax.config import LossConfig
 from finemem_jax.nn.lora import join_adapters
+from finemem_jax.nn.mesh import on_mesh
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.batch import RolloutBatch
 from finemem_jax.rl.grpo import negative_log_likelihood, policy_loss
-from finemem_jax.rl.logprobs import token_logprobs
+from finemem_jax.rl.logprobs import token_logprobs, token_logprobs_and_entropies
 from finemem_jax.rl.metrics import Mean, Metrics, Sum
 from finemem_jax.rl.train_state import TrainState, split_trained
 
@@ -37,16 +39,18 @@ def make_train_step(
     temperature: float = 1.0,
     chunk: int = 512,
     shardings: TrainState | None = None,
+    mesh: Mesh | None = None,
 ) -> StepFunction:
     """The policy-gradient update. `temperature` is the one the rollouts were sampled at.
 
     The arguments are taken as they lie: the batch as `packing.to_device` placed it. shardings: where the new state
     shall lie, `state_shardings(state)` to stay in place; None leaves it to the compiler, which is right for one
-    device and may cost a second compilation on a mesh.
+    device and may cost a second compilation on a mesh. mesh: the one they lie on.
     """
 
     def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, Metrics]:
-        logprobs = token_logprobs(
+        measure = token_logprobs_and_entropies if cfg.entropy else token_logprobs
+        measured = measure(
             model,
             params,
             batch.tokens,
@@ -56,9 +60,16 @@ def make_train_step(
             chunk=chunk,
             counted=batch.token_weights > 0,
         )
-        return policy_loss(logprobs, batch.old_logprobs, batch.ref_logprobs, batch.advantages, batch.token_weights, cfg)
+        logprobs, entropies = measured if cfg.entropy else (measured, None)
+        loss, metrics = policy_loss(
+            logprobs, batch.old_logprobs, batch.ref_logprobs, batch.advantages, batch.token_weights, cfg
+        )
+        if entropies is not None:
+            tokens = jnp.sum(batch.token_weights > 0, dtype=jnp.float32)
+            metrics = metrics | {"entropy": Mean(jnp.sum(entropies), tokens)}
+        return loss, metrics
 
-    return _make_step(loss_of, optimizer, shardings)
+    return _make_step(loss_of, optimizer, shardings, mesh)
 
 
 def make_sft_step(
@@ -67,6 +78,7 @@ def make_sft_step(
     *,
     chunk: int = 512,
     shardings: TrainState | None = None,
+    mesh: Mesh | None = None,
 ) -> StepFunction:
     """The supervised update: weighted negative log-likelihood of the batch's tokens."""
 
@@ -77,11 +89,11 @@ def make_sft_step(
         )
         return negative_log_likelihood(logprobs, batch.token_weights)
 
-    return _make_step(loss_of, optimizer, shardings)
+    return _make_step(loss_of, optimizer, shardings, mesh)
 
 
 def make_fill_logprobs(
-    model: nn.Module, *, temperature: float = 1.0, chunk: int = 512
+    model: nn.Module, *, temperature: float = 1.0, chunk: int = 512, mesh: Mesh | None = None
 ) -> Callable[[Any, RolloutBatch], Float[Array, "micro rows seq"]]:
     """Log-probabilities of a batch's weighted tokens under given parameters, for `batch.replace(ref_logprobs=...)`."""
 
@@ -102,7 +114,8 @@ def make_fill_logprobs(
             )
             return filled.at[index].set(logprobs)
 
-        return jax.lax.fori_loop(0, filled_microbatches(batch), one, jnp.zeros(batch.tokens.shape, jnp.float32))
+        with on_mesh(mesh):
+            return jax.lax.fori_loop(0, filled_microbatches(batch), one, jnp.zeros(batch.tokens.shape, jnp.float32))
 
     return fill_logprobs
 
@@ -138,7 +151,10 @@ def state_shardings(state: TrainState) -> TrainState:
 
 
 def _make_step(
-    loss_of: LossFunction, optimizer: optax.GradientTransformation, shardings: TrainState | None
+    loss_of: LossFunction,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState | None,
+    mesh: Mesh | None,
 ) -> StepFunction:
     def step(state: TrainState, batch: RolloutBatch) -> tuple[TrainState, Metrics]:
         frozen, trained = split_trained(state.params)
@@ -146,7 +162,8 @@ def _make_step(
         def loss_of_trained(params: Any, batch: RolloutBatch) -> tuple[Array, Metrics]:
             return loss_of(join_adapters(frozen, params), batch)
 
-        gradient, metrics = accumulate_gradients(loss_of_trained, trained, batch)
+        with on_mesh(mesh):
+            gradient, metrics = accumulate_gradients(loss_of_trained, trained, batch)
         norm = optax.tree.norm(gradient)
         is_finite = jnp.isfinite(norm)
         updates, opt_state = optimizer.update(gradient, state.opt_state, trained)

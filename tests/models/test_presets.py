@@ -1,5 +1,6 @@
 """Every published size: parameter counts to the unit, config.json round trip, a well-formed sharding."""
 
+import dataclasses
 import math
 
 import jax
@@ -8,7 +9,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from finemem_jax.config import UserError, plugins, resolve
 from finemem_jax.nn.layers import abstract_params, logical_axes
-from finemem_jax.nn.sharding import ShardingRules, param_shardings
+from finemem_jax.nn.sharding import param_shardings
 
 # As published (a tied table counted once).
 PUBLISHED = {
@@ -101,13 +102,28 @@ def test_golden_table_of_specs():
     }
 
 
-def test_kv_heads_that_do_not_split_are_refused_with_the_fix():
-    mesh = AbstractMesh((1, 1, 16), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+def _tensor_mesh(ways):
+    return AbstractMesh((1, 1, ways), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def test_fewer_kv_heads_than_devices_are_kept_whole():
+    shardings = param_shardings(_model("qwen3", "4b"), _tensor_mesh(16))
+    attention = shardings["layers"]["attention"]
+    assert attention["k_proj"]["kernel"].spec == PartitionSpec(None, "fsdp", None)
+    assert attention["q_proj"]["kernel"].spec == PartitionSpec(None, "fsdp", "tensor")
+
+
+def test_an_odd_vocabulary_is_kept_whole():
     model = _model("qwen3", "4b")
-    with pytest.raises(UserError, match=r"8 kv_heads do not split 16 ways.*ShardingRules\(kv_heads=None\)"):
-        param_shardings(model, mesh)
-    shardings = param_shardings(model, mesh, ShardingRules(kv_heads=None))
-    assert shardings["layers"]["attention"]["k_proj"]["kernel"].spec == PartitionSpec(None, "fsdp", None)
+    odd = type(model)(dataclasses.replace(model.cfg, vocab_size=151_669))
+    assert param_shardings(odd, _tensor_mesh(8))["embedding"]["table"].spec == PartitionSpec(None, "fsdp")
+
+
+def test_query_heads_that_do_not_split_are_refused_with_the_fix():
+    with pytest.raises(
+        UserError, match=r"32 attention heads do not split 3 ways.*config\.mesh\.tensor a divisor of 32"
+    ):
+        param_shardings(_model("qwen3", "4b"), _tensor_mesh(3))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -148,7 +148,9 @@ def updated(train_step, optimizer, params, sequences):
     return train_step(create_train_state(copied(params), optimizer), packed_batch(sequences, 8))
 
 
-@pytest.mark.parametrize("axes", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize(
+    "axes", [{"fsdp": 8}, {"tensor": 4, "data": 2}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str
+)
 def test_a_mesh_changes_nothing(model, optimizer, params, sequences, updated, axes):
     mesh = make_mesh(**{"data": 1, **axes})
     placed = jax.device_put(params, param_shardings(model, mesh))
@@ -161,12 +163,12 @@ def test_a_mesh_changes_nothing(model, optimizer, params, sequences, updated, ax
         assert held.sharding.is_equivalent_to(kernel.sharding, 3)
     batch = to_device(pack_rollouts(*sequences, CFG, row_tokens=SEQ, microbatch_rows=8), mesh)
     assert batch.tokens.addressable_shards[0].data.shape[1] == 8 // (mesh.shape["data"] * mesh.shape["fsdp"])
-    train_step = make_train_step(model, optimizer, CFG, shardings=shardings)
+    train_step = make_train_step(model, optimizer, CFG, shardings=shardings, mesh=mesh)
     state, found = train_step(state, batch)
     assert state_shardings(state) == shardings
     expected_state, expected = updated
     for name, value in metrics.read(expected).items():
-        assert metrics.read(found)[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        assert metrics.read(found)[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
     # First moments after one update are the clipped gradient times (1 - b1): compare those, not Adam's signs.
     moments, expected_moments = (optax.tree.get(s.opt_state, "mu") for s in (state, expected_state))
     assert_same_tree(moments, expected_moments)
