@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from finemem_jax import config
+from finemem_jax import workdir as workdirs
 from finemem_jax.config import Config, UserError
 from finemem_jax.reporting.progress import Progress
 from finemem_jax.reporting.sweep_table import Row, write_sweep
@@ -50,9 +51,18 @@ class Run:
         results = self.workdir / "results.json"
         if not (stored.is_file() and results.is_file() and (self.workdir / "hf" / "config.json").is_file()):
             return False
-        if json.loads(stored.read_text("utf-8")) != json.loads(json.dumps(config.to_dict(self.cfg))):
-            raise UserError(f"{self.workdir} holds a run with another config: choose another --workdir")
+        old, new = (workdirs.flat(json.loads(text)) for text in (stored.read_text("utf-8"), _dump(self.cfg)))
+        # Fields of one side alone came with a change of the code, which a long sweep may well outlive.
+        changed = sorted(key for key in old.keys() & new.keys() if old[key] != new[key])
+        if changed:
+            raise UserError(
+                f"{self.workdir} holds a run with another config ({', '.join(changed)}): choose another --workdir"
+            )
         return True
+
+
+def _dump(cfg: Config) -> str:
+    return json.dumps(config.to_dict(cfg))
 
 
 def row_name(spec: str) -> str:

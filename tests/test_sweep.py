@@ -125,6 +125,14 @@ def test_a_folder_of_another_config_is_refused(tmp_path, capsys):
     assert f"{folder} holds a run with another config" in capsys.readouterr().err
 
 
+def test_a_field_that_came_into_the_schema_later_makes_no_other_run(tmp_path):
+    folder = finished_run(tmp_path, "full", 0, 0.5)
+    stored = json.loads((folder / "config.json").read_text())
+    del stored["train"]["log_rollouts"]
+    (folder / "config.json").write_text(json.dumps(stored | {"later": 1}))
+    assert command(tmp_path, "full.py", "0") == 0 and not (folder / "log.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("configs", "seeds", "extra", "message"),
     [
