@@ -12,9 +12,10 @@ One row is one episode:
 
 Lists and objects may be JSON text or native columns. Rows of older files name `answers`, of which the first counts.
 
-Two keys of `metadata`, which only our own builder writes, carry what the published rows lack:
+Three keys of `metadata`, which only our own builder writes, carry what the published rows lack:
 
     "evidence":        per question, the list of chunk indices that hold its answer
+    "kinds":           per question, its kind for reports ("" = the source's)
     "chunk_questions": per chunk, a list of {question, answer} about that chunk alone
 
 Chunk questions may also lie beside `name.parquet` in `name.chunk_questions.jsonl`, one object per line and chunk:
@@ -27,6 +28,8 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 from finemem_jax import config, types
@@ -79,11 +82,16 @@ def _episode(row: Mapping[str, object], number: int, where: str, side: Mapping[i
     texts = _fields.decoded(_fields.field(row, "chunks", where), where, "chunks", list)
     metadata = _fields.decoded(row.get("metadata") or {}, where, "metadata", dict)
     evidence = _fields.decoded(metadata.get("evidence") or [], where, "metadata.evidence", list)
+    kinds = _fields.decoded(metadata.get("kinds") or [], where, "metadata.kinds", list)
     chunk_questions = _fields.decoded(metadata.get("chunk_questions") or [], where, "metadata.chunk_questions", list)
     entries = _fields.decoded(_fields.field(row, "questions_and_answers", where), where, "questions_and_answers", list)
     if not texts:
         raise _fields.wrong(where, "chunks", "at least one chunk", texts)
-    for name, value, length in (("evidence", evidence, len(entries)), ("chunk_questions", chunk_questions, len(texts))):
+    for name, value, length in (
+        ("evidence", evidence, len(entries)),
+        ("kinds", kinds, len(entries)),
+        ("chunk_questions", chunk_questions, len(texts)),
+    ):
         if value and len(value) != length:
             raise _fields.wrong(where, f"metadata.{name}", f"{length} entries", f"{len(value)} entries")
 
@@ -105,6 +113,7 @@ def _episode(row: Mapping[str, object], number: int, where: str, side: Mapping[i
         )
         for i, entry in enumerate(entries)
     ]
+    questions = [replace(q, kind=str(kind or q.kind)) for q, kind in zip(questions, kinds or repeat(""), strict=False)]
     return types.Episode(f"{data_source}-{number}", data_source, tuple(chunks), tuple(questions), source.query_prompt)
 
 

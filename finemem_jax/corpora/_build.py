@@ -100,6 +100,7 @@ def _row(number: int, episode: Episode, options: BuildOptions) -> dict[str, obje
         "split": options.split,
         "seed": options.seed,
         "evidence": [list(question.evidence) for question in episode.questions],
+        "kinds": [question.kind for question in episode.questions],
         "chunk_questions": [[_pair(question) for question in chunk.questions] for chunk in episode.chunks],
     }
     return {

@@ -64,6 +64,7 @@ class BuildOptions:
         "clinc150: unlabelled out-of-scope utterances per chunk; hotpotqa: unrelated articles, longmemeval: "
         "unrelated sessions per question",
     )
+    changed_share: float = option(0.5, "conflict: share of the facts that change in a later chunk")
     labels: str = option("names", "classification: how a label is written", ("names", "numbers"))
     label_level: str = option("fine", "clinc150, nlu: intents, or the domains above them", ("fine", "coarse"))
     labels_per_instance: int = option(0, "classification: labels drawn for an instance; 0 = all")
@@ -80,6 +81,8 @@ class BuildOptions:
                 raise UserError(f"{flag}={value}: allowed are {', '.join(choices)}")
             if isinstance(value, int) and value < (1 if option.name in ("chunk_tokens", "questions") else 0):
                 raise UserError(f"{flag}={value}: too small")
+        if not 0 < self.changed_share <= 1:
+            raise UserError(f"--changed-share={self.changed_share}: must be above 0 and at most 1")
         if not self.output.endswith(".parquet"):
             raise UserError(f"--output={self.output}: must end in .parquet")
 

@@ -25,7 +25,7 @@ class _Piece(NamedTuple):
 
 
 def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
-    articles = list(_articles(options).values())
+    articles = list(read_articles(options.input).values())
     chosen = options.of_split(articles)
     options.rng(options.split, "articles").shuffle(chosen)
     pieces = [p for article in chosen for paragraph in article for p in _pieces(paragraph, options, count_tokens)]
@@ -41,10 +41,10 @@ def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episo
         yield _questions.episode("squad", number, run, own, options)
 
 
-def _articles(options: BuildOptions) -> dict[str, list[dict]]:
+def read_articles(given: str) -> dict[str, list[dict]]:
     """Title -> paragraphs, in the order of the files. Equal paragraphs pool their questions."""
     articles: dict[str, dict[str, dict]] = {}
-    for path in _reading.find(options.input, "*.json"):
+    for path in _reading.find(given, "*.json"):
         data = _reading.read_json(path)
         try:
             for article in data["data"]:  # type: ignore[index]

@@ -176,6 +176,7 @@ def _text(folder):
 WRITERS = {
     "banking77": _banking77,
     "clinc150": _clinc150,
+    "conflict": _squad,
     "hotpotqa": _hotpotqa,
     "locomo": _locomo,
     "longmemeval": _longmemeval,

@@ -282,6 +282,36 @@ def test_text_with_questions_must_fit_one_run(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------------------------
+# Conflict streams
+# --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_fact_is_asked_with_its_last_value_and_an_unchanged_one_is_said_once(raw, tmp_path):
+    _, episodes = build(raw, tmp_path, "conflict", layout="bare", questions=100, chunk_questions=5)
+    kinds = set()
+    for episode in episodes:
+        lines = [line for chunk in episode.chunks for line in chunk.text.splitlines()]
+        said = [line.rpartition(": ") for line in lines]
+        for question in episode.questions:
+            values = [value for about, _, value in said if about == question.text.rstrip("?")]
+            assert (values[-1],) == question.answers
+            assert len(set(values)) == len(values) == {"fact": 1, "changed": 2}[question.kind]
+            kinds.add(question.kind)
+        for chunk in episode.chunks:
+            for question in chunk.questions:
+                assert f"{question.text.rstrip('?')}: {question.answers[0]}" in chunk.text.splitlines()
+    assert kinds == {"fact", "changed"}
+
+
+def test_the_share_of_changed_facts_is_the_one_asked_for(raw, tmp_path):
+    for share, kinds in ((1.0, {"changed"}), (0.4, {"changed", "fact"})):
+        _, episodes = build(raw, tmp_path, "conflict", changed_share=share, split="all")
+        assert {question.kind for episode in episodes for question in episode.questions} == kinds
+    with pytest.raises(config.UserError, match="--changed-share=0"):
+        build(raw, tmp_path, "conflict", changed_share=0.0)
+
+
+# --------------------------------------------------------------------------------------------------------------
 # Options
 # --------------------------------------------------------------------------------------------------------------
 

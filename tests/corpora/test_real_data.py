@@ -14,7 +14,8 @@ SOURCES = [name for name in config.plugins("finemem_jax.corpora") if name != "te
 def build(real_data, tmp_path, source, **options):
     output = str(tmp_path / f"{source}-{options.get('split', 'train')}.parquet")
     options = {"instances": 3, "chunk_tokens": 512, "chunks": 0 if source == "squality" else 5} | options
-    report = corpora.build(source=source, input=str(real_data / source), output=output, **options)
+    folder = real_data / {"conflict": "squad"}.get(source, source)
+    report = corpora.build(source=source, input=str(folder), output=output, **options)
     return report, memalpha.load(config.DataConfig(path=output, eval_path=output), "eval", 0)
 
 

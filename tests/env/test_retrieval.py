@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finemem_jax.config import UserError
+from finemem_jax.env import retrieval
 from finemem_jax.env.retrieval import BM25
 
 WORDS = "anna bob cat dog elm fig gold hat ink jam kite lamp moon nut oak pear".split()
@@ -146,3 +147,27 @@ def _seconds(action):  # of this process: the machine may be busy with others
     start = time.process_time()
     action()
     return time.process_time() - start
+
+
+@pytest.mark.parametrize("idf", ["lucene", "okapi"])
+def test_a_long_memory_that_changes_step_by_step_equals_the_formula(idf):
+    rng = random.Random(5)
+    texts = [f"{text} {i}" for i, text in enumerate(some_texts(3000, seed=5))]
+    for _ in range(4):
+        del texts[rng.randrange(len(texts))]
+        texts[rng.randrange(len(texts))] = "gold moon " * rng.randint(1, 3)
+        texts += some_texts(3, seed=rng.randrange(1000))
+        assert_equals_reference(texts, "gold moon anna", idf, 20)
+    assert_equals_reference(texts, "gold nothing 17", idf, 3)
+
+
+def test_a_step_of_a_long_memory_indexes_what_changed_and_no_more():
+    texts = [f"{text} {i}" for i, text in enumerate(some_texts(5000, seed=6))]
+    BM25(texts)
+    blocks = len(list(retrieval._blocks(texts)))
+    assert blocks > 10
+    for change in (lambda: texts.append("a new one"), lambda: texts.pop(2500), lambda: texts.insert(700, "changed")):
+        change()
+        before = retrieval._kept_block.cache_info().misses
+        BM25(texts)
+        assert retrieval._kept_block.cache_info().misses - before <= 2
