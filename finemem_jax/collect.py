@@ -40,11 +40,15 @@ def collect_rollouts(
     """Plays every job with the engine's policy; rollouts in the order of the jobs. `start` makes the coroutine.
 
     `seed` and `step` (the training step) are part of every sampling key, so two steps never share noise. The answerer
-    works in the background while the device decodes; its answers are waited for when the device is done.
+    works in the background while the device decodes; its answers are waited for when the device is done. Raises
+    `EpisodesFailed` with the names of the episodes that raised, when all others are through.
     """
     games = [start(env, job.episode, job.asked, answerer.submit, group=job.group, sample=job.sample) for job in jobs]
     words = (seed, step)
-    finishes = engine.run([_requests(game, job, sampling, words) for game, job in zip(games, jobs, strict=True)])
+    finishes = engine.run(
+        [_requests(game, job, sampling, words) for game, job in zip(games, jobs, strict=True)],
+        [f"episode {job.episode.id!r} (group {job.group}, sample {job.sample})" for job in jobs],
+    )
     env.settle(answerer)
     return [finish() for finish in finishes]
 
@@ -73,7 +77,8 @@ def _requests(
         turn = next(game)
         while True:
             key = (*words, episode, job.sample, turn.step)
-            turn = game.send((yield Request(turn.prompt_tokens, sampling, key)))
+            name = f"step t={turn.step} of episode {job.episode.id!r}, sample {job.sample}, training step {words[1]}"
+            turn = game.send((yield Request(turn.prompt_tokens, sampling, key, name)))
     except StopIteration as done:
         return done.value
 

@@ -62,8 +62,10 @@ class MeshConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     slots: int = 64  # rows decoded at once
-    cache_tokens: int = 8192  # capacity of one slot: prompt plus completion, tokens
-    prompt_bucket: int = 64  # prompts are padded up to a multiple of this, tokens
+    cache_tokens: int = 8192  # longest prompt plus completion, tokens
+    page_tokens: int = 64  # tokens per page of the cache; prompts that begin alike share whole pages
+    pool_tokens: int = 0  # tokens the cache holds at once; 0 = slots * cache_tokens, or what the device's memory holds
+    prefill_tokens: int = 1024  # prompt tokens per prefill call, padding included; a longer prompt has its own call
     decode_chunk: int = 32  # tokens decoded per device call
 
 
@@ -498,7 +500,9 @@ _RANGES = {
     "model.lora.rank": (0, 4096),
     "engine.slots": (1, math.inf),
     "engine.cache_tokens": (2, math.inf),
-    "engine.prompt_bucket": (1, math.inf),
+    "engine.page_tokens": (1, math.inf),
+    "engine.pool_tokens": (0, math.inf),
+    "engine.prefill_tokens": (1, math.inf),
     "engine.decode_chunk": (1, math.inf),
     "data.limit": (0, math.inf),
     "data.chunk_tokens": (16, math.inf),

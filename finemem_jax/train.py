@@ -34,7 +34,7 @@ from finemem_jax import workdir as workdirs
 from finemem_jax.benchmarks import contamination
 from finemem_jax.collect import Job, collect_rollouts
 from finemem_jax.config import Config, UserError, resolve
-from finemem_jax.decoding.engine import Engine
+from finemem_jax.decoding.engine import Engine, EpisodesFailed
 from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.environment import Environment, training_questions
 from finemem_jax.env.episodes import stream_indices
@@ -208,7 +208,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 raise RunEnded(f"the last checkpoint of {workdir} could not be written", exits.STOPPED)
             watchdog.enter("done", done)
             return results
-    except (Preempted, RunEnded, AnswererDown) as end:
+    except (Preempted, RunEnded, AnswererDown, EpisodesFailed) as end:
         code = preemption.code if isinstance(end, Preempted) else getattr(end, "code", exits.STOPPED)
         why = preemption.reason if isinstance(end, Preempted) else str(end)
         saved = f"saved after step {done}" if journal.finish(done, state) else "NOT saved, older checkpoints count"

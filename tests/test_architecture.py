@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "finemem_jax"
 HOST = {"env", "memory", "rewards", "answerers", "benchmarks", "corpora", "reporting"}
 DEVICE = {"nn", "models", "rl", "decoding", "weights"}
-CROSSING_FILES = {"decoding/engine.py"}  # inside a device folder, but it speaks the host's types
+# inside a device folder, but they speak the host's types
+CROSSING_FILES = {"decoding/engine.py", "decoding/schedule.py"}
 LEAF_FOLDERS = ("memory", "rewards", "answerers", "benchmarks")  # plug-ins, reached by config.resolve only
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 
 from finemem_jax.nn import cudnn, splash
 from finemem_jax.nn.blockwise import blockwise_attention
-from finemem_jax.nn.kv_cache import LayerCache
 from finemem_jax.nn.mesh import HEADS, ROWS, current_mesh, current_platform
 
 MASKED = -1e30  # finite, so that a query that sees nothing averages instead of becoming NaN
@@ -23,21 +22,15 @@ def attention(
     k: Float[Array, "rows seq kv_heads head_dim"],
     v: Float[Array, "rows seq kv_heads head_dim"],
     segment_ids: Int[Array, "rows seq"],
-    past: LayerCache | None = None,
+    past: tuple[Array, Array, Array] | None = None,
 ) -> Float[Array, "rows seq heads head_dim"]:
     """Softmax attention of each token to itself and to earlier tokens of the same segment of its row.
 
-    `past`: tokens that came before; a slot with segment 0 is empty. Scores and softmax in float32, matmuls in the
-    dtype of `q`; the result has the dtype of `v`. Queries of padding (segment 0) attend to padding: unspecified,
-    but finite.
+    `past`: keys, values `[rows, slots, kv_heads, head_dim]` and segment ids `[rows, slots]` of tokens that came before;
+    a slot with segment 0 is empty. Scores and softmax in float32, matmuls in the dtype of `q`; the result has the dtype
+    of `v`. Queries of padding (segment 0) attend to padding: unspecified, but finite.
     """
-    if past is None or past.attend_to == 0:
-        return self_attention(q, k, v, segment_ids)
-    rows, seq = segment_ids.shape
-    if seq == 1 and rows > DECODE_ROWS and rows % DECODE_ROWS == 0:
-        args = (q, k, v, segment_ids, past)
-        return jax.lax.platform_dependent(*args, cpu=_attend_by_rows, default=_attend_at_once)
-    return _attend_at_once(q, k, v, segment_ids, past)
+    return self_attention(q, k, v, segment_ids) if past is None else _attend(q, k, v, segment_ids, past)
 
 
 def self_attention(
@@ -87,23 +80,6 @@ def _kernel(platform: str, q: Array) -> Callable:
     return functools.partial(blockwise_attention, block=CPU_BLOCK if platform == "cpu" else OTHER_BLOCK)
 
 
-def _attend_at_once(q: Array, k: Array, v: Array, segment_ids: Array, past: LayerCache) -> Array:
-    return _attend(q, k, v, segment_ids, past.read(0, q.shape[0]))
-
-
-# On a CPU the slice of a layer out of the cache is a copy. Of a few rows at a time it stays in the core's own cache:
-# 1.2 ms instead of 2.2 ms per layer for a decode step of 64 rows, 256 slots.
-DECODE_ROWS = 16
-
-
-def _attend_by_rows(q: Array, k: Array, v: Array, segment_ids: Array, past: LayerCache) -> Array:
-    def some_rows(first: Array) -> Array:
-        new = [jax.lax.dynamic_slice_in_dim(x, first, DECODE_ROWS) for x in (q, k, v, segment_ids)]
-        return _attend(*new, past.read(first, DECODE_ROWS))
-
-    return jax.lax.map(some_rows, jnp.arange(0, q.shape[0], DECODE_ROWS)).reshape(q.shape)
-
-
 def _attend(
     q: Array, k: Array, v: Array, segment_ids: Array, past: tuple[Array, Array, Array] | None
 ) -> Float[Array, "rows seq heads head_dim"]:
@@ -128,47 +104,9 @@ def _attend(
 
 def _scores(q: Array, k: Array, visible: Array) -> Float[Array, "rows kv_heads group seq keys"]:
     # Scaled in float32: head_dim ** -0.5 of 128 is no power of two, and would round every bfloat16 query.
-    scores = _pick(q, _scores_packed, _scores_grouped)(q, k) * q.shape[-1] ** -0.5
+    scores = jnp.einsum("bqkgd,bskd->bkgqs", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     return jnp.where(visible[:, None, None], scores, MASKED)
 
 
 def _mix(p: Array, v: Array) -> Float[Array, "rows seq kv_heads group head_dim"]:
-    return _pick(jnp.moveaxis(p, 3, 1), _mix_packed, _mix_grouped)(p.astype(v.dtype), v)
-
-
-def _scores_grouped(q: Array, k: Array) -> Array:
-    return jnp.einsum("bqkgd,bskd->bkgqs", q, k, preferred_element_type=jnp.float32)
-
-
-def _mix_grouped(p: Array, v: Array) -> Array:
-    return jnp.einsum("bkgqs,bskd->bqkgd", p, v, preferred_element_type=jnp.float32)
-
-
-# One query per row on a CPU: XLA transposes the cache so that kv heads come before slots, which costs three times
-# the attention itself (64 rows, 512 slots: 2.1 ms against 0.75 ms per layer). With kv_heads and head_dim taken as
-# one axis, and zeros where a query meets another head's keys, the cache is read as it lies. The wasted products
-# grow with the kv heads, so this is for few of them.
-PACKED_KV_HEADS = 4
-
-
-def _pick(q: Array, packed: Callable, grouped: Callable) -> Callable:
-    if q.shape[1] != 1 or q.shape[2] > PACKED_KV_HEADS:
-        return grouped
-    return functools.partial(jax.lax.platform_dependent, cpu=packed, default=grouped)
-
-
-def _scores_packed(q: Array, k: Array) -> Array:
-    rows, slots, kv_heads, head_dim = k.shape
-    own = jnp.eye(kv_heads, dtype=q.dtype)
-    spread = jnp.einsum("bkgd,kj->bkgjd", q[:, 0], own).reshape(rows, -1, kv_heads * head_dim)
-    flat = k.reshape(rows, slots, kv_heads * head_dim)
-    scores = jnp.einsum("bhx,bsx->bhs", spread, flat, preferred_element_type=jnp.float32)
-    return scores.reshape(rows, kv_heads, -1, 1, slots)
-
-
-def _mix_packed(p: Array, v: Array) -> Array:
-    rows, slots, kv_heads, head_dim = v.shape
-    flat = v.reshape(rows, slots, kv_heads * head_dim)
-    mixed = jnp.einsum("bhs,bsx->bhx", p.reshape(rows, -1, slots), flat, preferred_element_type=jnp.float32)
-    mixed = mixed.reshape(rows, kv_heads, -1, kv_heads, head_dim)
-    return jnp.einsum("bkgjd,kj->bkgd", mixed, jnp.eye(kv_heads, dtype=mixed.dtype))[:, None]
+    return jnp.einsum("bkgqs,bskd->bqkgd", p.astype(v.dtype), v, preferred_element_type=jnp.float32)

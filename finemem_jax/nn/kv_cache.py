@@ -65,20 +65,13 @@ class KVCache:
             lengths=self.lengths + jnp.sum(valid, axis=1, dtype=jnp.int32),
         )
 
-
-@flax.struct.dataclass
-class LayerCache:
-    """One layer's view of the cache, cut to its first `attend_to` slots; nothing is copied until `read`."""
-
-    cache: KVCache
-    layer: Any  # [] int32
-    attend_to: int = flax.struct.field(pytree_node=False)
-
-    def read(self, first_row: int | Array, rows: int) -> tuple[Array, Array, Array]:
-        """Keys, values `[rows, attend_to, kv_heads, head_dim]` and segment ids `[rows, attend_to]` of some rows."""
-        kv_heads, head_dim = self.cache.keys.shape[3:]
-        start, size = (self.layer, first_row, 0, 0, 0), (1, rows, self.attend_to, kv_heads, head_dim)
-        keys = jax.lax.dynamic_slice(self.cache.keys, start, size)[0]
-        values = jax.lax.dynamic_slice(self.cache.values, start, size)[0]
-        segment_ids = jax.lax.dynamic_slice(self.cache.segment_ids, (first_row, 0), (rows, self.attend_to))
-        return keys, values, segment_ids
+    def read(self, layer: Array, attend_to: int) -> tuple[Array, Array, Array] | None:
+        """Keys, values `[rows, attend_to, kv_heads, head_dim]` and segment ids `[rows, attend_to]` of one layer's
+        first slots; None for none."""
+        if attend_to == 0:
+            return None
+        keys, values = (
+            jax.lax.dynamic_index_in_dim(x[:, :, :attend_to], layer, 0, keepdims=False)
+            for x in (self.keys, self.values)
+        )
+        return keys, values, self.segment_ids[:, :attend_to]

@@ -20,11 +20,15 @@ from jaxtyping import Array, Float, Int
 
 from finemem_jax.config import LoraConfig
 from finemem_jax.nn.attention import attention
-from finemem_jax.nn.kv_cache import KVCache, LayerCache
+from finemem_jax.nn.decode_attention import decode_attention
+from finemem_jax.nn.kv_cache import KVCache
 from finemem_jax.nn.mesh import split_rows
+from finemem_jax.nn.paged_cache import DecodeCache, PrefillCache
 
 Tokens = Int[Array | np.ndarray, "rows seq"]
 """What the model takes per token: ids, positions or segment ids."""
+
+Cache = KVCache | PrefillCache | DecodeCache
 
 REMAT_POLICIES: dict[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -189,19 +193,20 @@ class LayerInputs:
     cos: Any  # [rows, seq, head_dim / 2] float32
     sin: Any  # [rows, seq, head_dim / 2] float32
     segment_ids: Any  # [rows, seq] int32
-    cache: KVCache | None
-    attend_to: int = flax.struct.field(pytree_node=False)  # cached slots that are read
+    past: KVCache | PrefillCache | None  # tokens before this call, which the layers only read
+    attend_to: int = flax.struct.field(pytree_node=False)  # slots of a KVCache that are read
 
 
 class Attention(nn.Module):
-    """Grouped-query self-attention; returns its output and the call's rotated keys and values."""
+    """Grouped-query self-attention; returns its output, the call's rotated keys and values, and the decode cache with
+    them (None where there is none)."""
 
     cfg: TransformerConfig
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "rows seq embed"], layer: Int[Array, ""], inputs: LayerInputs
-    ) -> tuple[Array, tuple[Array, Array]]:
+        self, x: Float[Array, "rows seq embed"], layer: Int[Array, ""], inputs: LayerInputs, cache: DecodeCache | None
+    ) -> tuple[Array, tuple[Array, Array], DecodeCache | None]:
         cfg = self.cfg
         rows, seq, _ = x.shape
 
@@ -217,9 +222,19 @@ class Attention(nn.Module):
             k = RMSNorm(cfg, name="k_norm")(k)
         q = rotate(q, inputs.cos, inputs.sin)
         k = rotate(k, inputs.cos, inputs.sin)
-        past = None if inputs.cache is None else LayerCache(inputs.cache, layer, inputs.attend_to)
-        out = attention(q, k, v, inputs.segment_ids, past).reshape(rows, seq, cfg.num_heads * cfg.head_dim)
-        return Linear(cfg, cfg.hidden_size, ("heads", "embed"), name="o_proj")(out), (k, v)
+        if cache is not None:
+            cache = cache.write(layer, k[:, 0], v[:, 0])
+            out = decode_attention(q[:, 0], cache, layer)
+        else:
+            out = attention(q, k, v, inputs.segment_ids, _read(inputs, layer))
+        out = out.reshape(rows, seq, cfg.num_heads * cfg.head_dim)
+        return Linear(cfg, cfg.hidden_size, ("heads", "embed"), name="o_proj")(out), (k, v), cache
+
+
+def _read(inputs: LayerInputs, layer: Array) -> tuple[Array, Array, Array] | None:
+    if isinstance(inputs.past, KVCache):
+        return inputs.past.read(layer, inputs.attend_to)
+    return None if inputs.past is None else inputs.past.read(layer)
 
 
 class MLP(nn.Module):
@@ -236,18 +251,21 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and MLP, each with a residual; the body of the scan over layers."""
+    """Pre-norm attention and MLP, each with a residual; the body of the scan over layers, which carries the hidden
+    states and, when decoding, the cache."""
 
     cfg: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows seq embed"], layer: Int[Array, ""], inputs: LayerInputs):
+    def __call__(self, carry: tuple[Array, DecodeCache | None], layer: Int[Array, ""], inputs: LayerInputs):
         cfg = self.cfg
+        x, cache = carry
         x = split_rows(x)
-        attended, new = Attention(cfg, name="attention")(RMSNorm(cfg, name="input_norm")(x), layer, inputs)
+        normed = RMSNorm(cfg, name="input_norm")(x)
+        attended, new, cache = Attention(cfg, name="attention")(normed, layer, inputs, cache)
         x = x + attended
         x = x + MLP(cfg, name="mlp")(RMSNorm(cfg, name="post_attention_norm")(x))
-        return x, (new if inputs.cache is not None else None)
+        return (x, cache), (new if inputs.past is not None else None)
 
 
 class Transformer(nn.Module):
@@ -255,8 +273,9 @@ class Transformer(nn.Module):
 
     Segment 0 is padding; the segments of a packed row do not see each other; within a segment a token sees
     those before it in the row. With a cache, also the cached tokens of its segment, and the result is
-    (logits, cache with this call's tokens). `attend_to` is the number of cached slots that are read, at least the
-    longest row's length; 0 for the first prefill, the capacity when None. Attention costs what it says.
+    (logits, cache with this call's tokens). Of a `KVCache` the first `attend_to` slots are read: at least the longest
+    row's length; 0 for the first prefill, the capacity when None. Attention costs what it says. Of a `PrefillCache` the
+    result is this call's keys and values alone; a `DecodeCache` takes one token per row.
     """
 
     cfg: TransformerConfig
@@ -283,9 +302,9 @@ class Transformer(nn.Module):
         tokens: Tokens,
         positions: Tokens,
         segment_ids: Tokens,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         attend_to: int | None = None,
-    ) -> Float[Array, "rows seq vocab"] | tuple[Float[Array, "rows seq vocab"], KVCache]:
+    ) -> Float[Array, "rows seq vocab"] | tuple[Float[Array, "rows seq vocab"], Any]:
         hidden = self.hidden_states(tokens, positions, segment_ids, cache, attend_to)
         if cache is None:
             return self.unembed(hidden)
@@ -296,19 +315,22 @@ class Transformer(nn.Module):
         tokens: Tokens,
         positions: Tokens,
         segment_ids: Tokens,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         attend_to: int | None = None,
-    ) -> Float[Array, "rows seq embed"] | tuple[Float[Array, "rows seq embed"], KVCache]:
+    ) -> Float[Array, "rows seq embed"] | tuple[Float[Array, "rows seq embed"], Any]:
         """The last layer's output after the final norm, in the compute dtype; (hidden, cache) with a cache."""
         cfg = self.cfg
         tokens, positions, segment_ids = map(jnp.asarray, (tokens, positions, segment_ids))
         cos, sin = rope_angles(positions, cfg)
         if attend_to is None:
-            attend_to = cache.capacity if cache is not None else 0
-        inputs = LayerInputs(cos, sin, segment_ids, cache, attend_to)
-        x, new = self.layers(self.embedding(tokens), jnp.arange(cfg.num_layers), inputs)
+            attend_to = cache.capacity if isinstance(cache, KVCache) else 0
+        decoding = cache if isinstance(cache, DecodeCache) else None
+        inputs = LayerInputs(cos, sin, segment_ids, cache if decoding is None else None, attend_to)
+        (x, decoding), new = self.layers((self.embedding(tokens), decoding), jnp.arange(cfg.num_layers), inputs)
         x = self.final_norm(x)
-        return x if cache is None else (x, cache.append(*new, segment_ids))
+        if cache is None:
+            return x
+        return x, (decoding if decoding is not None else cache.append(*new, segment_ids))
 
     def head_params(self, params: dict) -> dict:
         """The part of the parameters that `unembed` reads."""

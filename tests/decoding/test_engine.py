@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from finemem_jax.config import EngineConfig, UserError
-from finemem_jax.decoding import engine as engine_module
-from finemem_jax.decoding.engine import Engine, Request
+from finemem_jax.decoding import engine as buckets
+from finemem_jax.decoding.engine import Cancelled, Engine, EpisodesFailed, Request
 from finemem_jax.nn.sharding import DECODE_RULES, make_mesh, param_shardings
 from finemem_jax.rl.logprobs import logprobs_of, token_logprobs
 from finemem_jax.types import Completion, Sampling
@@ -17,7 +17,7 @@ LENGTH = 64  # what the naive sampler pads to
 
 
 def make_engine(model, params, slots):
-    return Engine(model, params, EngineConfig(slots=slots, cache_tokens=64, prompt_bucket=32, decode_chunk=5))
+    return Engine(model, params, EngineConfig(slots=slots, cache_tokens=64, page_tokens=16, decode_chunk=5))
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,13 @@ def naive(model, params, requests):
         logits = model.apply({"params": params}, tokens[None], positions, (positions < length).astype(jnp.int32))
         return logits[0, length - 1]
 
+    def draw(weights, first, second):
+        """Of the 512 tokens first a block of 32, then a token of the block; each by its running sum."""
+        sums = np.cumsum([weights[start : start + 32].sum() for start in range(0, 512, 32)])
+        block = int(np.searchsorted(sums, first * sums[-1], side="right"))
+        sums = np.cumsum(weights[32 * block : 32 * block + 32])
+        return 32 * block + int(np.searchsorted(sums, second * sums[-1], side="right"))
+
     def complete(prompt, sampling, words):
         key = jax.random.key(0, impl="threefry2x32")
         for word in words:
@@ -64,11 +71,13 @@ def naive(model, params, requests):
             row = np.zeros(LENGTH, np.int32)
             row[: len(prompt) + len(tokens)] = [*prompt, *tokens]
             logits = logits_at(jnp.asarray(row), len(prompt) + len(tokens)) / (sampling.temperature or 1.0)
-            allowed = np.array(logits)
+            allowed = np.array(logits, np.float64)
             if len(tokens) < sampling.min_tokens:
                 allowed[list(STOP)] = -np.inf
-            noise = jax.random.gumbel(jax.random.fold_in(key, len(tokens)), (512,))
-            token = int(np.argmax(allowed + (np.asarray(noise) if sampling.temperature else 0)))
+            token = int(np.argmax(allowed))
+            if sampling.temperature:
+                uniforms = jax.random.uniform(jax.random.fold_in(key, len(tokens)), (2,))
+                token = draw(np.exp(allowed - allowed.max()), *np.asarray(uniforms, np.float64))
             tokens.append(token)
             logprobs.append(float(jax.nn.log_softmax(logits)[token]))
             if token in STOP:
@@ -147,7 +156,9 @@ def test_new_parameters_take_effect(engines, params, requests, naive):
 
 def test_a_second_run_compiles_nothing(engines, requests):
     engine = engines[16]
+    engine.release()  # nothing of other runs is in the cache
     engine.generate(*requests)
+    engine.release()
     shapes, compiled = set(engine.stats.shapes), engine._decode._cache_size() + engine._prefill._cache_size()
     engine.generate(*requests)
     assert engine.stats.shapes == shapes
@@ -181,17 +192,57 @@ def test_an_episode_may_end_without_asking(engines):
     assert engines[4].run([]) == []
 
 
-def test_an_error_in_an_episode_names_the_episode(engines):
+def test_an_error_in_an_episode_is_told_by_name_when_the_others_are_through(engines, requests, naive):
+    everything = [Request(p, s, tuple(k.tolist())) for p, s, k in zip(*requests, strict=True)]
+
     def broken():
-        yield Request((1, 2), Sampling(max_tokens=2), (0,))
+        yield everything[1]
         raise RuntimeError("no such file")
 
-    def fine():
-        return (yield Request((1, 2), Sampling(max_tokens=2), (1,)))
+    def fine(indices):
+        completions = []
+        for index in indices:
+            completions.append((yield everything[index]))
+        return completions
 
-    with pytest.raises(RuntimeError, match="no such file") as caught:
-        engines[4].run([fine(), broken()])
-    assert caught.value.__notes__ == ["raised by episode 1 of 2 in this run of the engine"]
+    episodes = [fine([0, 5, 10]), broken(), fine([3, 4])]
+    with pytest.raises(EpisodesFailed, match=r"1 of 3 episodes failed.*diary-7: RuntimeError: no such file") as caught:
+        engines[4].run(episodes, ["diary-6", "diary-7", "diary-8"])
+    assert [(index, name) for index, name, _ in caught.value.failures] == [(1, "diary-7")]
+    first, nothing, last = caught.value.results
+    assert nothing is None
+    assert_same(first + last, [naive[i] for i in (0, 5, 10, 3, 4)])
+
+
+def test_a_cancelled_request_frees_its_row_and_its_pages(engines, requests, naive):
+    engine = engines[4]
+    everything = [Request(p, s, tuple(k.tolist())) for p, s, k in zip(*requests, strict=True)]
+    endless = Request((5, 6, 7), Sampling(max_tokens=60), (99, 99))
+    closed = []
+
+    def cancelled():
+        try:
+            yield endless
+        finally:
+            closed.append(True)
+
+    def canceller():
+        first = yield everything[0]
+        engine.cancel(endless.key)
+        second = yield everything[1]
+        return [first, second]
+
+    engine.release()
+    engine.reset_stats()
+    first, second, *rest = engine.run([cancelled(), canceller(), *(iter_one(everything[i]) for i in range(2, 8))])
+    assert first == Cancelled(endless) and closed == [True]
+    assert_same([*second, *rest], naive[:8])
+    assert engine.stats.completions == 8
+    assert engine.pages.available == engine.pool.pages - 1  # nothing is held any more
+
+
+def iter_one(request):
+    return (yield request)
 
 
 def test_parameters_split_over_a_mesh_give_the_same_completions(model, params, requests, naive):
@@ -230,14 +281,15 @@ def test_nan_logits_stop_the_run_and_name_the_request(engines, params):
 
 
 def test_buckets_hold_what_they_are_asked_for():
-    for length in range(1, 500):
-        bucket = engine_module._length_bucket(length, 16, 500)
-        assert bucket >= length and bucket <= max(16, 2 * length)
-    assert sorted({engine_module._length_bucket(n, 16, 500) for n in range(1, 501)}) == [
-        16, 32, 48, 64, 96, 128, 192, 256, 384, 500,
-    ]  # fmt: skip
-    assert [engine_module._row_bucket(n, 48) for n in (1, 4, 5, 16, 17, 40, 99)] == [4, 4, 8, 16, 32, 48, 48]
-    assert engine_module._row_bucket(1, 1) == 1
+    listed = [buckets.listed_bucket(n, 4) for n in range(1, 501)]
+    assert all(n <= bucket <= max(8, 2 * n) for n, bucket in enumerate(listed, start=1))
+    assert sorted(set(listed)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+    assert [buckets.row_bucket(n, 64) for n in (1, 4, 5, 16, 17, 40, 99)] == [4, 4, 16, 16, 64, 64, 64]
+    assert [buckets.row_bucket(n, 1) for n in (1, 2)] == [1, 1]
+    assert [buckets.past_bucket(n) for n in (0, 1, 4, 5, 16, 17, 64, 65)] == [0, 4, 4, 16, 16, 64, 64, 256]
+    assert [buckets.prefill_width(n, 6) for n in range(1, 7)] == [1, 2, 4, 4, 6, 6]
+    assert [buckets.prefill_width(n, 64) for n in (5, 6, 9, 12, 13, 40)] == [4, 8, 8, 16, 16, 32]
+    assert [buckets.prefill_rows(seq, 1024) for seq in (64, 128, 300, 1024, 5000)] == [8, 8, 2, 1, 1]
 
 
 def test_everything_runs_without_implicit_transfers(engines, requests):

@@ -16,7 +16,6 @@ def rows_of(count, *, temperature=1.0, top_k=0, top_p=1.0, min_tokens=0, stop_to
         temperature=jnp.full((count,), temperature, jnp.float32),
         top_k=jnp.full((count,), top_k, jnp.int32),
         top_p=jnp.full((count,), top_p, jnp.float32),
-        max_tokens=jnp.full((count,), 99, jnp.int32),
         min_tokens=jnp.full((count,), min_tokens, jnp.int32),
         stop_tokens=jnp.tile(jnp.array(stops, jnp.int32), (count, 1)),
     )
