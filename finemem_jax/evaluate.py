@@ -320,7 +320,8 @@ def _print(title: str, table: Mapping[str, Mapping[str, float]]) -> None:
         table,
     )
     spent = ["policy_calls", "policy_prompt_tokens", "policy_completion_tokens", "answer_calls", "answer_prompt_tokens"]
-    _print_counts("calls and tokens spent", [*spent, "answer_completion_tokens", "cost"], table)
+    if any(row["policy_calls"] or row["answer_calls"] for row in table.values()):
+        _print_counts("calls and tokens spent", [*spent, "answer_completion_tokens", "cost"], table)
 
 
 def _print_counts(title: str, columns: Sequence[str], table: Mapping[str, Mapping[str, float]]) -> None:

@@ -34,8 +34,14 @@ def no_memory(episode: Episode, turn: Turn) -> list[Operation]:
 
 
 def store_all(episode: Episode, turn: Turn) -> list[Operation]:
-    """Every line of the chunk as an item; evaluated without write limits."""
-    return [insert(line) for line in chunk_lines(episode, turn)]
+    """Every line of the chunk as an item, a `Label:` line with the one it labels; evaluated without write limits."""
+    items: list[str] = []
+    for line in chunk_lines(episode, turn):
+        if items and line.lower().startswith(("label:", "labels:")):
+            items[-1] += f"\n{line}"
+        else:
+            items.append(line)
+    return [insert(item) for item in items]
 
 
 def chunk_as_item(episode: Episode, turn: Turn) -> list[Operation]:

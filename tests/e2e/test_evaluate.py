@@ -16,9 +16,11 @@ import pytest
 
 from finemem_jax import main
 from finemem_jax.config import MODEL_BASELINES, SCRIPTED_BASELINES
+from finemem_jax.corpora._build import build
 from finemem_jax.evaluate import evaluate
 from finemem_jax.reporting.records import read_lines
 from finemem_jax.types import AnswererDown
+from tests.corpora.conftest import WRITERS
 from tests.fake_server import FakeServer
 
 SMALL = (
@@ -86,6 +88,26 @@ def test_every_question_is_on_record_with_what_was_retrieved_and_which_step_wrot
             assert all(0 <= item["step"] < 4 and item["text"] for item in line["retrieved"])
     whole = read_lines(workdir / "questions-full_context.jsonl")
     assert all([item["step"] for item in line["retrieved"]] == [0, 1, 2, 3] for line in whole)
+
+
+def test_a_corpus_built_from_raw_data_is_evaluated_with_every_baseline(tmp_path):
+    corpus, raw = str(tmp_path / "squad.parquet"), tmp_path / "raw"
+    raw.mkdir()
+    WRITERS["squad"](raw)
+    build(source="squad", input=str(raw), output=corpus, split="all", chunk_tokens=40, chunks=3, instances=2)
+    cfg = load(
+        f"--config.eval.baselines={(*SCRIPTED_BASELINES, *MODEL_BASELINES)}",
+        "--config.data.name=memalpha",
+        f"--config.data.path={corpus}",
+        f"--config.data.eval_path={corpus}",
+        "--config.prompt.max_prompt_tokens=640",
+        "--config.engine.cache_tokens=704",
+        "--config.engine.prompt_bucket=704",
+    )
+    found = evaluate(cfg, tmp_path / "eval", policy=False)
+    assert set(found) == {*SCRIPTED_BASELINES, *MODEL_BASELINES}
+    assert found["no_memory"].metrics["accuracy"] == 0.0 and found["store_all"].metrics["memory_items"] > 2
+    assert all(record["source"] == "squad" for evaluation in found.values() for record in evaluation.records)
 
 
 def test_a_second_evaluation_is_the_same_byte_for_byte_and_a_finished_one_is_not_played_again(everything, tmp_path):

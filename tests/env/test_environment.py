@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 
 from finemem_jax import config
+from finemem_jax.answerers._judge import ModelJudge
+from finemem_jax.answerers._model import ModelAnswerer
 from finemem_jax.collect import Job, play_scripted
 from finemem_jax.config import MemoryConfig, PromptConfig, RetrievalConfig, RewardsConfig, UserError, ViewConfig
 from finemem_jax.env import scripted
@@ -80,6 +83,80 @@ def test_chunk_questions_are_answered_from_the_memory_right_after_the_step(env):
     drive(env, episode, asked, [INSERT % "alpha is 1", UPDATE % ("#1", "alpha is 2")], lambda r: seen.append(r) or "1")
     assert [[item.text for item in request.items] for request in seen] == [["alpha is 1"], ["alpha is 2"]]
     assert [request.items[0].written_at for request in seen] == [0, 1]
+
+
+def test_an_episode_never_waits_for_its_answers(env):
+    """Questions of step t are asked while the episode goes on; who drives it decides when to wait."""
+    episode = fakes.episode(["a", "b"], [("what is alpha?", "2")])
+    asked = Asked(((Question("what is alpha?", ("1",)),), ()), episode.questions)
+    futures, asked_at = [], []
+
+    def ask(requests):
+        asked_at.append(len(turns))
+        futures.append([Future() for _ in requests])
+        return futures[-1]
+
+    game, turns = play(env, episode, asked, ask), []
+    turns.append(next(game))
+    turns.append(game.send(completion(env, INSERT % "alpha is 1")))
+    with pytest.raises(StopIteration) as end:
+        game.send(completion(env, UPDATE % ("#1", "alpha is 2")))
+    assert asked_at == [1, 2] and not any(future.done() for batch in futures for future in batch)
+    for (future,), text in zip(futures, ("1", "2"), strict=True):
+        future.set_result(Reply(text))
+    assert [(a.step, a.score) for a in end.value.value().answers] == [(0, 1.0), (None, 1.0)]
+
+
+def test_a_judged_question_is_scored_by_the_judge_and_needs_one(env):
+    episode = fakes.episode(["a"], [("who is it?", "Orlov")])
+    judge = ModelJudge(fakes.EchoChat(lambda text: "yes" if "Answer: him" in text else "what?"))
+    judged = replace(env, judge=judge, judged_sources=("fa",))
+    answerer = ModelAnswerer(fakes.EchoChat(lambda text: "him"))
+    finish = replay(judged, episode, all_questions(episode), answerer.submit, scripted.store_all)
+    judged.settle(answerer)
+    (answer,) = finish().answers
+    assert answer.score == 1.0 and answer.question.metric == "llm_judge" and answer.question.answers == ("Orlov",)
+    silent = ModelAnswerer(fakes.EchoChat(lambda text: "her"))
+    finish = replay(judged, episode, all_questions(episode), silent.submit, scripted.store_all)
+    judged.settle(silent)
+    assert finish().answers[0].score is None  # no verdict: missing, not wrong
+    needs = Asked(((),), (Question("q", ("a",), "llm_judge"),))
+    with pytest.raises(UserError, match=r"config\.judge\.name"):
+        replay(env, episode, needs, answerer.submit, scripted.store_all)
+
+
+@pytest.mark.parametrize(
+    ("select", "budget", "steps"),
+    [
+        ("all", 99, [[0, 1, 2], [0, 1, 2]]),
+        ("all", 2, [[1, 2], [1, 2]]),  # the oldest leaves first
+        ("all", 1, [[2], [2]]),
+        ("search", 99, [[0, 1], []]),
+        ("search", 1, [[0], []]),  # the worst leaves first
+    ],
+)
+def test_what_the_answerer_is_given_fits_its_budget(env, select, budget, steps):
+    episode = fakes.episode(["two one", "two six six", "five"], [("two?", "x"), ("nothing in common", "x")])
+    counted = replace(env, count_tokens=lambda text: 1, retrieval=RetrievalConfig(select=select, max_tokens=budget))
+    seen, chat = [], ModelAnswerer(fakes.EchoChat())
+
+    def ask(requests):
+        seen.extend(requests)
+        return chat.submit(requests)
+
+    replay(counted, episode, all_questions(episode), ask, scripted.chunk_as_item)
+    assert [[item.written_at for item in request.items] for request in seen] == steps
+
+
+def test_recent_chunks_forgets_and_store_all_keeps_a_label_with_its_line(env):
+    episode = fakes.episode(["a", "b", "Sentence: x\nLabel: 3\nrest"], [("q", "x")])
+    texts = []
+    for write in (scripted.recent_chunks(2), scripted.store_all):
+        answerer = ModelAnswerer(fakes.EchoChat())
+        finish = replay(env, episode, all_questions(episode), answerer.submit, write)
+        answerer.settle()
+        texts.append([item.text for item in finish().steps[-1].memory_after.items])
+    assert texts == [["b", "Sentence: x\nLabel: 3\nrest"], ["a", "b", "Sentence: x\nLabel: 3", "rest"]]
 
 
 def test_operations_beyond_the_budget_and_ids_outside_the_view_do_not_apply(env):

@@ -1,0 +1,102 @@
+"""The endpoint answerer against a real server, `transformers serve`, with a tiny model of ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from finemem_jax import config, main
+from finemem_jax.config import AnswererConfig, UserError
+from finemem_jax.env.tokenizer import load
+from finemem_jax.local_chat import EngineChat
+from finemem_jax.policy import OpenPolicies, load_given
+from finemem_jax.types import AnswerRequest, Retrieved
+from finemem_jax.weights import hf
+from tests.fake_server import FakeServer
+
+for needed in ("torch", "fastapi", "uvicorn"):
+    pytest.importorskip(needed)
+
+STARTING_SECONDS = 240.0  # importing torch on a busy machine
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """(base URL, folder of the model) of a running server."""
+    folder = tmp_path_factory.mktemp("model")
+    cfg = main.load_config("configs/quickstart.py", [])
+    engine = OpenPolicies().open(load_given(cfg, "", folder), 0.0)
+    hf.save_pretrained(folder / "tiny", engine.model, engine.params, load(cfg.model.path))
+    with FakeServer() as free:
+        port = free.port
+    command = [Path(sys.executable).with_name("transformers"), "serve", folder / "tiny", "--port", port]
+    command += ["--device", "cpu", "--log-level", "error"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, env=environment)
+    try:
+        deadline = time.monotonic() + STARTING_SECONDS
+        while True:
+            try:
+                httpx.get(f"http://localhost:{port}/health", timeout=2.0)
+                break
+            except httpx.TransportError:
+                log_text = (folder / "log").read_text()
+                assert server.poll() is None and time.monotonic() < deadline, log_text[-2000:]
+                time.sleep(0.3)
+        yield f"http://localhost:{port}/v1", folder / "tiny"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def settings(served, **values) -> AnswererConfig:
+    url, folder = served
+    return AnswererConfig(**({"name": "endpoint", "url": url, "model": str(folder), "max_tokens": 12} | values))
+
+
+def requests(count):
+    items = tuple(Retrieved(f"#{i}", 0, (0,), f"Maya's dentist is number {i}", 1.0) for i in range(3))
+    return [AnswerRequest(f"what is Maya's dentist of day {i}?", items) for i in range(count)]
+
+
+def create(cfg):
+    return config.resolve("finemem_jax.answerers", "endpoint").create(cfg)
+
+
+def test_everything_is_answered_with_its_tokens_and_a_second_run_costs_no_calls(served, tmp_path):
+    cfg = settings(served, concurrency=4, cache=str(tmp_path / "answers.sqlite"))
+    first = create(cfg)
+    replies = [future.result() for future in first.submit(requests(12))]
+    assert all(isinstance(reply.text, str) for reply in replies) and any(reply.text for reply in replies)
+    assert all(reply.prompt_tokens > 20 and 0 < reply.completion_tokens <= 12 for reply in replies)
+    assert first.chat.chat.traffic.replies == 12
+    second = create(cfg)
+    assert second.answer(requests(12)) == [reply.text for reply in replies]
+    assert second.chat.chat.traffic.replies == 0 and second.chat.hits == 12
+
+
+def test_the_local_answerer_says_what_the_served_model_says(served):
+    """Same model, same prompt, greedy: one answers in our engine, the other in transformers."""
+    _, folder = served
+    cfg = settings(served, temperature=0.0, extra='{"do_sample": false}')
+    base = main.load_config("configs/quickstart.py", ["--config.engine.slots=4", "--config.engine.cache_tokens=512"])
+    engine = OpenPolicies().open(load_given(base, str(folder), folder), 0.0)
+    chat = EngineChat(engine, load(str(folder)), settings(served, temperature=0.0, context_tokens=512), "answerer")
+    local = config.resolve("finemem_jax.answerers", "local").create(cfg, chat)
+    mine, theirs = local.answer(requests(6)), create(cfg).answer(requests(6))
+    assert mine == theirs and any(mine)
+
+
+def test_a_model_that_is_not_served_is_a_mistake_in_one_line_or_missing(served):
+    cfg = settings(served, model="no/such-model", retries=0)
+    try:
+        assert create(cfg).answer(requests(1)) == [None]
+    except UserError as error:
+        assert "no/such-model" in str(error) and "\n" not in str(error)
