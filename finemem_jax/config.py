@@ -134,6 +134,8 @@ class PromptConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalConfig:
+    name: str = "bm25"  # bm25 | dense (cosine of embeddings; an optional extra)
+    model: str = ""  # dense: local folder of a model2vec or sentence-transformers encoder
     k: int = 5  # items retrieved per question
     k1: float = 1.5
     b: float = 0.75
@@ -475,6 +477,7 @@ _CHOICES = {
     "memory.view.select": ("recent", "relevant", "both"),
     "prompt.codec": ("qwen", "function_args"),
     "prompt.name": ("full", "compact"),
+    "retrieval.name": ("bm25", "dense"),
     "retrieval.idf": ("lucene", "okapi"),
     "retrieval.select": ("search", "all"),
     "judge.name": ("none", "endpoint", "local"),
@@ -621,6 +624,8 @@ def validate(cfg: Config) -> None:
             f"config.train.top_k={cfg.train.top_k}, config.train.top_p={cfg.train.top_p}: training samples "
             "from the whole distribution (top_k=0, top_p=1.0); truncation is for evaluation only"
         )
+    if cfg.retrieval.name == "dense" and not cfg.retrieval.model:
+        raise UserError("config.retrieval.name=dense needs config.retrieval.model: the local folder of its encoder")
     if cfg.loss.dual_clip and cfg.loss.dual_clip <= 1:
         raise UserError(f"config.loss.dual_clip={cfg.loss.dual_clip}: must be above 1, or 0 to switch it off")
     groups = cfg.train.episodes

@@ -25,7 +25,7 @@ from finemem_jax.config import (
     resolve,
 )
 from finemem_jax.env import operations, prompts, scoring
-from finemem_jax.env.retrieval import BM25
+from finemem_jax.env.retrieval import Index, open_index
 from finemem_jax.types import (
     Answer,
     Answerer,
@@ -207,14 +207,14 @@ def apply(
 
 
 def view(memory: Memory, chunk: str, cfg: ViewConfig, env: Environment) -> tuple[MemoryItem, ...]:
-    """The items the policy may see, oldest first: the most recently written, those relevant to the chunk by BM25,
+    """The items the policy may see, oldest first: the most recently written, those relevant to the chunk,
     or half and half; at most `cfg.max_items` of them and `cfg.max_tokens` tokens."""
     items = memory.items
     recent = sorted(range(len(items)), key=lambda i: (-items[i].written_at, -i))
     if cfg.select == "recent":
         order = recent
     else:
-        relevant = [i for i, _ in _bm25(items, env.retrieval).search(chunk, cfg.max_items)]
+        relevant = [i for i, _ in _index(items, env.retrieval).search(chunk, cfg.max_items)]
         order = relevant if cfg.select == "relevant" else _alternate(relevant, recent)
     chosen, tokens = [], 0
     for i in order[: cfg.max_items]:
@@ -235,8 +235,8 @@ def _alternate(first: Sequence[int], second: Sequence[int]) -> list[int]:
     return list(merged)
 
 
-def _bm25(items: Sequence[MemoryItem], cfg: RetrievalConfig) -> BM25:
-    return BM25([item.text for item in items], k1=cfg.k1, b=cfg.b, idf=cfg.idf)
+def _index(items: Sequence[MemoryItem], cfg: RetrievalConfig) -> Index:
+    return open_index([item.text for item in items], cfg)
 
 
 def ask_questions(
@@ -264,7 +264,7 @@ def ask_questions(
 
 def _retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], tuple[Retrieved, ...]]:
     """From a question to the items its answerer sees, within `retrieval.max_tokens`."""
-    cfg, index = env.retrieval, _bm25(items, env.retrieval)
+    cfg, index = env.retrieval, _index(items, env.retrieval)
     whole = sorted(_fitting(reversed(range(len(items))), items, env)) if cfg.select == "all" else []
 
     def find(question: str) -> tuple[Retrieved, ...]:

@@ -27,11 +27,11 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from finemem_jax.config import UserError, unknown
+from finemem_jax.config import RetrievalConfig, UserError, unknown
 
 _EPSILON = 0.25  # floor of a negative Okapi idf, as a share of the mean idf
 _FEW = 64  # up to this many items, plain Python beats the cost of calling numpy
@@ -39,6 +39,22 @@ _BLOCK_ITEMS = 256  # mean size of a block
 _STRIDE = 64  # items whose best score is looked at first
 
 _WORD = re.compile(r"\w+")  # greedy, so it finds the same words as \b\w+\b, faster
+
+
+class Index(Protocol):
+    """The texts of one memory snapshot, ready to be searched."""
+
+    def search(self, query: str, k: int) -> list[tuple[int, float]]:
+        """The `k` best texts as (index, score), best first, ties by insertion order."""
+
+
+def open_index(texts: Sequence[str], cfg: RetrievalConfig) -> Index:
+    """The index that `cfg` names. Raises UserError where the encoder of a dense one is missing."""
+    if cfg.name == "dense":
+        from finemem_jax.env import dense  # optional, and so are its libraries
+
+        return dense.Dense(texts, dense.load_encoder(cfg.model))
+    return BM25(texts, k1=cfg.k1, b=cfg.b, idf=cfg.idf)
 
 
 class _Counted(NamedTuple):

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finemem_jax.config import UserError
-from finemem_jax.env import operations
+from finemem_jax.config import MemoryConfig, UserError
+from finemem_jax.env import environment, operations
 from finemem_jax.types import Operation, ToolSpec
+from tests import fakes
 
 SPECS = (
     ToolSpec("memory_insert", "adds", {"content": "text"}),
@@ -270,3 +271,47 @@ def test_a_megabyte_is_read_in_linear_time(unit, codec):
     short, long = (min(seconds(size) for _ in range(3)) for size in (1 << 17, 1 << 20))
     assert long < 30 * max(short, 1e-3), "8 times the text: 8 times the time if linear, 64 if quadratic"
     assert long < 10
+
+
+# --------------------------------------------------------------------------------------------------------------
+# From text to outcomes
+# --------------------------------------------------------------------------------------------------------------
+
+
+def outcomes(text, codec="qwen"):
+    """What becomes of every operation in `text`, on a memory that holds and shows #1 and #2."""
+    memory = fakes.flat_memory()
+    for content in ("one", "two"):
+        memory, _ = memory.apply(Operation("memory_insert", {"content": content}), 0)
+    parsed = operations.parse(text, SPECS, codec=codec)
+    after, found = environment.apply(memory, parsed, 1, MemoryConfig(max_operations=50), memory.items)
+    assert len(found) == len(parsed) and all(outcome.status for outcome in found)
+    return after, [outcome.status for outcome in found]
+
+
+def call(name, **arguments):
+    return qwen(json.dumps({"name": name, "arguments": arguments}))
+
+
+def test_operations_that_name_one_id_twice_each_have_their_outcome():
+    delete, update = call("memory_delete", id="#1"), call("memory_update", id="#1", content="new")
+    memory, found = outcomes(delete + delete + update)
+    assert found == ["applied", "unknown id", "unknown id"] and [item.id for item in memory.items] == ["#2"]
+
+
+def test_a_loop_of_one_call_is_stored_once_and_cut_off_by_the_budget():
+    memory, found = outcomes((call("memory_insert", content="again") + "\n") * 400)
+    assert found == ["applied"] + ["duplicate"] * 49 + ["over limit"] * 350 and len(memory.items) == 3
+
+
+def test_a_calls_invented_result_changes_nothing():
+    text = call("memory_insert", content="x") + '\n<tool_response>{"id": "#9"}</tool_response>\n'
+    memory, found = outcomes(text + call("memory_delete", id="#9"))
+    assert found == ["applied", "unknown id"] and [item.id for item in memory.items] == ["#1", "#2", "#3"]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(text=st.one_of(st.text(), st.lists(st.sampled_from((*FRAGMENTS, '{"id": "#1"}')), max_size=30).map("".join)))
+@settings(max_examples=150, deadline=None)
+def test_any_text_gives_one_recorded_outcome_per_operation(codec, text):
+    outcomes(text, codec)
