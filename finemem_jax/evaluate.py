@@ -7,6 +7,7 @@ same, and nothing that was answered is asked again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,8 +15,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from finemem_jax import __version__, config
+from finemem_jax import __version__, config, distributed
 from finemem_jax.answerers._cache import AskedOnce
 from finemem_jax.benchmarks import contamination, with_reference_metrics
 from finemem_jax.collect import Job, collect_rollouts, play_scripted
@@ -43,6 +45,7 @@ from finemem_jax.reporting.records import write_atomically, write_json_lines
 from finemem_jax.types import Answerer, Episode, Rollout, Sampling
 from finemem_jax.workdir import locked
 
+_T = TypeVar("_T")
 _UNLIMITED = 2**30
 WRITING_STEP = 2**31  # stands for the training step in the sampling keys of an evaluation
 
@@ -76,7 +79,8 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = ""
     OpenAI-compatible server (http://…/v1, model config.eval.policy_model); "" = config.model.
     Writes WORKDIR/evaluation.json (the table), WORKDIR/questions-NAME.jsonl (every question) and, while it goes on,
     WORKDIR/evaluation/NAME.jsonl."""
-    with locked(workdir / "evaluation"):  # two processes must not write the same files
+    lock = locked(workdir / "evaluation") if distributed.is_lead() else contextlib.nullcontext()
+    with lock:  # two processes must not write the same files
         return _evaluate(cfg, workdir, policy, given)
 
 
@@ -95,15 +99,24 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
     found = {}
     size = cfg.eval.block
     blocks = [episodes[start : start + size] for start in range(0, len(episodes), size)]
-    with Progress(len(contestants) * len(episodes), "evaluate") as progress:
+    with Progress(len(contestants) * len(episodes), "evaluate", is_muted=not distributed.is_lead()) as progress:
         for number, contestant in enumerate(contestants):
-            path = workdir / "evaluation" / f"{_file_name(contestant.name)}.jsonl"
-            log = EvaluationLog(path, _fingerprint(loaded.cfg, contestant, episodes), [len(block) for block in blocks])
-            for block in log.missing():
-                log.write(block, [full_record(r, contestant.has_model) for r in contestant.play(blocks[block])])
+            log = None
+            if distributed.is_lead():  # it alone reads and writes the file; each process plays its share of a block
+                path = workdir / "evaluation" / f"{_file_name(contestant.name)}.jsonl"
+                sizes = [len(block) for block in blocks]
+                log = EvaluationLog(path, _fingerprint(loaded.cfg, contestant, episodes), sizes)
+            for block in distributed.from_lead(log and log.missing()):
+                records = _in_shares(
+                    blocks[block], lambda own, c=contestant: [full_record(r, c.has_model) for r in c.play(own)]
+                )
+                if log:
+                    log.write(block, records)
                 progress.update(number * len(episodes) + min((block + 1) * size, len(episodes)))
-            found[contestant.name] = _summary(log.records(), cfg)
+            found[contestant.name] = _summary(distributed.from_lead(log and log.records()), cfg)
         progress.update(len(contestants) * len(episodes))
+    if not distributed.is_lead():
+        return found
     _write(workdir, found)
     _print(f"{cfg.data.name}: {len(episodes)} held-out episodes", {name: e.metrics for name, e in found.items()})
     _print_traffic(answerer)
@@ -116,7 +129,8 @@ def _load_episodes(cfg: Config) -> list[Episode]:
     if not episodes:
         raise UserError(f"no held-out episodes in {cfg.data.eval_path or cfg.data.path or cfg.data.name}")
     for line in contamination(episode.source for episode in episodes):
-        print(line, file=sys.stderr)
+        if distributed.is_lead():
+            print(line, file=sys.stderr)
     if cfg.eval.metrics == "reference":
         episodes = [with_reference_metrics(episode) for episode in episodes]
     return episodes
@@ -217,7 +231,11 @@ def evaluate_all(
     """The engine's policy at every temperature of `cfg.eval.temperatures`, by name ("T=1", "greedy")."""
     found = {}
     for temperature in cfg.eval.temperatures:
-        rollouts = evaluate_policy(engine, env, answerer, episodes, cfg, temperature)
+        rollouts = _in_shares(
+            episodes,
+            lambda own, t=temperature: evaluate_policy(engine, env, answerer, own, cfg, t),
+            (env.count_tokens, *episodes),
+        )
         found[_temperature_name(temperature)] = _evaluation(rollouts)
     return found
 
@@ -227,7 +245,27 @@ def evaluate_baselines(
 ) -> dict[str, Evaluation]:
     """The baselines of the config, but for those that write with a model: the command `evaluate` plays them."""
     names = [name for name in cfg.eval.baselines if name not in MODEL_BASELINES]
-    return {name: _evaluation(evaluate_baseline(name, env, answerer, episodes, cfg)) for name in names}
+    found = {}
+    for name in names:
+        rollouts = _in_shares(
+            episodes,
+            lambda own, n=name: evaluate_baseline(n, env, answerer, own, cfg),
+            (env.count_tokens, *episodes),
+        )
+        found[name] = _evaluation(rollouts)
+    return found
+
+
+def _in_shares(
+    episodes: Sequence[Episode], play: Callable[[Sequence[Episode]], list[_T]], shared: Sequence[object] = ()
+) -> list[_T]:
+    """What `play` gives for each episode, in their order; each process plays its share of them.
+
+    shared: what every process has and need not be sent, see `distributed.all_gather`."""
+    own = range(distributed.process_index(), len(episodes), distributed.process_count())
+    with distributed.together():
+        results = play([episodes[index] for index in own])
+    return list(distributed.union(dict(zip(own, results, strict=True)), shared).values())
 
 
 def evaluate_policy(

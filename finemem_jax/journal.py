@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finemem_jax import config, exits
+from finemem_jax import config, distributed, exits
 from finemem_jax.config import Config
 from finemem_jax.exits import RunEnded
 from finemem_jax.guards import Alarm, Guards
@@ -34,7 +34,7 @@ class Journal:
             workdir / CHECKPOINTS,
             keep=cfg.train.keep_checkpoints,
             keep_best=cfg.train.keep_best,
-            scores=scores(workdir),
+            scores=distributed.from_lead(scores(workdir)),
         )
         self.guards = Guards(cfg.guards)
         self.episodes_drawn = 0  # position in the stream of training episodes
@@ -52,16 +52,19 @@ class Journal:
             if note["code"] != code_version():
                 say(f"warning: the checkpoint is from code {note['code']}, this is {code_version()}")
             self._saved = first
-        self.metrics = JsonLines(self._workdir / "metrics.jsonl", keep_below=first)
-        self.timings = JsonLines(self._workdir / "timings.jsonl", keep_below=first)
-        self.rollouts = JsonLines(self._workdir / "rollouts.jsonl", keep_below=first)
-        self.alarms = JsonLines(self._workdir / "alarms.jsonl", keep_below=first)
+        is_muted = not distributed.is_lead()
+        self.metrics = JsonLines(self._workdir / "metrics.jsonl", keep_below=first, is_muted=is_muted)
+        self.timings = JsonLines(self._workdir / "timings.jsonl", keep_below=first, is_muted=is_muted)
+        self.rollouts = JsonLines(self._workdir / "rollouts.jsonl", keep_below=first, is_muted=is_muted)
+        self.alarms = JsonLines(self._workdir / "alarms.jsonl", keep_below=first, is_muted=is_muted)
         # The evaluation at a step is of the state before it. It stands when all of it was written; that of the last
         # step is always made anew, for the report needs more than its numbers.
-        self._evaluated = first if 0 < first < self._cfg.train.steps and self._is_evaluated(first) else first - 1
-        self.evaluations = JsonLines(self._workdir / "evaluations.jsonl", keep_below=self._evaluated + 1)
+        is_evaluated = 0 < first < self._cfg.train.steps and distributed.from_lead(self._is_evaluated(first))
+        self._evaluated = first if is_evaluated else first - 1
+        kept = self._evaluated + 1
+        self.evaluations = JsonLines(self._workdir / "evaluations.jsonl", keep_below=kept, is_muted=is_muted)
         lost = first - len({line["step"] for line in _lines(self.metrics.path)})
-        if lost:
+        if lost and distributed.is_lead():  # the others may read the file while it is rewritten
             say(f"WARNING: {self.metrics.path} lacks {lost} of the {first} steps before the checkpoint")
         return state, first
 
@@ -89,11 +92,12 @@ class Journal:
         """Whether a checkpoint is due after `done` steps."""
         if self.checkpoints.is_idle() and not self.attempt("a checkpoint", self.checkpoints.wait):
             self._is_behind = True
-        return done % self._cfg.train.checkpoint_every == 0 or done == self._cfg.train.steps or self._is_behind
+        is_due = done % self._cfg.train.checkpoint_every == 0 or done == self._cfg.train.steps
+        return is_due or distributed.any_process(self._is_behind)
 
     def save(self, done: int, state: TrainState) -> None:
         """Starts to save the state after `done` steps, unless it is saved already."""
-        if self._saved == done:
+        if distributed.all_processes(self._saved == done):
             return
         note = {
             "next_step": done,
@@ -104,9 +108,12 @@ class Journal:
             "code": code_version(),
         }
         logs = (self.metrics, self.evaluations, self.alarms, self.rollouts)
+        # All save, or none: a checkpoint of several processes waits for each of them.
         is_logged = all([self.attempt(f"lines of {log.path.name}", log.flush) for log in logs])
+        is_logged = distributed.all_processes(is_logged)
         self.attempt("a checkpoint", self.checkpoints.wait)
         is_saved = is_logged and self.attempt("a checkpoint", self.checkpoints.save, done, state, note)
+        is_saved = distributed.all_processes(is_saved)
         self._saved, self._is_behind = (done, False) if is_saved else (self._saved, True)
 
     def finish(self, done: int, state: TrainState) -> bool:
@@ -148,7 +155,8 @@ def scores(workdir: Path) -> dict[int, float]:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if distributed.is_lead():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _score(evaluations) -> float:

@@ -7,6 +7,7 @@ A user's mistake ends in one line on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from finemem_jax import config, exits
+from finemem_jax import cluster, config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.exits import RunEnded
 from finemem_jax.types import AnswererDown
@@ -103,6 +104,22 @@ def _parser() -> argparse.ArgumentParser:
 def _config_options(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--config", default=default, help="config file (default: %(default)s)")
     parser.add_argument("--workdir", default="", help="folder of the run (default: runs/NAME of the config)")
+    several = parser.add_argument_group("a run of several processes (default: what SLURM or the TPU says)")
+    several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
+    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
+    several.add_argument("--start-timeout", type=float, default=60.0, metavar="S", help="seconds for all to come (60)")
+    several.add_argument(
+        "--peer-timeout", type=float, default=45.0, metavar="S", help="seconds of silence that mean a host is down (45)"
+    )
+
+
+def _joined(arguments: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """This process among those of its run; it ends with them."""
+    place = cluster.find_place(arguments.coordinator, arguments.processes, arguments.process)
+    from finemem_jax import distributed  # jax starts here, after every mistake in the config was reported
+
+    return distributed.joined(place, silence=arguments.peer_timeout, start_timeout=arguments.start_timeout)
 
 
 def load_config(path: str, overrides: Sequence[str]) -> Config:
@@ -153,27 +170,30 @@ def _refuse_overrides(overrides: Sequence[str]) -> None:
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
-    from finemem_jax import train  # jax starts here, after every mistake in the config was reported
+    with _joined(arguments):
+        from finemem_jax import train
 
-    train.train(cfg, workdir, accept_config_change=arguments.accept_config_change)
+        train.train(cfg, workdir, accept_config_change=arguments.accept_config_change)
 
 
 def _sft(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
-    from finemem_jax import sft
+    with _joined(arguments):
+        from finemem_jax import sft
 
-    sft.sft(cfg, workdir)
+        sft.sft(cfg, workdir)
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
-    from finemem_jax import evaluate
+    with _joined(arguments):
+        from finemem_jax import evaluate
 
-    try:
-        evaluate.evaluate(cfg, workdir, policy=not arguments.baselines_only, given=arguments.policy)
-    except AnswererDown as down:
-        message = f"{down}; what was answered is saved, the same command goes on from there"
-        raise RunEnded(message, exits.STOPPED) from None
+        try:
+            evaluate.evaluate(cfg, workdir, policy=not arguments.baselines_only, given=arguments.policy)
+        except AnswererDown as down:
+            message = f"{down}; what was answered is saved, the same command goes on from there"
+            raise RunEnded(message, exits.STOPPED) from None
 
 
 def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

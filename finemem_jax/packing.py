@@ -158,6 +158,50 @@ def assign_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
     return rows
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What all processes agree on for a mini-batch: the same static shape and the same denominators everywhere."""
+
+    row_tokens: int
+    microbatches: int  # that the fullest process needs; the others have rows of padding in the last ones
+    totals: Totals
+    padding_share: float  # share of the positions computed in all processes that hold no token
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """A sequence as the layout sees it: tokens of its prompt and of its completion."""
+
+    prompt: int
+    completion: int
+
+    def __len__(self) -> int:
+        return self.prompt + self.completion
+
+
+def lay_out(
+    by_process: Sequence[Sequence[Lengths]], longest: int, *, row_tokens: int, microbatch_rows: int
+) -> Layout:
+    """The layout of a mini-batch whose sequences lie in several processes: a function of all their lengths.
+
+    Sequences without an advantage are left out of `by_process`, for they are not packed.
+    longest: upper bound of a sequence, tokens. row_tokens: 0 = chosen for the least padding.
+    """
+    lengths = [[len(sequence) for sequence in own] for own in by_process]
+    everything = [length for own in lengths for length in own]
+    row_tokens = row_tokens or choose_row_tokens(everything, longest, microbatch_rows * len(lengths))
+    rows = max(len(assign_rows(own, row_tokens)) for own in lengths)
+    microbatches = -(-rows // microbatch_rows)
+    computed = microbatches * microbatch_rows * len(lengths) * row_tokens
+    completions = [sequence.completion for own in by_process for sequence in own]
+    return Layout(
+        row_tokens,
+        microbatches,
+        Totals(sum(completions), sum(1 for length in completions if length)),
+        1.0 - sum(everything) / computed if computed else 0.0,
+    )
+
+
 def choose_row_tokens(lengths: Sequence[int], most: int, microbatch_rows: int) -> int:
     """Length of the rows, `most` or 3/4 or 1/2 of it, for which the fewest positions are computed; ties: shorter.
 
@@ -186,13 +230,7 @@ def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
         return jax.make_array_from_process_local_data(sharding, array)
 
     if mesh is not None:
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
-        rows = packed.tokens.shape[1] * jax.process_count()
-        if rows % ways:
-            raise UserError(
-                f"{rows} rows of a microbatch do not split over mesh axes data * fsdp = {ways}: make "
-                "config.train.microbatch_rows a multiple"
-            )
+        check_rows(mesh, packed.tokens.shape[1])
     return RolloutBatch(
         tokens=place(packed.tokens),
         positions=place(packed.positions),
@@ -202,6 +240,23 @@ def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
         token_weights=place(packed.token_weights),
         advantages=place(packed.advantages),
     )
+
+
+def check_rows(mesh: Mesh, microbatch_rows: int) -> None:
+    """Raises UserError, the same in every process, when rows of a microbatch cannot be laid out over the mesh."""
+    ways, processes = mesh.shape["data"] * mesh.shape["fsdp"], jax.process_count()
+    if ways % processes:
+        raise UserError(
+            f"mesh axes data * fsdp = {ways} do not split over {processes} processes, each of which holds rows of its "
+            f"own: make config.mesh.data * config.mesh.fsdp a multiple of {processes}, config.mesh.tensor at most the "
+            f"{jax.local_device_count()} devices of one process"
+        )
+    if microbatch_rows * processes % ways:
+        raise UserError(
+            f"{microbatch_rows * processes} rows of a microbatch (config.train.microbatch_rows={microbatch_rows} in "
+            f"each of {processes} processes) do not split over mesh axes data * fsdp = {ways}: make "
+            f"config.train.microbatch_rows a multiple of {ways // processes}"
+        )
 
 
 def _power_of_two(count: int) -> int:

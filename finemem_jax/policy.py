@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
+from finemem_jax import distributed
 from finemem_jax.answerers._cache import AskedOnce
 from finemem_jax.answerers._judge import ModelJudge
 from finemem_jax.answerers._model import open_endpoint
@@ -143,7 +144,7 @@ def _policy_engine(given: Given) -> Engine:
     params = policy.params
     if given.checkpoint is not None:
         params = Checkpoints(given.checkpoint, keep=1, read_only=True).restore_params(params)
-    return Engine(policy.model, params, given.cfg.engine)
+    return Engine(policy.model, distributed.gather_params(policy.model, params), given.cfg.engine)
 
 
 def _policy_server(given: Given, temperature: float) -> Chat:
@@ -196,7 +197,9 @@ def load_judge(cfg: Config, workdir: Path) -> Judge | None:
 
 
 def _kept_in(settings: AnswererConfig, workdir: Path) -> AnswererConfig:
-    return dataclasses.replace(settings, cache=settings.cache or str(workdir / "answers.sqlite"))
+    """Each process keeps a file of its own: databases on network file systems do not bear two writers."""
+    number = f"-{jax.process_index()}" if jax.process_index() else ""
+    return dataclasses.replace(settings, cache=settings.cache or str(workdir / f"answers{number}.sqlite"))
 
 
 def _load_local(cfg: Config, settings: AnswererConfig, what: str) -> Chat:
@@ -208,7 +211,8 @@ def _load_local(cfg: Config, settings: AnswererConfig, what: str) -> Chat:
         tokenizers.resolve_path(settings.model),
         dtype=cfg.model.dtype,
         param_dtype=cfg.model.dtype,  # frozen: nothing needs more than it is computed in
-        mesh=load_mesh(cfg),
+        # Every process has a copy of its own: they ask at different times.
+        mesh=load_mesh(cfg) if jax.process_count() == 1 else make_mesh(devices=jax.local_devices()),
     )
     capacity = dataclasses.replace(cfg.engine, slots=settings.slots, cache_tokens=settings.context_tokens)
     chat = EngineChat(Engine(model, params, capacity), tokenizer, settings, what)
@@ -216,8 +220,9 @@ def _load_local(cfg: Config, settings: AnswererConfig, what: str) -> Chat:
 
 
 def load_mesh(cfg: Config) -> Mesh | None:
-    """The mesh of the config over all devices; None where all its axes are 1, and nothing is sharded."""
+    """The mesh of the config over all devices of all processes; None where nothing is sharded: in a run of one process
+    with one device, or with all axes 1."""
     axes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    if axes == (1, 1, 1) or jax.device_count() == 1:
+    if jax.process_count() == 1 and (axes == (1, 1, 1) or jax.device_count() == 1):
         return None
     return make_mesh(*axes)

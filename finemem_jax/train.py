@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,9 +41,9 @@ from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
 from finemem_jax.exits import RunEnded
+from finemem_jax.groups import mini_batches, own_groups, pack_groups, share_groups
 from finemem_jax.journal import CHECKPOINTS, Journal, scores
 from finemem_jax.nn.lora import without_adapters
-from finemem_jax.packing import TrainSequence
 from finemem_jax.policy import Policy, load_answerer, load_environment, load_judge, load_mesh, load_policy
 from finemem_jax.preemption import Preempted, Preemption
 from finemem_jax.reporting.plots import plot_run
@@ -82,6 +81,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
     # --- setup -------------------------------------------------------------------------------------------------
     with preemption.interruptible():
         changed = workdirs.claim(cfg, workdir, accept_change=accept_config_change)
+        distributed.require_same({"code": workdirs.code_version(), **workdirs.flat(config.to_dict(cfg))}, "config")
+        distributed.require_shared(workdir)
         mesh = load_mesh(cfg)
         policy = load_policy(cfg, mesh)
         env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
@@ -106,26 +107,30 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         reference = jax.tree.map(jnp.copy, policy.params) if cfg.loss.kl_coef and not cfg.model.lora.rank else None
         journal = Journal(cfg, workdir)
         state, first = journal.resume(state)
-        workdirs.store_config(cfg, workdir, changed, first)
+        if distributed.is_lead():
+            workdirs.store_config(cfg, workdir, changed, first)
         engine = Engine(policy.model, state.params, cfg.engine)
 
     def evaluate_now() -> dict[str, Evaluation]:
-        engine.set_params(state.params)
+        engine.set_params(distributed.gather_params(policy.model, state.params))
         return evaluate_all(engine, env, answerer, held_out, cfg)
 
     def record(step: int, when: str, found: Mapping[str, Evaluation]) -> None:
-        if when != "baseline":
-            journal.write_evaluation(step, {name: evaluation.metrics for name, evaluation in found.items()})
-        if distributed.is_lead():
-            rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
-            journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
+        with distributed.together():
+            if when != "baseline":
+                journal.write_evaluation(step, {name: evaluation.metrics for name, evaluation in found.items()})
+            if distributed.is_lead():
+                rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
+                journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
 
     done, results = first, {}
-    progress = Progress(cfg.train.steps, "train")
-    watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe)
+    progress = Progress(cfg.train.steps, "train", is_muted=not distributed.is_lead())
+    watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, distributed.process_index())
     try:
         with progress, watchdog:
-            progress.say(f"{cfg.name}: {jax.device_count()} {jax.devices()[0].platform} device(s), workdir {workdir}")
+            processes = f" in {distributed.process_count()} processes" if distributed.process_count() > 1 else ""
+            devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s){processes}"
+            progress.say(f"{cfg.name}: {devices}, workdir {workdir}")
             if cfg.data.eval_path:  # otherwise the benchmark itself holds out what is disjoint
                 for warning in contamination((e.source for e in held_out), (e.source for e in episodes)):
                     progress.say(warning)
@@ -145,10 +150,12 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     record(step, "after" if step else "before", found)
 
                 with clock.phase("rollout"), preemption.interruptible():
-                    engine.set_params(state.params)
-                    groups = collect_groups(
-                        engine, env, answerer, episodes, cfg, step=step, position=journal.episodes_drawn
-                    )
+                    engine.set_params(distributed.gather_params(policy.model, state.params))
+                    with distributed.together():
+                        own = collect_groups(
+                            engine, env, answerer, episodes, cfg, step=step, position=journal.episodes_drawn
+                        )
+                    groups, lengths = share_groups(own, env)
                 with clock.phase("reward"):
                     rewards = step_rewards(groups, cfg.rewards, env.count_tokens)
                     advantages = group_advantages(
@@ -157,13 +164,13 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 with clock.phase("update"):
                     losses = []
                     for chosen in mini_batches(cfg, step, len(groups)):
-                        packed = pack_groups([groups[g] for g in chosen], advantages[chosen], cfg)
+                        packed, padding_share = pack_groups(chosen, own, lengths, advantages, cfg)
                         batch = packing.to_device(packed, mesh)
                         if cfg.loss.kl_coef:
                             base = without_adapters(state.params) if reference is None else reference
                             batch = batch.replace(ref_logprobs=fill(base, batch))
                         state, metrics = update(state, batch)
-                        losses.append((packed.padding_share, metrics))
+                        losses.append((padding_share, metrics))
                     losses = [(share, metrics_lib.read(metrics)) for share, metrics in losses]
                 done = step + 1  # from here on `state` is that after `done` steps, whatever happens
                 journal.episodes_drawn += cfg.train.episodes
@@ -173,7 +180,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     **reward_metrics(rewards, advantages, cfg.rewards.weights),
                     **loss_metrics(losses),
                 }
-                with clock.phase("log"):
+                with clock.phase("log"), distributed.together():
                     journal.write(journal.metrics, step, line)
                     for g, group in enumerate(groups[: cfg.train.log_rollouts]):
                         terms = {name: term[g] for name, term in rewards.terms.items()}
@@ -202,8 +209,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             record(done, "baseline", baselines)
             results |= {f"after {name}": evaluation for name, evaluation in found.items()}
             watchdog.enter("export", done)
-            if distributed.is_lead():
-                report(cfg, workdir, policy, state, results, baselines)
+            report(cfg, workdir, policy, state, results, baselines)
             if not journal.finish(done, state):
                 raise RunEnded(f"the last checkpoint of {workdir} could not be written", exits.STOPPED)
             watchdog.enter("done", done)
@@ -242,60 +248,32 @@ def collect_groups(
     *,
     step: int,
     position: int,
-) -> list[list[Rollout]]:
-    """The groups of one step: the `train.episodes` episodes from `position` on, `train.group_size` rollouts of each."""
+) -> dict[int, list[Rollout]]:
+    """This process's groups of a step, by number. The step has a group of `train.group_size` rollouts for each of the
+    `train.episodes` episodes from `position` on."""
     asks_chunks = asks_chunk_questions(cfg.rewards)
+    mine = set(own_groups(cfg, step, distributed.process_index(), distributed.process_count()))
     jobs = []
     for group, index in enumerate(episode_indices(len(episodes), cfg.seed, position, cfg.train.episodes)):
-        episode = episodes[index]
-        seed = f"questions {cfg.seed} {step} {episode.id}"
-        asked = training_questions(episode, cfg.rewards, asks_chunks=asks_chunks, seed=seed)
-        jobs += [Job(episode, asked, group, sample) for sample in range(cfg.train.group_size)]
+        if group in mine:
+            episode = episodes[index]
+            seed = f"questions {cfg.seed} {step} {episode.id}"
+            asked = training_questions(episode, cfg.rewards, asks_chunks=asks_chunks, seed=seed)
+            jobs += [Job(episode, asked, group, sample) for sample in range(cfg.train.group_size)]
     sampling = Sampling(
         temperature=cfg.train.temperature,
         max_tokens=cfg.prompt.max_completion_tokens,
         stop_tokens=stop_tokens(env.tokenizer),
     )
-    rollouts = collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.seed, step=step)
-    size = cfg.train.group_size
-    return [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
+    groups: dict[int, list[Rollout]] = {group: [] for group in sorted(mine)}
+    for rollout in collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.seed, step=step):
+        groups[rollout.group].append(rollout)
+    return groups
 
 
 def episode_indices(available: int, seed: int, position: int, count: int) -> list[int]:
     """`count` episodes of the endless stream of training episodes, from `position` on."""
     return stream_indices(available, seed, range(position, position + count))
-
-
-def mini_batches(cfg: Config, step: int, groups: int) -> list[list[int]]:
-    """Which groups go into which update: whole groups, another order in every pass."""
-    size = groups // cfg.train.mini_batches
-    chosen = []
-    for epoch in range(cfg.train.epochs):
-        order = random.Random(f"mini-batches {cfg.seed} {step} {epoch}").sample(range(groups), groups)
-        chosen += [order[start : start + size] for start in range(0, groups, size)]
-    return chosen
-
-
-def pack_groups(groups: Sequence[Sequence[Rollout]], advantages: np.ndarray, cfg: Config) -> packing.PackedRows:
-    """Every step of every rollout as one sequence with the advantage [groups, samples, steps] of that step."""
-    sequences, values = [], []
-    for g, group in enumerate(groups):
-        for s, rollout in enumerate(group):
-            for t, step in enumerate(rollout.steps):
-                completion = step.completion
-                sequences.append(TrainSequence(step.prompt_tokens, completion.tokens, completion.logprobs))
-                values.append(advantages[g, s, t])
-    longest = cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
-    row_tokens = cfg.train.row_tokens or packing.choose_row_tokens(
-        [len(sequence) for sequence in sequences], longest, cfg.train.microbatch_rows
-    )
-    return packing.pack_rollouts(
-        sequences,
-        np.array(values, np.float32),
-        cfg.loss,
-        row_tokens=row_tokens,
-        microbatch_rows=cfg.train.microbatch_rows,
-    )
 
 
 class _Clock:
@@ -391,23 +369,26 @@ def report(
     baselines: dict[str, Evaluation],
 ) -> None:
     """The final table, results.json, the curves and the Hugging Face folder."""
-    evaluations = read_lines(workdir / "evaluations.jsonl")
-    before = {f"before {line['policy']}": line for line in evaluations if line["step"] == 0}
     after = {name: evaluation.metrics for name, evaluation in results.items() if name.startswith("after")}
-    table = {**{name: e.metrics for name, e in baselines.items()}, **before, **after}
-    write_atomically(workdir / "results.json", json.dumps(table, indent=1))
-    print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes})", table)
-    plot_run(
-        workdir / "curves.png",
-        read_lines(workdir / "metrics.jsonl"),
-        evaluations,
-        {name: e.metrics["accuracy"] for name, e in baselines.items()},
-        cfg.name,
-    )
+    table = {**{name: e.metrics for name, e in baselines.items()}, **after}
+    if distributed.is_lead():
+        evaluations = read_lines(workdir / "evaluations.jsonl")
+        before = {f"before {line['policy']}": line for line in evaluations if line["step"] == 0}
+        table = {**{name: e.metrics for name, e in baselines.items()}, **before, **after}
+        write_atomically(workdir / "results.json", json.dumps(table, indent=1))
+        print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes})", table)
+        plot_run(
+            workdir / "curves.png",
+            read_lines(workdir / "metrics.jsonl"),
+            evaluations,
+            {name: e.metrics["accuracy"] for name, e in baselines.items()},
+            cfg.name,
+        )
     metrics = {f"held-out accuracy, {name}": row["accuracy"] for name, row in table.items()}
     save_policy(cfg, workdir / "hf", policy, state.params, metrics)
-    print(f"report: {write_report(workdir)}\ncurves: {workdir / 'curves.png'}")
-    print(f"policy: {workdir / 'hf'} (Hugging Face format)")
+    if distributed.is_lead():
+        print(f"report: {write_report(workdir)}\ncurves: {workdir / 'curves.png'}")
+        print(f"policy: {workdir / 'hf'} (Hugging Face format)")
 
 
 def save_policy(

@@ -26,9 +26,10 @@ STALLS = "stalls.txt"
 class Watchdog:
     """`with Watchdog(...) as watchdog:` around the steps; `enter` at every phase, `step_finished` after each step."""
 
-    def __init__(self, cfg: GuardConfig, workdir: Path, describe: Callable[[], str]):
-        """describe: one line on what the engine is doing; called from another thread."""
-        self._cfg, self._workdir, self._describe = cfg, workdir, describe
+    def __init__(self, cfg: GuardConfig, workdir: Path, describe: Callable[[], str], process: int = 0):
+        """describe: one line on what the engine is doing; called from another thread. process: of several, this one;
+        process 0 keeps the heartbeat."""
+        self._cfg, self._workdir, self._describe, self._process = cfg, workdir, describe, process
         self._phase, self._step = "setup", 0
         self._entered = self._finished = time.monotonic()
         self._done = threading.Event()
@@ -45,6 +46,8 @@ class Watchdog:
     def enter(self, phase: str, step: int) -> None:
         """The run begins `phase` ("rollout", "update", …) of `step`."""
         self._phase, self._step, self._entered = phase, step, time.monotonic()
+        if self._process:
+            return
         now = datetime.datetime.now().isoformat(timespec="milliseconds")
         beat = {"step": step, "phase": phase, "since": now, "process": os.getpid()}
         temporary = self._workdir / f".{HEARTBEAT}.tmp"

@@ -17,14 +17,16 @@ PLAIN_SECONDS = 10.0  # between two plain lines
 class Progress:
     """`with Progress(total, title) as progress: progress.update(step, reward=0.3)`."""
 
-    def __init__(self, total: int, title: str, console: Console | None = None):
+    def __init__(self, total: int, title: str, console: Console | None = None, *, is_muted: bool = False):
+        """is_muted: nothing is shown, another process of the run does."""
         self._total, self._title = total, title
+        self._is_muted = is_muted
         self._console = console or Console(stderr=True)
         self._printed = 0.0
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._is_muted:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -40,6 +42,8 @@ class Progress:
 
     def update(self, step: int, **values: float | str) -> None:
         """`step` of the total is done."""
+        if self._is_muted:
+            return
         text = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=step, values=text)
@@ -51,7 +55,7 @@ class Progress:
         """A line above the bar."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
-        else:
+        elif not self._is_muted:
             print(text, file=sys.stderr, flush=True)
 
     def __exit__(

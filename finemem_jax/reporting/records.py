@@ -16,11 +16,14 @@ from pathlib import Path
 class JsonLines:
     """An append-only file of JSON objects, one per line, each with its "step"."""
 
-    def __init__(self, path: Path, *, keep_below: int | None = None):
+    def __init__(self, path: Path, *, keep_below: int | None = None, is_muted: bool = False):
         """Opens for appending. keep_below: drop lines of this step and later ones, and a half-written last line,
-        which a run that resumes at that step will write again."""
+        which a run that resumes at that step will write again. is_muted: another process writes this file."""
         self.path = path
         self._waiting: list[str] = []  # lines that could not be written yet
+        self._is_muted = is_muted
+        if is_muted:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         if keep_below is not None and path.exists():
             write_json_lines(path, [line for line in read_lines(path) if line["step"] < keep_below])
@@ -29,6 +32,8 @@ class JsonLines:
     def write(self, step: int, values: Mapping[str, object]) -> None:
         """Appends a line and brings it to the disk. When that fails (OSError: disk full) the file is as it was, and
         the line goes before the next one."""
+        if self._is_muted:
+            return
         self._waiting.append(_dump({"step": step, **values}) + "\n")
         self.flush()
 
