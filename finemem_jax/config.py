@@ -251,8 +251,8 @@ class TrainConfig:
     top_p: float = 1.0  # likewise
     epochs: int = 1  # passes over a batch of rollouts
     mini_batches: int = 1  # optimizer updates per pass
-    microbatch_rows: int = 8  # rows per forward and backward; the loss is exact for any value
-    row_tokens: int = 0  # length of a packed row, tokens; 0 = prompt plus completion limit
+    microbatch_rows: int = 8  # rows per forward and backward, of each process; the loss is exact for any value
+    row_tokens: int = 0  # length of a packed row, tokens; 0 = chosen for the least padding
     logprob_chunk: int = 512  # positions of each row whose logits exist at once
     checkpoint_every: int = 25
     keep_checkpoints: int = 3  # the newest so many are kept,

@@ -32,14 +32,18 @@ def mini_batches(cfg: Config, step: int, groups: int) -> list[list[int]]:
     return chosen
 
 
+def check_groups(cfg: Config, processes: int) -> None:
+    """Raises UserError when there are fewer groups than processes."""
+    if cfg.train.episodes < processes:
+        raise UserError(
+            f"config.train.episodes={cfg.train.episodes} leaves some of the {processes} processes without a group, and "
+            "each owns whole groups: raise it, or start fewer processes"
+        )
+
+
 def own_groups(cfg: Config, step: int, process: int, processes: int) -> list[int]:
     """The groups of a step whose rollouts this process makes: dealt out in the order of the first pass's
     mini-batches, so that each process has its share of each."""
-    if cfg.train.episodes < processes:
-        raise UserError(
-            f"config.train.episodes={cfg.train.episodes} leaves some of {processes} processes without a group: each "
-            "owns whole groups"
-        )
     size = cfg.train.episodes // cfg.train.mini_batches
     dealt = [g for batch in mini_batches(cfg, step, cfg.train.episodes)[: cfg.train.episodes // size] for g in batch]
     return sorted(dealt[process::processes])

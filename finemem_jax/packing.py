@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from finemem_jax.config import LossConfig, UserError
 from finemem_jax.rl.batch import RolloutBatch
@@ -230,7 +230,7 @@ def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
         return jax.make_array_from_process_local_data(sharding, array)
 
     if mesh is not None:
-        check_rows(mesh, packed.tokens.shape[1])
+        check_rows(mesh, packed.tokens.shape[1], jax.process_count())
     return RolloutBatch(
         tokens=place(packed.tokens),
         positions=place(packed.positions),
@@ -242,14 +242,14 @@ def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
     )
 
 
-def check_rows(mesh: Mesh, microbatch_rows: int) -> None:
+def check_rows(mesh: Mesh | AbstractMesh, microbatch_rows: int, processes: int) -> None:
     """Raises UserError, the same in every process, when rows of a microbatch cannot be laid out over the mesh."""
-    ways, processes = mesh.shape["data"] * mesh.shape["fsdp"], jax.process_count()
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if ways % processes:
         raise UserError(
             f"mesh axes data * fsdp = {ways} do not split over {processes} processes, each of which holds rows of its "
-            f"own: make config.mesh.data * config.mesh.fsdp a multiple of {processes}, config.mesh.tensor at most the "
-            f"{jax.local_device_count()} devices of one process"
+            f"own: make config.mesh.data * config.mesh.fsdp a multiple of {processes} (config.mesh.tensor at most the "
+            "devices of one process)"
         )
     if microbatch_rows * processes % ways:
         raise UserError(

@@ -27,12 +27,12 @@ from typing import Literal
 
 import numpy as np
 
-from finemem_jax import packing
+from finemem_jax import distributed, packing
 from finemem_jax.collect import Job, play_scripted
 from finemem_jax.config import Config, LossConfig, resolve
 from finemem_jax.env import operations, prompts, scripted
 from finemem_jax.env.environment import Asked, Environment
-from finemem_jax.packing import TrainSequence
+from finemem_jax.packing import Lengths, TrainSequence
 from finemem_jax.policy import Policy, load_environment, load_mesh, load_policy
 from finemem_jax.reporting.progress import Progress
 from finemem_jax.reporting.records import JsonLines
@@ -54,9 +54,10 @@ def sft(cfg: Config, workdir: Path) -> Policy:
     env = load_environment(cfg, policy.tokenizer)
     episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, "train", cfg.seed)
     exercises = Exercises(cfg, env, episodes)
-    log = JsonLines(workdir / "sft_metrics.jsonl", keep_below=0)
+    is_muted = not distributed.is_lead()
+    log = JsonLines(workdir / "sft_metrics.jsonl", keep_below=0, is_muted=is_muted)
     params, done = policy.params, 0
-    with Progress(sum(cfg.sft.steps), "sft") as progress:
+    with Progress(sum(cfg.sft.steps), "sft", is_muted=is_muted) as progress:
         for index, (stage, steps, lr) in enumerate(zip(cfg.sft.stages, cfg.sft.steps, cfg.sft.lr, strict=True)):
             # Each stage has an optimizer of its own: the moments of one task say little about the next.
             optimizer = make_optimizer(dataclasses.replace(cfg.optimizer, lr=lr), steps)
@@ -76,15 +77,29 @@ def sft(cfg: Config, workdir: Path) -> Policy:
 
 
 def pack_examples(examples: Iterator[Example], cfg: Config) -> packing.PackedRows:
-    """A batch of examples as packed rows: the mean negative log-likelihood of their completion tokens."""
+    """A batch of examples as packed rows: the mean negative log-likelihood of their completion tokens.
+
+    Every process draws the same batch and packs its share of it."""
+    longest = cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
     sequences = [TrainSequence(e.prompt, e.completion, (0.0,) * len(e.completion)) for e in examples]
-    row_tokens = cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
-    return packing.pack_rollouts(
-        [s for s in sequences if len(s) <= row_tokens],
-        np.zeros(sum(len(s) <= row_tokens for s in sequences), np.float32),
-        LossConfig(aggregation="token_mean"),
-        row_tokens=row_tokens,
+    sequences = [s for s in sequences if len(s) <= (cfg.train.row_tokens or longest)]
+    processes = distributed.process_count()
+    shares = [sequences[process::processes] for process in range(processes)]
+    layout = packing.lay_out(
+        [[Lengths(len(s.prompt), len(s.completion)) for s in share] for share in shares],
+        longest,
+        row_tokens=cfg.train.row_tokens or longest,
         microbatch_rows=cfg.train.microbatch_rows,
+    )
+    own = shares[distributed.process_index()]
+    return packing.pack_rollouts(
+        own,
+        np.zeros(len(own), np.float32),
+        LossConfig(aggregation="token_mean"),
+        row_tokens=layout.row_tokens,
+        microbatch_rows=cfg.train.microbatch_rows,
+        totals=layout.totals,
+        min_microbatches=layout.microbatches,
     )
 
 

@@ -41,7 +41,7 @@ from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
 from finemem_jax.exits import RunEnded
-from finemem_jax.groups import mini_batches, own_groups, pack_groups, share_groups
+from finemem_jax.groups import check_groups, mini_batches, own_groups, pack_groups, share_groups
 from finemem_jax.journal import CHECKPOINTS, Journal, scores
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.policy import Policy, load_answerer, load_environment, load_judge, load_mesh, load_policy
@@ -84,6 +84,9 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         distributed.require_same({"code": workdirs.code_version(), **workdirs.flat(config.to_dict(cfg))}, "config")
         distributed.require_shared(workdir)
         mesh = load_mesh(cfg)
+        check_groups(cfg, distributed.process_count())
+        if mesh is not None:
+            packing.check_rows(mesh, cfg.train.microbatch_rows, distributed.process_count())
         policy = load_policy(cfg, mesh)
         env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
         answerer = load_answerer(cfg, workdir)

@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import AbstractMesh
 
 from finemem_jax.config import LossConfig, UserError
 from finemem_jax.packing import (
+    Lengths,
     Totals,
     TrainSequence,
     assign_rows,
+    check_rows,
     choose_row_tokens,
     count_totals,
+    lay_out,
     pack_rollouts,
 )
 
@@ -156,3 +160,46 @@ def test_padding_is_small_for_many_short_sequences():
 )
 def test_rows_are_as_short_as_their_padding_allows(lengths, expected):
     assert choose_row_tokens(lengths, 384, microbatch_rows=1) == expected
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Several processes
+# --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_layout_of_several_processes_is_that_of_the_fullest():
+    lengths = [[Lengths(6, 4), Lengths(5, 5), Lengths(2, 3)], [Lengths(6, 2)]]
+    layout = lay_out(lengths, 20, row_tokens=10, microbatch_rows=2)
+    assert layout.microbatches == 2  # three rows in the first process, one in the second
+    assert layout.totals == Totals(tokens=14, sequences=4)
+    assert layout.padding_share == pytest.approx(1 - 33 / (2 * 2 * 2 * 10))
+
+
+def test_the_layout_of_one_process_is_what_packing_alone_makes():
+    rng = np.random.default_rng(0)
+    sequences = [TrainSequence([1] * int(p), [2] * int(c), [0.0] * int(c)) for p, c in rng.integers(1, 9, (30, 2))]
+    zeros = np.zeros(len(sequences), np.float32)
+    lengths = [Lengths(len(s.prompt), len(s.completion)) for s in sequences]
+    layout = lay_out([lengths], 16, row_tokens=16, microbatch_rows=4)
+    alone = pack_rollouts(sequences, zeros, LossConfig(), row_tokens=16, microbatch_rows=4)
+    told = pack_rollouts(
+        sequences,
+        zeros,
+        LossConfig(),
+        row_tokens=layout.row_tokens,
+        microbatch_rows=4,
+        totals=layout.totals,
+        min_microbatches=layout.microbatches,
+    )
+    np.testing.assert_array_equal(alone.token_weights, told.token_weights)
+    np.testing.assert_array_equal(alone.tokens, told.tokens)
+    assert layout.padding_share == alone.padding_share
+
+
+def test_rows_that_do_not_split_are_refused_with_the_knob():
+    mesh = AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
+    check_rows(mesh, 2, processes=2)
+    with pytest.raises(UserError, match=r"config\.train\.microbatch_rows a multiple of 2"):
+        check_rows(mesh, 3, processes=2)
+    with pytest.raises(UserError, match="do not split over 8 processes"):
+        check_rows(mesh, 8, processes=8)
