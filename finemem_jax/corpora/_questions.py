@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from finemem_jax.corpora import _dialogue
@@ -58,7 +59,7 @@ def windows(texts: Sequence[str], questions: Sequence[Question], chunks: int) ->
     found = []
     for run in runs:
         own = [
-            Question(q.text, q.answers, evidence=tuple(i - run.start for i in q.evidence))
+            replace(q, evidence=tuple(i - run.start for i in q.evidence))
             for q in questions
             if q.evidence and all(i in run for i in q.evidence)
         ]

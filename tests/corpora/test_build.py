@@ -264,6 +264,7 @@ def test_adversarial_questions_are_left_out_and_captions_kept(raw, tmp_path):
     asked = all_questions(episodes)
     assert {question.text for question in asked} >= {"Both of 0?", "Which film in 0-1?"}
     assert "Never said?" not in {question.text for question in asked}
+    assert {question.kind for episode in episodes for question in episode.questions} == {"multi_hop", "open_domain"}
     assert "<Bo>I saw film 0-1. [shares a picture: a cinema]" in chunk_texts(episodes)
 
 
