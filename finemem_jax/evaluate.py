@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from finemem_jax import __version__, config, distributed
-from finemem_jax.answerers._cache import AskedOnce
 from finemem_jax.benchmarks import contamination, with_reference_metrics
 from finemem_jax.collect import Job, collect_rollouts, play_scripted
 from finemem_jax.config import MODEL_BASELINES, Config, UserError, resolve
@@ -119,7 +118,7 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
         return found
     _write(workdir, found)
     _print(f"{cfg.data.name}: {len(episodes)} held-out episodes", {name: e.metrics for name, e in found.items()})
-    _print_traffic(answerer)
+    _print_spent(answerer)
     return found
 
 
@@ -375,12 +374,9 @@ def _interval(row: Mapping[str, float], key: str, suffix: str) -> str:
     return f"{row.get(key, 0.0):.3f}" + ("" if low is None or high is None else f" ({low:.3f} to {high:.3f})")
 
 
-def _print_traffic(answerer: Answerer) -> None:
-    """What this run itself sent, which is no part of the table: a second run sends nothing."""
-    chat = getattr(answerer, "chat", None)
-    if isinstance(chat, AskedOnce):
-        traffic = getattr(chat.chat, "traffic", None)
-        sent = f"{traffic.replies} calls, {traffic.retries} retries, {traffic.missing} missing, " if traffic else ""
-        print(f"answerer in this run: {sent}{chat.hits} answers from the cache", file=sys.stderr)
-        for problem, count in sorted(traffic.problems.items() if traffic else ()):
-            print(f"  missing {count}: {problem}", file=sys.stderr)
+def _print_spent(answerer: Answerer) -> None:
+    """What this run itself cost, which is no part of the table: a second run costs nothing."""
+    spent = answerer.spent()
+    if spent:
+        text = ", ".join(f"{value:g} {name.replace('_', ' ')}" for name, value in spent.items())
+        print(f"answerer in this run: {text}", file=sys.stderr)

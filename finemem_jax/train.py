@@ -194,7 +194,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 if journal.needs_checkpoint(done):
                     with clock.phase("checkpoint"):
                         journal.save(done, state)
-                journal.write(journal.timings, step, {**clock.seconds, **engine_metrics(engine)})
+                spent = {f"answerer/{name}": value for name, value in answerer.spent().items()}
+                journal.write(journal.timings, step, {**clock.seconds, **engine_metrics(engine), **spent})
                 progress.update(
                     done, reward=line["reward/total"], accuracy=line["accuracy"], valid=line["valid_operations"]
                 )

@@ -251,6 +251,11 @@ class Answerer(Protocol):
     def settle(self) -> None:
         """Does now, in this thread, what was put off so as not to take the device from the policy."""
 
+    def spent(self) -> dict[str, float]:
+        """What this process spent so far: calls, answers from the cache, missing ones, tokens, money. Empty without a
+        model."""
+        return {}
+
     def answer(self, requests: Sequence[AnswerRequest]) -> list[str | None]:
         """Asks and waits: one text per request, in order; None where the answerer failed."""
         futures = self.submit(requests)

@@ -31,6 +31,7 @@ class AskedOnce(Chat):
         """path: the sqlite file; "" = a temporary one that is gone with the process."""
         self.chat = chat
         self.hits = 0  # conversations that cost no call
+        self.replies = self.missing = self.prompt_tokens = self.completion_tokens = 0  # of those that did
         self._identity = identity
         self._store = _ReplyStore(path)
         self._in_flight: dict[str, Future[Reply]] = {}
@@ -69,6 +70,8 @@ class AskedOnce(Chat):
         """Keeps a reply, then hands it on: what anybody has seen is on disk."""
         error = asked.exception()
         with self._lock:
+            if error is None:
+                self._count(asked.result())
             if error is None and asked.result().text is not None:
                 self._store.keep(key, asked.result())
             waiting = self._in_flight.pop(key)
@@ -76,6 +79,13 @@ class AskedOnce(Chat):
             waiting.set_exception(error)
         else:
             waiting.set_result(replace(asked.result(), key=key))
+
+
+    def _count(self, reply: Reply) -> None:
+        self.replies += reply.text is not None
+        self.missing += reply.text is None
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
 
 
 def _done(reply: Reply) -> Future[Reply]:

@@ -41,14 +41,30 @@ def without_thought(text: str) -> str:
 class ModelAnswerer(Answerer):
     """Answers with a frozen chat model; identical (question, items) pairs are asked once."""
 
-    def __init__(self, chat: Chat):
+    def __init__(self, chat: Chat, prices: tuple[float, float] = (0.0, 0.0)):
+        """prices: money per million prompt and completion tokens."""
         self.chat = chat
+        self._prices = prices
 
     def submit(self, requests: Sequence[AnswerRequest]) -> list[Future[Reply]]:
         return [_then_read(future) for future in self.chat.submit([answer_messages(request) for request in requests])]
 
     def settle(self) -> None:
         self.chat.settle()
+
+    def spent(self) -> dict[str, float]:
+        if not isinstance(self.chat, AskedOnce):
+            return {}
+        chat = self.chat
+        cost = (chat.prompt_tokens * self._prices[0] + chat.completion_tokens * self._prices[1]) / 1e6
+        return {
+            "calls": chat.replies,
+            "from_cache": chat.hits,
+            "missing": chat.missing,
+            "prompt_tokens": chat.prompt_tokens,
+            "completion_tokens": chat.completion_tokens,
+            "cost": cost,
+        }
 
 
 def open_endpoint(cfg: AnswererConfig) -> AskedOnce:

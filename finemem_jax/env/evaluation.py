@@ -163,6 +163,7 @@ def _question_record(rollout: Rollout, answer: Answer, failure: str) -> dict:
         "answer": answer.text,
         "score": answer.score,
         "failure": failure,
+        "problem": answer.reply.problem if answer.reply is not None else "",  # why it is missing
         "retrieved": [_retrieved_record(item, most) for item in answer.retrieved],
     }
 

@@ -70,7 +70,7 @@ def test_what_never_works_is_missing_with_its_reason_and_the_rest_is_answered():
 
 def test_identical_questions_are_asked_once_and_a_second_run_costs_no_calls(tmp_path):
     with FakeServer() as server:
-        cfg = settings(server, cache=str(tmp_path / "answers.sqlite"))
+        cfg = settings(server, cache=str(tmp_path / "answers.sqlite"), price_prompt=2.0, price_completion=3.0)
         first = create(cfg)
         assert first.answer(requests("a", "b", "a", "a")) == ["re: a", "re: b", "re: a", "re: a"]
         assert first.answer(requests("b")) == ["re: b"]
@@ -79,7 +79,15 @@ def test_identical_questions_are_asked_once_and_a_second_run_costs_no_calls(tmp_
         replies = [future.result() for future in second.submit(requests("b", "a"))]
         assert [reply.text for reply in replies] == ["re: b", "re: a"] and len(server.seen) == 2
         assert replies[0].prompt_tokens == 10 and replies[0].completion_tokens == 3  # what they cost, then
-        assert second.chat.hits == 2
+        assert second.chat.hits == 2 and second.spent()["calls"] == second.spent()["cost"] == 0
+        assert first.spent() == {
+            "calls": 2,
+            "from_cache": 3,
+            "missing": 0,
+            "prompt_tokens": 20,
+            "completion_tokens": 6,
+            "cost": (20 * 2.0 + 6 * 3.0) / 1e6,
+        }
         create(settings(server, cache=cfg.cache, temperature=0.7)).answer(requests("a"))
         create(cfg).answer(requests("a", text="another item"))
         assert len(server.seen) == 4  # other settings, other items: other questions

@@ -197,7 +197,7 @@ def test_a_server_that_fails_makes_answers_missing_and_a_later_run_fills_them_in
         lines = read_lines(tmp_path / "questions-store_all.jsonl")
         missing = [line for line in lines if line["score"] is None]
         assert 0 < row["missing_answers"] == len(missing) < 42
-        assert all(line["failure"] == "missing" for line in missing)
+        assert all((line["failure"], line["problem"]) == ("missing", "HTTP 400") for line in missing)
         assert row["wrong"] == 42 - len(missing)  # nothing is counted wrong because a server failed
         is_ill = False
         asked = len(server.seen)
