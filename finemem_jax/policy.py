@@ -214,7 +214,9 @@ def _load_local(cfg: Config, settings: AnswererConfig, what: str) -> Chat:
         # Every process has a copy of its own: they ask at different times.
         mesh=load_mesh(cfg) if jax.process_count() == 1 else make_mesh(devices=jax.local_devices()),
     )
-    capacity = dataclasses.replace(cfg.engine, slots=settings.slots, cache_tokens=settings.context_tokens)
+    capacity = dataclasses.replace(
+        cfg.engine, slots=settings.slots, cache_tokens=settings.context_tokens, pool_tokens=0
+    )
     chat = EngineChat(Engine(model, params, capacity), tokenizer, settings, what)
     return AskedOnce(chat, chat.identity, settings.cache)
 

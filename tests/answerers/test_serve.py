@@ -85,7 +85,7 @@ def test_everything_is_answered_with_its_tokens_and_a_second_run_costs_no_calls(
 def test_the_local_answerer_says_what_the_served_model_says(served):
     """Same model, same prompt, greedy: one answers in our engine, the other in transformers."""
     _, folder = served
-    cfg = settings(served, temperature=0.0, extra='{"do_sample": false}')
+    cfg = settings(served, temperature=0.0)
     base = main.load_config("configs/quickstart.py", ["--config.engine.slots=4", "--config.engine.cache_tokens=512"])
     engine = OpenPolicies().open(load_given(base, str(folder), folder), 0.0)
     chat = EngineChat(engine, load(str(folder)), settings(served, temperature=0.0, context_tokens=512), "answerer")

@@ -28,7 +28,6 @@ SMALL = (
     "--config.eval.block=2",
     "--config.eval.temperatures=(0.0,)",
     "--config.engine.slots=4",  # one shape of everything: compiling is what costs here
-    "--config.engine.prompt_bucket=384",
     "--config.mesh.data=1",
     "--config.answerer.backoff_seconds=0.01",
 )
@@ -102,7 +101,6 @@ def test_a_corpus_built_from_raw_data_is_evaluated_with_every_baseline(tmp_path)
         f"--config.data.eval_path={corpus}",
         "--config.prompt.max_prompt_tokens=640",
         "--config.engine.cache_tokens=704",
-        "--config.engine.prompt_bucket=704",
     )
     found = evaluate(cfg, tmp_path / "eval", policy=False)
     assert set(found) == {*SCRIPTED_BASELINES, *MODEL_BASELINES}
