@@ -40,7 +40,7 @@ ENDINGS = (RunEnded, AnswererDown, FloatingPointError, UserError)
 
 # Backstops behind peers.py, which notices first: jax's own verdict ends a process with a C++ abort.
 HEARTBEAT_SECONDS = 600
-SHUTDOWN_SECONDS = 30
+SHUTDOWN_SECONDS = 60
 NEWS_SECONDS = 3.0  # for news of a lost process to come, after an error that its loss may have caused
 SHARED_SECONDS = 30.0  # for a file written by one host to be seen by the others
 
@@ -94,9 +94,10 @@ def _start_jax(place: Place, address: str) -> None:
 
 
 def _leave(peers: Peers, code: int, reason: str = "") -> None:
-    with contextlib.suppress(RuntimeError):  # the shutdown waits for all; peers.py speaks for those that do not come
-        jax.distributed.shutdown()
     peers.leave(code, reason)
+    with contextlib.suppress(RuntimeError):  # the shutdown waits for all; those that do not come have lost the run
+        jax.distributed.shutdown()
+    peers.wait()
 
 
 def _fail(peers: Peers, error: BaseException) -> None:

@@ -46,6 +46,7 @@ class _Peer:
     writer: asyncio.StreamWriter
     heard: int  # tick at which it last said anything
     has_ended: bool = False  # in order: it said so
+    is_closed: bool = False
 
 
 @dataclass(slots=True)
@@ -81,9 +82,15 @@ class Peers:
         return address
 
     def leave(self, code: int, reason: str = "") -> None:
-        """Tells the others that this process ends, with which code and why; returns when it may."""
+        """Tells the others that this process ends, with which code and why; returns when it is said."""
         is_failure = code in (exits.CRASHED, exits.USER_ERROR, exits.LOST_PEER)
         self._call(self._say_goodbye(code, " ".join(reason.split()), is_failure=is_failure))
+
+    def wait(self) -> None:
+        """After an end in order: returns when process 0 may end too. It holds jax's service, which the others need to
+        the end of their shutdown."""
+        if self.place.process == 0:
+            self._call(self._wait_for_the_others())
 
     def _call(self, work: Coroutine) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -231,6 +238,7 @@ class Peers:
                     await self._ended(process, message["end"], message["reason"], message["failed"])
                 elif "fatal" in message:  # from process 0, about another
                     await self._end(message["fatal"], message["line"])
+        peer.is_closed = True
         if not peer.has_ended:
             await self._lost(process, "its connection closed: it was killed, or its host went down")
 
@@ -269,21 +277,18 @@ class Peers:
     # ---- the end ----
 
     async def _say_goodbye(self, code: int, reason: str, *, is_failure: bool) -> None:
-        self._is_leaving = is_failure
+        self._is_leaving = True
         if is_failure and self.place.process == 0:
             line = f"process 0 of {self.place.processes} on {socket.gethostname()} ended with code {code}: {reason}"
             self._tell_all({"fatal": code, "line": line})
         else:
             self._tell_all({"end": code, "reason": reason, "failed": is_failure})
         await self._flush()
-        waited = 0
-        # Process 0 holds jax's service, which the others need to the end of their shutdown.
-        while self.place.process == 0 and not is_failure and waited < FOLLOW_TICKS:
-            if all(peer.has_ended for peer in self._peers.values()):
-                break
+
+    async def _wait_for_the_others(self) -> None:
+        until = self._ticks + FOLLOW_TICKS
+        while self._ticks < until and not all(peer.is_closed for peer in self._peers.values()):
             await asyncio.sleep(TICK_SECONDS / 10)
-            waited += TICK_SECONDS / 10
-        self._is_leaving = True
 
     def _tell_all(self, message: dict[str, Any]) -> None:
         for peer in self._peers.values():

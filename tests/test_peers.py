@@ -32,6 +32,8 @@ codes = {"fail": exits.USER_ERROR, "done": exits.DONE, "preempted": exits.PREEMP
 if word not in codes:
     time.sleep(600)
 peers.leave(codes[word], "config.x=1: must be\\n 2")
+if word != "fail":
+    peers.wait()
 end_now(codes[word])
 """
 
