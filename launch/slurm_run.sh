@@ -48,7 +48,7 @@ code=0
 do_it srun --kill-on-bad-exit=0 "$python" -m finemem_jax.main train "--workdir=$WORKDIR" "$@" || code=$?
 [ -z "$dry_run" ] || { echo "scontrol requeue \"\$SLURM_JOB_ID\"    # on exit code 75, 76 or above 128"; exit 0; }
 
-if [ "$code" -eq 75 ] || [ "$code" -eq 76 ] || [ "$code" -gt 128 ]; then
+if [ "$code" -eq 75 ] || [ "$code" -eq 76 ] || { [ "$code" -gt 128 ] && [ "$code" -ne 130 ]; }; then
   restarts="${SLURM_RESTART_COUNT:-0}"
   if [ "$restarts" -lt "$MAX_RESTARTS" ]; then
     echo "slurm_run: ended ($code): restart $((restarts + 1)) of $MAX_RESTARTS, from the newest checkpoint in $WORKDIR" >&2

@@ -127,6 +127,7 @@ judge() {  # a code that no restart mends decides; otherwise the run was lost
     case "$code" in
       0) ;;
       75 | 76) [ "$ended" != lost ] || ended=$code ;;
+      130) ended=130; return ;;  # somebody pressed Ctrl-C
       *) [ "$code" -gt 128 ] || { ended=$code; return; } ;;  # above 128: killed by a signal
     esac
   done
