@@ -42,7 +42,8 @@ from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
 from finemem_jax.exits import RunEnded
 from finemem_jax.groups import check_groups, mini_batches, own_groups, pack_groups, share_groups
-from finemem_jax.journal import CHECKPOINTS, Journal, scores
+from finemem_jax.journal import CHECKPOINTS, Journal, say, scores
+from finemem_jax.memory_estimate import check_memory
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.policy import Policy, load_answerer, load_environment, load_judge, load_mesh, load_policy
 from finemem_jax.preemption import Preempted, Preemption
@@ -83,10 +84,13 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         changed = workdirs.claim(cfg, workdir, accept_change=accept_config_change)
         distributed.require_same({"code": workdirs.code_version(), **workdirs.flat(config.to_dict(cfg))}, "config")
         distributed.require_shared(workdir)
+        if changed:
+            say(f"the config of {workdir} changes: {'; '.join(changed)}")
         mesh = load_mesh(cfg)
         check_groups(cfg, distributed.process_count())
         if mesh is not None:
             packing.check_rows(mesh, cfg.train.microbatch_rows, distributed.process_count())
+        check_memory(cfg)
         policy = load_policy(cfg, mesh)
         env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
         answerer = load_answerer(cfg, workdir)
@@ -134,6 +138,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             processes = f" in {distributed.process_count()} processes" if distributed.process_count() > 1 else ""
             devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s){processes}"
             progress.say(f"{cfg.name}: {devices}, workdir {workdir}")
+            progress.say(workdirs.summary(cfg))
             if cfg.data.eval_path:  # otherwise the benchmark itself holds out what is disjoint
                 for warning in contamination((e.source for e in held_out), (e.source for e in episodes)):
                     progress.say(warning)

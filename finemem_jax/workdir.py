@@ -105,6 +105,19 @@ def difference(old: Config, new: Config) -> list[str]:
     return _differences(*(flat(json.loads(json.dumps(config.to_dict(cfg)))) for cfg in (old, new)))
 
 
+def summary(cfg: Config) -> str:
+    """What a config differs in from the defaults, a line per group: "  train: steps=45 episodes=8"."""
+    groups: dict[str, list[str]] = {}
+    base, values = (flat(json.loads(json.dumps(config.to_dict(c)))) for c in (Config(), cfg))
+    for name in sorted(values):
+        if values[name] != base.get(name):
+            _, _, rest = name.partition(".")
+            group, _, field = rest.partition(".")
+            groups.setdefault(group if field else "", []).append(f"{field or group}={values[name]}")
+    lines = (f"  {group}: {' '.join(fields)}" if group else f"  {' '.join(fields)}" for group, fields in groups.items())
+    return "\n".join(["config, where it differs from the defaults:", *lines])
+
+
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
 

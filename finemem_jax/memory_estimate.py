@@ -1,0 +1,95 @@
+"""Will this run fit its devices? A formula, checked before weights are loaded and before anything is compiled.
+
+It counts what is certain to lie there (parameters, moments, gradients, reference, KV cache) and, roughly, the
+activations of one microbatch. It is meant to catch a run that is too large by far; `finemem plan` measures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from finemem_jax.config import Config, UserError, resolve
+from finemem_jax.env import tokenizer as tokenizers
+from finemem_jax.nn.layers import abstract_params
+from finemem_jax.nn.lora import has_adapters, split_adapters
+from finemem_jax.weights import hf
+
+GIB = 2**30
+
+
+def check_memory(cfg: Config) -> None:
+    """Raises UserError, with the parts and the knobs, when the run needs more than a device has.
+
+    A model that is only a name on the hub is not checked: its shape is not known before it is downloaded."""
+    shape = model_shape(cfg)
+    if shape is None:
+        return
+    parts = memory_parts(cfg, shape, jax.device_count(), jax.local_device_count())
+    need, there = sum(parts.values()), device_bytes()
+    if need <= there:
+        return
+    table = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
+    raise UserError(
+        f"the run needs about {need / GIB:.1f} GiB per device ({table}) and there are {there / GIB:.1f}: more devices "
+        "on config.mesh.fsdp, or smaller config.train.microbatch_rows, train.row_tokens, engine.slots or "
+        "engine.cache_tokens, config.model.remat=full, config.model.lora.rank, config.loss.kl_coef=0"
+    )
+
+
+def model_shape(cfg: Config) -> Any | None:
+    """The family's Config of the run's model; None where it is only known after a download."""
+    if cfg.model.path:
+        folder = Path(tokenizers.resolve_path(cfg.model.path))
+        return hf.read_config(folder)[1] if (folder / "config.json").is_file() else None
+    return resolve("finemem_jax.models", cfg.model.family).PRESETS.get(cfg.model.preset)
+
+
+def memory_parts(cfg: Config, shape: Any, devices: int, local: int) -> dict[str, float]:
+    """Bytes on one device, by part. devices: of the run; local: those of one host, which decode together."""
+    shape = dataclasses.replace(shape, lora=cfg.model.lora)
+    params = abstract_params(resolve("finemem_jax.models", shape.family).Model(shape))
+    whole = _count(params)
+    trained = _count(split_adapters(params)[1]) if has_adapters(params) else whole
+    stored, size = jnp.dtype(cfg.model.param_dtype).itemsize, jnp.dtype(cfg.model.dtype).itemsize
+    ways = _ways(cfg, devices)
+    rows = max(1, cfg.train.microbatch_rows // max(1, devices // max(1, cfg.mesh.tensor)))
+    seq = cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
+    heads = shape.num_heads + shape.num_kv_heads
+    wide = 4 * shape.hidden_size + 3 * shape.intermediate_size + 2 * heads * shape.head_dim
+    kept = shape.num_layers * (shape.hidden_size if cfg.model.remat == "full" else wide)
+    cache = 2 * shape.num_layers * cfg.engine.slots * cfg.engine.cache_tokens * shape.num_kv_heads * shape.head_dim
+    activations = rows * seq * kept * size + 2 * rows * min(cfg.train.logprob_chunk, seq) * shape.vocab_size * 4
+    return {
+        "parameters": whole * stored / ways,
+        "optimizer": trained * (stored + (2 if cfg.optimizer.bf16_momentum else stored)) / ways,
+        "gradient": trained * 4 / ways,
+        "reference": whole * stored / ways if cfg.loss.kl_coef and not cfg.model.lora.rank else 0.0,
+        # One phase at a time: the larger of the two counts.
+        "KV cache or activations": max(cache * size / local, activations),
+    }
+
+
+def device_bytes() -> float:
+    """Memory of one device; on a CPU the machine's, shared by its devices."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return float(stats["bytes_limit"])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / jax.local_device_count()
+
+
+def _ways(cfg: Config, devices: int) -> int:
+    """Over how many devices the parameters are split."""
+    fixed = math.prod(n for n in (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor) if n > 0)
+    sizes = [n if n > 0 else max(1, devices // fixed) for n in (cfg.mesh.fsdp, cfg.mesh.tensor)]
+    return math.prod(sizes)
+
+
+def _count(params: Any) -> int:
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
