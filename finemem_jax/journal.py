@@ -18,6 +18,7 @@ from finemem_jax.config import Config
 from finemem_jax.exits import RunEnded
 from finemem_jax.guards import Alarm, Guards
 from finemem_jax.reporting.records import JsonLines, read_lines
+from finemem_jax.reporting.untrusted import printable
 from finemem_jax.rl.train_state import TrainState
 from finemem_jax.weights.checkpoints import Checkpoints, SaveFailed, reason
 from finemem_jax.workdir import code_version
@@ -156,7 +157,7 @@ def scores(workdir: Path) -> dict[int, float]:
 
 def say(text: str) -> None:
     if distributed.is_lead():
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def _score(evaluations) -> float:

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from finemem_jax import cluster, config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.exits import RunEnded
+from finemem_jax.reporting.untrusted import printable
 from finemem_jax.types import AnswererDown
 
 _CONFIG_HELP = """\
@@ -33,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments, overrides) or 0
     except UserError as error:
-        print(f"finemem {arguments.command}: {error}", file=sys.stderr)
+        print(f"finemem {arguments.command}: {printable(str(error), one_line=True)}", file=sys.stderr)
         return exits.USER_ERROR
     except RunEnded as end:
-        print(f"finemem {arguments.command}: {end}", file=sys.stderr)
+        print(f"finemem {arguments.command}: {printable(str(end), one_line=True)}", file=sys.stderr)
         return end.code
 
 

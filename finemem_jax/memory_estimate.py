@@ -44,7 +44,10 @@ def check_memory(cfg: Config) -> None:
 
 
 def model_shape(cfg: Config) -> Any | None:
-    """The family's Config of the run's model; None where it is only known after a download."""
+    """The family's Config of the run's model; None where it is only known after a download, or the config is refused
+    for another reason later."""
+    if not (cfg.model.path or cfg.model.tokenizer):
+        return None
     if cfg.model.path:
         folder = Path(tokenizers.resolve_path(cfg.model.path))
         return hf.read_config(folder)[1] if (folder / "config.json").is_file() else None

@@ -17,6 +17,18 @@ def field(row: Mapping[str, object], name: str, where: str) -> object:
     return row[name]
 
 
+def whole(value: object) -> object:
+    """A value of JSON with every lone surrogate (an escape such as "\\ud83d" without its other half) replaced by
+    U+FFFD: such a text has no UTF-8, and tokenizers, hashes and files would fail on it later."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    if isinstance(value, dict):
+        return {whole(key): whole(item) for key, item in value.items()}
+    return value
+
+
 def text(row: Mapping[str, object], name: str, where: str) -> str:
     """A field that must be a text with something in it."""
     value = field(row, name, where)
@@ -29,8 +41,8 @@ def decoded(value: object, where: str, name: str, kind: type[_T]) -> _T:
     """`value` as a list or dict, decoded where it is JSON text."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError as error:
+            value = whole(json.loads(value))
+        except (ValueError, RecursionError) as error:  # the latter: thousands of nested brackets
             raise wrong(where, name, f"JSON ({error})", value) from error
     if not isinstance(value, kind):
         raise wrong(where, name, f"a {kind.__name__}", value)

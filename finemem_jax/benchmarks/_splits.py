@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from finemem_jax import config, types
+from finemem_jax.benchmarks import _fields
 
 Rows = Iterable[Mapping[str, object]]
 ReadRows = Callable[[Rows, str, int, "Path | None"], Iterator[types.Episode]]
@@ -166,12 +167,15 @@ def read_rows_of(file: Path) -> Iterator[Mapping[str, object]]:
                 yield from batch.to_pylist()
             return
         text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text(encoding="utf-8")
-        rows = (json.loads(line) for line in text.splitlines() if line.strip()) if suffix == ".jsonl" else _listed(text)
+        # Not splitlines(): U+2028 and its like may stand in a text.
+        rows = (json.loads(line) for line in text.split("\n") if line.strip()) if suffix == ".jsonl" else _listed(text)
         for row in rows:
             if not isinstance(row, Mapping):
                 raise config.UserError(f"{file} row {number}: must be an object, got {str(row)[:80]!r}")
             number += 1
-            yield row
+            yield _fields.whole(row)
+    except RecursionError as error:
+        raise config.UserError(f"{file} row {number}: nested too deeply") from error
     except (ValueError, OSError) as error:  # pyarrow's ArrowInvalid is a ValueError, a broken gzip an OSError
         if isinstance(error, config.UserError):
             raise

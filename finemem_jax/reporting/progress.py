@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from finemem_jax.reporting.untrusted import printable
+
 PLAIN_SECONDS = 10.0  # between two plain lines
 
 
@@ -52,7 +54,8 @@ class Progress:
             print(f"{self._title} {step}/{self._total}  {text}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """A line above the bar. It may quote a data set or a model."""
+        text = printable(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         elif not self._is_muted:
