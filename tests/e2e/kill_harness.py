@@ -195,7 +195,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for both runs; emptied first")
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=80, help="few steps put most kills into the export")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", choices=("KILL", "TERM"), default="KILL")
     given = parser.parse_args()

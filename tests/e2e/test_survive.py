@@ -31,7 +31,7 @@ def test_a_run_killed_and_terminated_ends_like_one_that_nobody_touched(tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize(("signal", "kills"), [("KILL", 32), ("TERM", 10)])
 def test_a_run_killed_over_and_over_ends_like_one_that_nobody_touched(signal, kills, tmp_path):
-    killed = harness(HARNESS, f"--kills={kills}", "--steps=20", f"--signal={signal}", f"--out={tmp_path}")
+    killed = harness(HARNESS, f"--kills={kills}", "--steps=80", f"--signal={signal}", f"--out={tmp_path}")
     assert killed["kills"] == kills and killed["differ"] == []
 
 
