@@ -50,6 +50,7 @@ def environment() -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".cache" / "jax-processes"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        "MPLCONFIGDIR": str(REPOSITORY / ".cache" / "matplotlib"),  # each worker has a home of its own
     }
     return os.environ | cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=1"}
 
@@ -151,7 +152,7 @@ def test_a_killed_worker_is_noticed_and_the_restarted_run_is_that_of_one_process
         "ZONE": "here",
         "WORKDIR": str(workdir),
         "PYTHON": sys.executable,
-        "POLL_SECONDS": "0.5",
+        "POLL_SECONDS": "2",
         "MAX_RESTARTS": "2",
     }
     inherited = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
