@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from finemem_jax.decoding.engine import Engine, Request
@@ -36,12 +37,13 @@ def collect_rollouts(
     seed: int,
     step: int,
     start: Play = play,
+    answering: AbstractContextManager | None = None,
 ) -> list[Rollout]:
     """Plays every job with the engine's policy; rollouts in the order of the jobs. `start` makes the coroutine.
 
     `seed` and `step` (the training step) are part of every sampling key, so two steps never share noise. The answerer
-    works in the background while the device decodes; its answers are waited for when the device is done. Raises
-    `EpisodesFailed` with the names of the episodes that raised, when all others are through.
+    works in the background while the device decodes; its answers are waited for when the device is done, inside the
+    context `answering`. Raises `EpisodesFailed` with the names of the episodes that raised, when all others are through.
     """
     games = [start(env, job.episode, job.asked, answerer.submit, group=job.group, sample=job.sample) for job in jobs]
     words = (seed, step)
@@ -49,8 +51,9 @@ def collect_rollouts(
         [_requests(game, job, sampling, words) for game, job in zip(games, jobs, strict=True)],
         [f"episode {job.episode.id!r} (group {job.group}, sample {job.sample})" for job in jobs],
     )
-    env.settle(answerer)
-    return [finish() for finish in finishes]
+    with answering or nullcontext():
+        env.settle(answerer)
+        return [finish() for finish in finishes]
 
 
 def play_scripted(env: Environment, answerer: Answerer | None, jobs: Iterable[Job], write: Writer) -> list[Rollout]:

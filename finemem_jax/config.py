@@ -355,6 +355,24 @@ class GuardsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingConfig:
+    """Where metrics go besides the JSON lines, which are always written. Their names: docs/metrics.md."""
+
+    tensorboard: bool = True  # event files in WORKDIR/tensorboard
+    wandb: bool = False  # Weights & Biases; needs the extra `wandb`
+    wandb_project: str = "finemem"
+    sample_every: int = 10  # steps between histograms and sample texts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileConfig:
+    """A trace of `jax.profiler` and a table of the phases, in WORKDIR/profile (`profiling.py`)."""
+
+    steps: int = 0  # training steps to trace; 0 = none
+    start: int = 2  # the first of them; the steps before it compile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     name: str = "finemem"
     seed: int = 0
@@ -375,6 +393,8 @@ class Config:
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -586,6 +606,9 @@ _RANGES = {
     "guards.entropy_high.limit": (0, math.inf),
     "guards.stall.limit": (1e-3, math.inf),
     "guards.grace": (0, math.inf),
+    "logging.sample_every": (1, math.inf),
+    "profile.steps": (0, math.inf),
+    "profile.start": (0, math.inf),
     "sft.batch": (1, math.inf),
     "sft.permuted": (0, 1),
     "sft.copy_mix": (0, 1),

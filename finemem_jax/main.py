@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     report = command("report", _report, "Write a run's report: one HTML file, made from its records.")
     report.add_argument("--workdir", required=True, help="folder of the run")
     report.add_argument("--out", default="", help="file to write (default: WORKDIR/report.html)")
+    report.add_argument("--figures", default="", help="folder for the curves as PNG, SVG and CSV (default: none)")
     data = command("data", _data, "Corpora in the Memalpha format: build them, write questions about their chunks.")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, module, text in (
@@ -227,7 +228,13 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _report(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
-    from finemem_jax.reporting.report import write_report
+    from finemem_jax.reporting import report
+
+    workdir = Path(arguments.workdir)
+    print(report.write_report(workdir, Path(arguments.out) if arguments.out else None))
+    if arguments.figures:
+        for path in report.write_run_figures(workdir, Path(arguments.figures)):
+            print(path)
 
     print(write_report(Path(arguments.workdir), Path(arguments.out) if arguments.out else None))
 

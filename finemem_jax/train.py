@@ -47,11 +47,13 @@ from finemem_jax.memory_estimate import check_memory
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.policy import Policy, load_answerer, load_environment, load_judge, load_mesh, load_policy
 from finemem_jax.preemption import Preempted, Preemption
+from finemem_jax.profiling import Profile
 from finemem_jax.reporting.plots import plot_run
 from finemem_jax.reporting.progress import Progress
 from finemem_jax.reporting.records import read_lines, write_atomically
 from finemem_jax.reporting.report import write_report
 from finemem_jax.reporting.rollout_records import group_record, write_heldout
+from finemem_jax.reporting.trackers import Trackers
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.train_state import TrainState, create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state_shardings
@@ -117,6 +119,10 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         if distributed.is_lead():
             workdirs.store_config(cfg, workdir, changed, first)
         engine = Engine(policy.model, state.params, cfg.engine)
+        trackers = Trackers(
+            cfg.logging, workdir, name=cfg.name, config=config.to_dict(cfg), first=first, is_lead=distributed.is_lead()
+        )
+        profile = Profile(cfg.profile, workdir, is_lead=distributed.is_lead())
 
     def evaluate_now() -> dict[str, Evaluation]:
         engine.set_params(distributed.gather_params(policy.model, state.params))
@@ -126,15 +132,17 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         with distributed.together():
             if when != "baseline":
                 journal.write_evaluation(step, {name: evaluation.metrics for name, evaluation in found.items()})
+                for name, evaluation in found.items():
+                    trackers.evaluation(step, name, evaluation.metrics)
             if distributed.is_lead():
                 rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
                 journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
 
-    done, results = first, {}
+    done, results, alarms_so_far = first, {}, 0
     progress = Progress(cfg.train.steps, "train", is_muted=not distributed.is_lead())
     watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, distributed.process_index())
     try:
-        with progress, watchdog:
+        with progress, watchdog, trackers, profile:
             processes = f" in {distributed.process_count()} processes" if distributed.process_count() > 1 else ""
             devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s){processes}"
             progress.say(f"{cfg.name}: {devices}, workdir {workdir}")
@@ -148,7 +156,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             # --- steps -----------------------------------------------------------------------------------------
             for step in range(first, cfg.train.steps):
                 preemption.check(step)
-                clock = _Clock(watchdog, step)
+                clock = _Clock(watchdog, progress, step)
+                profile.begin(step)
                 if journal.needs_evaluation(step):
                     with clock.phase("evaluate"), preemption.interruptible():
                         found = evaluate_now()
@@ -161,7 +170,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     engine.set_params(distributed.gather_params(policy.model, state.params))
                     with distributed.together():
                         own = collect_groups(
-                            engine, env, answerer, episodes, cfg, step=step, position=journal.episodes_drawn
+                            engine, env, answerer, episodes, cfg, clock, step=step, position=journal.episodes_drawn
                         )
                     groups, lengths = share_groups(own, env)
                 with clock.phase("reward"):
@@ -169,16 +178,21 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     advantages = group_advantages(
                         rewards.total, std=cfg.advantage.std, eps=cfg.advantage.eps, min_std=cfg.advantage.min_std
                     )
-                with clock.phase("update"):
-                    losses = []
-                    for chosen in mini_batches(cfg, step, len(groups)):
+                losses = []
+                for chosen in mini_batches(cfg, step, len(groups)):
+                    with clock.phase("pack"):
                         packed, padding_share = pack_groups(chosen, own, lengths, advantages, cfg)
                         batch = packing.to_device(packed, mesh)
-                        if cfg.loss.kl_coef:
+                    if cfg.loss.kl_coef:
+                        with clock.phase("reference"):
                             base = without_adapters(state.params) if reference is None else reference
                             batch = batch.replace(ref_logprobs=fill(base, batch))
+                            profile.wait(batch)
+                    with clock.phase("update"):
                         state, metrics = update(state, batch)
+                        profile.wait(metrics)
                         losses.append((padding_share, metrics))
+                with clock.phase("update"):
                     losses = [(share, metrics_lib.read(metrics)) for share, metrics in losses]
                 done = step + 1  # from here on `state` is that after `done` steps, whatever happens
                 journal.episodes_drawn += cfg.train.episodes
@@ -196,20 +210,25 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                         journal.write(journal.rollouts, step, record_of)
                     alarms = journal.guards.check(line, [metrics["skipped_updates"] > 0 for _, metrics in losses])
                     journal.sound(alarms, step)
+                    trackers.scalars(step, line)
+                    trackers.rollouts(step, groups, rewards.terms, advantages)
                 if journal.needs_checkpoint(done):
                     with clock.phase("checkpoint"):
                         journal.save(done, state)
                 spent = {f"answerer/{name}": value for name, value in answerer.spent().items()}
-                journal.write(journal.timings, step, {**clock.seconds, **engine_metrics(engine), **spent})
-                progress.update(
-                    done, reward=line["reward/total"], accuracy=line["accuracy"], valid=line["valid_operations"]
-                )
+                timing = {**clock.seconds, **engine_metrics(engine, clock.seconds["seconds/rollout"]), **spent}
+                journal.write(journal.timings, step, timing)
+                trackers.scalars(step, timing)
+                profile.end(step, clock.seconds)
+                alarms_so_far += len(alarms)
+                progress.update(done, **live_values(line, timing, alarms_so_far))
                 watchdog.step_finished()
                 for alarm in alarms:
                     if alarm.action == "stop":
                         raise RunEnded(f"step {step}: {alarm}", exits.STOPPED)
 
             # --- after -----------------------------------------------------------------------------------------
+            progress.doing("evaluate")
             watchdog.enter("evaluate", done)
             with preemption.interruptible():
                 found = evaluate_now()
@@ -254,6 +273,7 @@ def collect_groups(
     answerer: Answerer,
     episodes: Sequence[Episode],
     cfg: Config,
+    clock: _Clock,
     *,
     step: int,
     position: int,
@@ -275,7 +295,10 @@ def collect_groups(
         stop_tokens=stop_tokens(env.tokenizer),
     )
     groups: dict[int, list[Rollout]] = {group: [] for group in sorted(mine)}
-    for rollout in collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.seed, step=step):
+    answering = clock.phase("answer")
+    for rollout in collect_rollouts(
+        engine, env, answerer, jobs, sampling, seed=cfg.seed, step=step, answering=answering
+    ):
         groups[rollout.group].append(rollout)
     return groups
 
@@ -286,18 +309,33 @@ def episode_indices(available: int, seed: int, position: int, count: int) -> lis
 
 
 class _Clock:
-    """Wall-clock seconds of the phases of a step; the watchdog hears of each as it begins."""
+    """Wall-clock seconds of the phases of a step; the watchdog and the live view hear of each as it begins.
 
-    def __init__(self, watchdog: Watchdog, step: int) -> None:
+    A phase inside another is not part of its time, so the seconds of all phases sum to the step's."""
+
+    def __init__(self, watchdog: Watchdog, progress: Progress, step: int) -> None:
         self.seconds: dict[str, float] = {}
-        self._watchdog, self._step = watchdog, step
+        self._watchdog, self._progress, self._step = watchdog, progress, step
+        self._open: list[str] = []
+        self._inside = 0.0  # seconds of the phases inside the one that is open
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        self._watchdog.enter(name, self._step)
-        started = time.perf_counter()
+        self._enter(name)
+        self._open.append(name)
+        started, around, self._inside = time.perf_counter(), self._inside, 0.0
         yield
-        self.seconds[f"seconds/{name}"] = time.perf_counter() - started
+        spent = time.perf_counter() - started
+        key = f"seconds/{name}"
+        self.seconds[key] = self.seconds.get(key, 0.0) + spent - self._inside
+        self._inside = around + spent
+        self._open.pop()
+        if self._open:
+            self._enter(self._open[-1])
+
+    def _enter(self, name: str) -> None:
+        self._watchdog.enter(name, self._step)
+        self._progress.doing(name)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -352,16 +390,25 @@ def loss_metrics(losses: Sequence[tuple[float, dict[str, float]]]) -> dict[str, 
     return line
 
 
-def engine_metrics(engine: Engine) -> dict[str, float]:
+def engine_metrics(engine: Engine, rollout_seconds: float) -> dict[str, float]:
     stats = engine.reset_stats()
     return {
         "engine/occupancy": stats.occupancy,
         "engine/completions": stats.completions,
         "engine/sampled_tokens": stats.sampled_tokens,
+        "engine/tokens_per_second": stats.sampled_tokens / rollout_seconds if rollout_seconds else 0.0,
         "engine/device_seconds": stats.device_seconds,
         "engine/host_seconds": stats.host_seconds,
         "engine/shapes": len(stats.shapes),
     }
+
+
+def live_values(line: Mapping[str, float], timing: Mapping[str, float], alarms: int) -> dict[str, float | str]:
+    """What the live view shows of a step."""
+    terms = {name.removeprefix("reward/"): value for name, value in line.items() if name.startswith("reward/")}
+    shown = {"reward": terms.pop("total"), **terms, "accuracy": line["accuracy"], "valid": line["valid_operations"]}
+    shown |= {"memory tokens": line["memory_tokens"], "tokens/s": timing["engine/tokens_per_second"]}
+    return shown | {"occupancy": timing["engine/occupancy"]} | ({"ALARMS": alarms} if alarms else {})
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ _TITLES = (  # (prefix or name of metrics, title, note, range)
     ("operations", "Operations", "Share that is valid, and how many a step.", None),
     ("groups_with_gradient", "Groups with a gradient", "Share of (episode, step) with any spread.", (0.0, 1.0)),
     ("loss/grad_norm", "Gradient norm", "Before clipping.", None),
-    ("loss/kl", "KL to the reference", "", None),
+    ("loss/ref_kl", "KL to the reference", "Mean over tokens.", None),
 )
 _TOGETHER = {"operations": ("valid_operations", "operations_per_step", "updates_per_step")}
 

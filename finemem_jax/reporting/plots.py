@@ -1,11 +1,16 @@
-"""Curves of a run as a picture."""
+"""Curves of a run as pictures, for the README and for papers, and as data."""
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+
+from finemem_jax.reporting.records import write_atomically
 
 matplotlib.use("Agg")  # no display on a pod
 import matplotlib.pyplot as plt
@@ -38,3 +43,44 @@ def plot_run(
     figure.savefig(temporary, dpi=110, metadata={"Software": None})
     plt.close(figure)
     temporary.replace(path)
+
+
+def write_figures(folder: Path, charts: Sequence[Mapping]) -> list[Path]:
+    """Every chart of `charts.run_charts` as FOLDER/TITLE.png, .svg and .csv (long form: series, step, value).
+
+    The same charts give the same bytes. Returns the paths of the PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for chart in charts:
+        path = folder / re.sub(r"[^a-z0-9]+", "_", chart["title"].lower()).strip("_")
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["series", "step", "value"])
+        for line in chart["series"]:
+            writer.writerows([line["name"], x, y] for x, y in zip(line["x"], line["y"], strict=True))
+        write_atomically(path.with_suffix(".csv"), out.getvalue())
+        _draw(path, chart)
+        paths.append(path.with_suffix(".png"))
+    return paths
+
+
+def _draw(path: Path, chart: Mapping) -> None:
+    with plt.rc_context({"svg.hashsalt": "finemem_jax", "font.size": 9}):  # a salt of our own: random ids otherwise
+        figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
+        for line in chart["series"]:
+            values = [float("nan") if y is None else y for y in line["y"]]
+            axis.plot(line["x"], values, label=_plain(line["name"]), linestyle=":" if line["dash"] else "-")
+        axis.set(xlabel="step", title=_plain(chart["title"]))
+        if chart["range"]:
+            axis.set_ylim(*chart["range"])
+        axis.legend(fontsize="small")
+        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            temporary = path.with_name(f".{path.name}.tmp.{suffix}")
+            figure.savefig(temporary, dpi=200, metadata=metadata)
+            temporary.replace(path.with_suffix(f".{suffix}"))
+        plt.close(figure)
+
+
+def _plain(text: str) -> str:
+    """matplotlib reads text between dollar signs as mathematics, and hides labels that begin with "_"."""
+    return text.replace("$", r"\$").lstrip("_")

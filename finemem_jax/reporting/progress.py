@@ -1,23 +1,43 @@
-"""The live view of a run: one line with a bar on a terminal, plain lines elsewhere."""
+"""The live view of a run: a few lines that stay in place on a terminal; plain lines elsewhere and under CI."""
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from finemem_jax.reporting.untrusted import printable
 
 PLAIN_SECONDS = 10.0  # between two plain lines
 
+# jax tells at DEBUG level what it begins and ends to compile. Only programs of ours are named; it compiles dozens of
+# single operations besides.
+_COMPILER = ("jax._src.interpreters.pxla", "jax._src.dispatch")
+_BEGIN = re.compile(r"^Compiling (?:jit\()?(?P<name>\w+)\)? with")
+_END = re.compile(r"^Finished XLA compilation of (?:jit\()?(?P<name>\w+)\)? in (?P<seconds>[\d.]+) sec")
+PROGRAMS = {
+    "prefill": "prefill of the sampler",
+    "decode": "decoding of the sampler",
+    "step": "the update",
+    "fill_logprobs": "log-probabilities of the reference",
+}
+
 
 class Progress:
-    """`with Progress(total, title) as progress: progress.update(step, reward=0.3)`."""
+    """`with Progress(total, title) as progress: progress.update(step, reward=0.3)`.
+
+    On a terminal: a bar with the time left, below it the values of the last step, and what is being done or compiled.
+    """
 
     def __init__(self, total: int, title: str, console: Console | None = None, *, is_muted: bool = False):
         """is_muted: nothing is shown, another process of the run does."""
@@ -25,47 +45,117 @@ class Progress:
         self._is_muted = is_muted
         self._console = console or Console(stderr=True)
         self._printed = 0.0
-        self._bar: RichProgress | None = None
+        self._live: Live | None = None
+        self._started = time.monotonic()
+        self._first: int | None = None  # the step at the first update: a resumed run does not begin at 0
+        self._values = Text("")
+        self._doing = ""
+        self._compiling = _Compiling(self)
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal and not self._is_muted:
+        if self._console.is_terminal and not os.environ.get("CI") and not self._is_muted:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[values]}"),
-                console=self._console,
+                TextColumn("left"),
+                TimeRemainingColumn(elapsed_when_finished=True),
             )
-            self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total, values="")
+            self._task = self._bar.add_task(self._title, total=self._total)
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
+            self._live.start()
+        self._compiling.start()
         return self
 
     def update(self, step: int, **values: float | str) -> None:
         """`step` of the total is done."""
         if self._is_muted:
             return
-        text = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, values=text)
+        words = [f"{name} {_short(value)}" for name, value in values.items()]
+        if self._first is None:
+            self._first = step
+        if self._live is not None:
+            self._bar.update(self._task, completed=step)
+            self._values = Text("  ".join(words))
         elif step >= self._total or time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
-            print(f"{self._title} {step}/{self._total}  {text}", file=sys.stderr, flush=True)
+            print(
+                f"{self._title} {step}/{self._total}  {'  '.join([*words, self._left(step)])}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def doing(self, what: str) -> None:
+        """What goes on now; shown on a terminal only."""
+        self._doing = what
 
     def say(self, text: str) -> None:
-        """A line above the bar. It may quote a data set or a model."""
+        """A line of its own, above the view. It may quote a data set or a model."""
         text = printable(text)
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
         elif not self._is_muted:
             print(text, file=sys.stderr, flush=True)
+
+    def _left(self, step: int) -> str:
+        """Time left at the pace since the first update, "" before there is one."""
+        if self._first is None or step <= self._first:
+            self._since = time.monotonic()
+            return ""
+        seconds = (time.monotonic() - self._since) / (step - self._first) * (self._total - step)
+        return f"left {int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+    def _render(self) -> RenderableType:
+        lines: list[RenderableType] = [self._bar.get_renderable()]
+        if self._values.plain:
+            lines.append(self._values)
+        doing = f"compiling {self._compiling.now}" if self._compiling.now else self._doing
+        return Group(*lines, Text(doing, style="dim"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._compiling.stop()
+        if self._live is not None:
+            self._doing = ""
+            self._live.stop()
+            self._live = None
+
+
+class _Compiling(logging.Filter):
+    """Listens to jax's compiler and lets nothing through that would not have been shown anyway."""
+
+    def __init__(self, progress: Progress):
+        super().__init__()
+        self.now = ""  # what is being compiled
+        self._progress = progress
+        self._levels: dict[str, int] = {}
+        self._said: set[str] = set()
+
+    def start(self) -> None:
+        for name in _COMPILER:
+            logger = logging.getLogger(name)
+            self._levels[name] = logger.level
+            logger.setLevel(logging.DEBUG)
+            logger.addFilter(self)
+
+    def stop(self) -> None:
+        for name, level in self._levels.items():
+            logging.getLogger(name).removeFilter(self)
+            logging.getLogger(name).setLevel(level)
+        self._levels, self.now = {}, ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if (begin := _BEGIN.match(text)) and begin["name"] in PROGRAMS:
+            self.now = PROGRAMS[begin["name"]]
+            if self._progress._live is None and self.now not in self._said:
+                self._said.add(self.now)  # once: it is compiled again for other shapes
+                self._progress.say(f"compiling {self.now}")
+        elif (end := _END.match(text)) and end["name"] in PROGRAMS:
+            self.now = ""
+        return record.levelno >= logging.WARNING
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -82,4 +172,6 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3f}"
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if isinstance(value, float) else str(value)

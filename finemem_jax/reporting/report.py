@@ -37,6 +37,13 @@ def write_report(workdir: Path, out: Path | None = None) -> Path:
     return out
 
 
+def write_run_figures(workdir: Path, folder: Path) -> list[Path]:
+    """The curves of the report as PNG, SVG and CSV files in `folder`; returns the PNG files."""
+    from finemem_jax.reporting.plots import write_figures  # matplotlib takes a second
+
+    return write_figures(folder, report_data(workdir, 0)["charts"])
+
+
 def _page(data: Mapping) -> str:
     folder = resources.files("finemem_jax") / "assets" / "report"
     style, script, page = ((folder / name).read_text("utf-8") for name in ("style.css", "view.js", "page.html"))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from finemem_jax import main, sft, train
 from finemem_jax.config import UserError
@@ -31,6 +34,8 @@ OVERRIDES = (
     "--config.loss.kl_coef=0.01",
     "--config.engine.slots=8",
     "--config.mesh.data=1",
+    "--config.profile.steps=1",
+    "--config.logging.sample_every=2",
 )
 
 
@@ -63,6 +68,50 @@ def test_a_run_trains_and_leaves_its_files(cfg, run):
     assert (workdir / "curves.png").stat().st_size > 10_000
 
 
+def documented(name):
+    """Whether a name is in the table of docs/metrics.md, TERM and PHASE standing for a word."""
+    table = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    patterns = ["[a-z_]+".join(map(re.escape, re.split("TERM|PHASE", row))) for row in rows]
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def test_every_logged_name_is_documented_and_in_tensorboard(run):
+    workdir, _ = run
+    metrics, timings = (read_lines(workdir / f"{name}.jsonl") for name in ("metrics", "timings"))
+    names = {name for line in [*metrics, *timings] for name in line} - {"step"}
+    assert {name for name in names if not documented(name)} == set() and not documented("reward/")
+    for term in ("format", "chunk_qa", "evidence", "compression"):
+        assert {f"reward/{term}", f"spread/{term}", f"share/{term}"} <= names
+    assert all(sum(v for k, v in line.items() if k.startswith("share/")) == pytest.approx(1) for line in metrics)
+    board = EventAccumulator(str(workdir / "tensorboard")).Reload()
+    tags = board.Tags()
+    assert names | {"eval/T_1/accuracy", "eval/greedy/memory_tokens"} <= set(tags["scalars"])
+    assert [e.value for e in board.Scalars("reward/total")] == pytest.approx([m["reward/total"] for m in metrics])
+    assert "histogram/advantage" in tags["histograms"]
+    assert [e.step for e in board.Tensors("sample/text_summary")] == [0, 2]
+
+
+def test_a_run_leaves_its_rollouts_report_and_profile(cfg, run):
+    workdir, _ = run
+    recorded = read_lines(workdir / "rollouts.jsonl")
+    assert [(r["step"], len(r["samples"])) for r in recorded] == [(step, 4) for step in range(4)]
+    line = read_lines(workdir / "metrics.jsonl")[0]
+    assert len(recorded[0]["samples"][0]["rewards"]["format"]) == len(recorded[0]["chunks"])
+    assert (
+        0 <= np.mean([s["rewards"]["format"] for s in recorded[0]["samples"]]) <= 1 and 0 <= line["reward/format"] <= 1
+    )
+    questions = read_lines(workdir / "heldout" / "after greedy.jsonl")
+    scores = [[a["score"] for a in q["samples"][0]["answers"]] for q in questions]
+    results = json.loads((workdir / "results.json").read_text())
+    assert np.mean([np.mean(s) for s in scores]) == pytest.approx(results["after greedy"]["accuracy"])
+    assert "diary-eval" in (workdir / "report.html").read_text("utf-8")
+    phases = (workdir / "profile" / "phases.md").read_text("utf-8")
+    for phase in ("rollout", "answer", "pack", "reference", "update"):
+        assert re.search(rf"^\| {phase} \| 0\.\d+|^\| {phase} \| \d+\.", phases, flags=re.M)
+    assert phases.startswith("Steps 2 to 2.") and list((workdir / "profile").rglob("*.trace.json.gz"))
+
+
 def test_the_exported_folder_holds_the_trained_parameters(cfg, run, tmp_path):
     workdir, _ = run
     before = load_policy(cfg)
@@ -80,7 +129,7 @@ def test_the_exported_folder_holds_the_trained_parameters(cfg, run, tmp_path):
 def test_two_runs_write_the_same_metrics_byte_for_byte(cfg, run, tmp_path):
     workdir, _ = run
     train.train(cfg, tmp_path)
-    for name in ("metrics.jsonl", "evaluations.jsonl", "results.json"):
+    for name in ("metrics.jsonl", "evaluations.jsonl", "results.json", "rollouts.jsonl"):
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import re
@@ -134,3 +135,20 @@ def test_the_command_writes_the_file_and_names_mistakes(tmp_path, capsys):
     assert (tmp_path / "page.html").stat().st_size > 10_000
     assert main.main(["report", f"--workdir={tmp_path / 'none'}"]) == 2
     assert "no run in" in capsys.readouterr().err
+
+
+def test_the_curves_are_written_as_figures_and_data(run, data, tmp_path):
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        assert main.main(["report", f"--workdir={run}", f"--out={tmp_path / 'page.html'}", f"--figures={folder}"]) == 0
+    names = {path.name for path in folders[0].iterdir()}
+    assert {f"reward_terms.{suffix}" for suffix in ("png", "svg", "csv")} <= names and len(names) == 3 * len(
+        data["charts"]
+    )
+    with (folders[0] / "reward_terms.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["series"] == "format"]
+    logged = [line["reward/format"] for line in read_lines(run / "metrics.jsonl")]
+    assert [float(row["value"]) for row in rows] == logged and [int(row["step"]) for row in rows] == list(range(5))
+    assert (folders[0] / "reward_terms.png").read_bytes().startswith(b"\x89PNG")
+    for path in folders[0].iterdir():
+        assert path.read_bytes() == (folders[1] / path.name).read_bytes()

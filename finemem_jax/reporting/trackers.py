@@ -1,0 +1,123 @@
+"""TensorBoard and Weights & Biases: the same metrics under the same names, with histograms and sample texts.
+
+The names are those of metrics.jsonl and timings.jsonl (docs/metrics.md); an evaluation's are "eval/POLICY/METRIC". The
+event files are a view: what counts is in the JSON lines beside them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from finemem_jax.config import LoggingConfig, UserError
+from finemem_jax.types import Rollout
+
+
+class Trackers:
+    """Writers of a run; none of them when the config asks for none, or in a process that is not the lead."""
+
+    def __init__(self, cfg: LoggingConfig, workdir: Path, *, name: str, config: Mapping, first: int, is_lead: bool):
+        """first: the step the run goes on from; what an earlier process logged of it and later steps is dropped."""
+        self._cfg = cfg
+        self._board = self._wandb = None
+        if not is_lead:
+            return
+        if cfg.tensorboard:
+            from tensorboardX import SummaryWriter
+
+            # A suffix of its own: a file is named by the second, and a run may resume within it.
+            self._board = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=first or None, filename_suffix=f".from-{first}"
+            )
+        if cfg.wandb:
+            require_wandb()
+            import wandb
+
+            self._wandb = wandb.init(
+                project=cfg.wandb_project,
+                name=name,
+                id=_run_id(workdir),
+                resume="allow",
+                dir=workdir,
+                config=dict(config),
+            )
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def evaluation(self, step: int, policy: str, metrics: Mapping[str, float]) -> None:
+        policy = policy.replace("=", "_")  # TensorBoard knows no "=" in names
+        self.scalars(step, {f"eval/{policy}/{name}": value for name, value in metrics.items()})
+
+    def rollouts(
+        self,
+        step: int,
+        groups: Sequence[Sequence[Rollout]],
+        terms: Mapping[str, np.ndarray],
+        advantages: np.ndarray,
+    ) -> None:
+        """Every `sample_every` steps: histograms over the step's rollouts and the text of the first one.
+
+        terms, advantages: [groups, samples, steps], NaN where missing."""
+        if (self._board is None and self._wandb is None) or step % self._cfg.sample_every:
+            return
+        rollouts = [rollout for group in groups for rollout in group]
+        histograms = {f"reward/{name}": term for name, term in terms.items()} | {
+            "advantage": advantages,
+            "memory_tokens": np.array([rollout.steps[-1].memory_after.tokens() for rollout in rollouts]),
+            "completion_tokens": np.array([len(step.completion.tokens) for r in rollouts for step in r.steps]),
+        }
+        finite = {f"histogram/{name}": values[np.isfinite(values)] for name, values in histograms.items()}
+        finite = {name: values for name, values in finite.items() if values.size}
+        text = sample_text(rollouts[0])
+        if self._board is not None:
+            for name, values in finite.items():
+                self._board.add_histogram(name, values, step)
+            # An indented block: TensorBoard reads markdown, and what a model wrote is no markup.
+            self._board.add_text("sample", "\n".join(f"    {line}" for line in text.splitlines()), step)
+        if self._wandb is not None:
+            import wandb
+
+            shown = {name: wandb.Histogram(values.tolist()) for name, values in finite.items()}
+            self._wandb.log({**shown, "sample": wandb.Table(columns=["text"], data=[[text]])}, step=step)
+
+
+def sample_text(rollout: Rollout) -> str:
+    """What one rollout read, wrote and answered."""
+    lines = [f"episode {rollout.episode.id}, sample {rollout.sample}"]
+    for chunk, step in zip(rollout.episode.chunks, rollout.steps, strict=True):
+        lines += [f"--- chunk {chunk.index}", chunk.text, f"--- written at step {chunk.index}", step.text]
+    lines.append("--- final questions")
+    for answer in rollout.answers:
+        if answer.step is None:
+            lines.append(f"{answer.score}  {answer.question.text}  ->  {answer.text}")
+    return "\n".join(lines)
+
+
+def require_wandb() -> None:
+    """Raises UserError when Weights & Biases is asked for and not installed."""
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError("config.logging.wandb=true needs Weights & Biases: pip install 'finemem_jax[wandb]'")
+
+
+def _run_id(workdir: Path) -> str:
+    """The same for the same folder, so that a resumed run goes on in the same place."""
+    return "".join(c if c.isalnum() else "-" for c in str(workdir.resolve())).strip("-")[-60:]
