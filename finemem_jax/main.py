@@ -236,8 +236,6 @@ def _report(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         for path in report.write_run_figures(workdir, Path(arguments.figures)):
             print(path)
 
-    print(write_report(Path(arguments.workdir), Path(arguments.out) if arguments.out else None))
-
 
 def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
