@@ -43,7 +43,7 @@ def collect_rollouts(
 
     `seed` and `step` (the training step) are part of every sampling key, so two steps never share noise. The answerer
     works in the background while the device decodes; its answers are waited for when the device is done, inside the
-    context `answering`. Raises `EpisodesFailed` with the names of the episodes that raised, when all others are through.
+    context `answering`. Raises `EpisodesFailed` with the names of the episodes that raised, when all others are done.
     """
     games = [start(env, job.episode, job.asked, answerer.submit, group=job.group, sample=job.sample) for job in jobs]
     words = (seed, step)
