@@ -32,8 +32,11 @@ class Profile:
     def __enter__(self) -> Profile:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._finish()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if (
+            kind is None
+        ):  # a run that ends early has its state to save in the grace time; a trace takes seconds to write
+            self._finish()
 
     def begin(self, step: int) -> None:
         """Before a step. A run that resumes after `start` is not profiled again."""
