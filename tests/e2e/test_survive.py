@@ -41,6 +41,7 @@ def test_memory_is_flat_over_two_thousand_steps(tmp_path):
     assert found["host_growth_share"] < 0.02 and found["device_growth_share"] < 0.02
 
 
+@pytest.mark.slow
 def test_an_alarm_with_action_stop_saves_the_state_and_has_its_own_exit_code(tmp_path, capsys):
     """And --accept-config-change lets the run go on without it, from where it stopped."""
     overrides = [
