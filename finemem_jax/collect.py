@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from finemem_jax.decoding.engine import Engine, Request
 from finemem_jax.env.environment import Asked, Environment, Game, Play, Turn, play
 from finemem_jax.env.scripted import Writer
+from finemem_jax.reporting.progress import Progress
 from finemem_jax.types import Answerer, Completion, Episode, Rollout, Sampling
 
 
@@ -54,6 +55,21 @@ def collect_rollouts(
     with answering or nullcontext():
         env.settle(answerer)
         return [finish() for finish in finishes]
+
+
+KEY_WORDS = 5  # of every sampling key: seed, step, episode, sample, t
+
+
+def warm_up(engine: Engine) -> int:
+    """Compiles every shape that training can need, with a progress bar; returns how many there are."""
+    shapes = engine.shapes(KEY_WORDS)
+    with Progress(len(shapes), "compile the engine") as progress:
+        for done, shape in enumerate(shapes, start=1):
+            engine.compile(shape)
+            progress.update(done)
+        progress.say(f"engine: {len(shapes)} shapes compiled")
+    engine.reset_stats()
+    return len(shapes)
 
 
 def play_scripted(env: Environment, answerer: Answerer | None, jobs: Iterable[Job], write: Writer) -> list[Rollout]:

@@ -67,6 +67,9 @@ class EngineConfig:
     pool_tokens: int = 0  # tokens the cache holds at once; 0 = slots * cache_tokens, or what the device's memory holds
     prefill_tokens: int = 1024  # prompt tokens per prefill call, padding included; a longer prompt has its own call
     decode_chunk: int = 32  # tokens decoded per device call
+    weights: str = "compute"  # what decoding reads: compute (the model's compute dtype) | int8 (weight-only, rounded)
+    warm_up: bool = False  # compile every shape before the first rollout instead of when it is first met
+    tensor: int = 0  # local chips that share the model when it decodes; 0 = as many as divide its kv heads
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -493,6 +496,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "full", "dots"),
+    "engine.weights": ("compute", "int8"),
     "memory.overflow": ("refuse", "evict_oldest"),
     "memory.view.select": ("recent", "relevant", "both"),
     "prompt.codec": ("qwen", "function_args"),
@@ -527,6 +531,7 @@ _RANGES = {
     "engine.pool_tokens": (0, math.inf),
     "engine.prefill_tokens": (1, math.inf),
     "engine.decode_chunk": (1, math.inf),
+    "engine.tensor": (0, math.inf),
     "data.limit": (0, math.inf),
     "data.chunk_tokens": (16, math.inf),
     "data.diary.chunks": (1, 64),

@@ -31,7 +31,7 @@ import numpy as np
 from finemem_jax import config, distributed, exits, packing
 from finemem_jax import workdir as workdirs
 from finemem_jax.benchmarks import contamination
-from finemem_jax.collect import Job, collect_rollouts
+from finemem_jax.collect import Job, collect_rollouts, warm_up
 from finemem_jax.config import Config, UserError, resolve
 from finemem_jax.decoding.engine import Engine, EpisodesFailed
 from finemem_jax.env.credit import group_advantages
@@ -119,6 +119,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         if distributed.is_lead():
             workdirs.store_config(cfg, workdir, changed, first)
         engine = Engine(policy.model, state.params, cfg.engine)
+        if cfg.engine.warm_up:
+            warm_up(engine)
         trackers = Trackers(
             cfg.logging, workdir, name=cfg.name, config=config.to_dict(cfg), first=first, is_lead=distributed.is_lead()
         )

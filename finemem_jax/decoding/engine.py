@@ -14,17 +14,20 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from finemem_jax.config import EngineConfig
 from finemem_jax.decoding import generate as device
+from finemem_jax.decoding import placement
 from finemem_jax.decoding.pages import Pages
-from finemem_jax.nn.paged_cache import PagePool
+from finemem_jax.nn.mesh import HEADS
+from finemem_jax.nn.paged_cache import PageCopies, PagePool
 from finemem_jax.types import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
 MIN_ROWS = 4  # fewest rows that get a compiled decode of their own
 SHRINK = 4  # the decode batch shrinks to a quarter, or not at all
 PREFILL_ROWS = 8  # prompts per prefill call, at most
-STOP_TOKENS = 4  # stop tokens per request, at most
 MEMORY_SHARE = 0.8  # of the device's free memory, for the cache
 
 
@@ -110,14 +112,16 @@ class Engine:
         self.pool: PagePool | None = None
         self.pages: Pages | None = None
         self.cancelled: set[tuple[int, ...]] = set()
-        # The pool is donated everywhere: it is updated in place, never copied.
-        self._prefill = jax.jit(partial(device.prefill, model), donate_argnums=1)
-        self._decode = jax.jit(partial(device.decode, model), static_argnames=("steps", "truncate"), donate_argnums=1)
+        devices = placement.local_devices(params)
+        self.mesh = placement.decode_mesh(model.cfg, devices, cfg.tensor)
+        self.device = devices[0]
+        self._prefill = placement.make_prefill(model, self.mesh)
+        self._decode = placement.make_decode(model, self.mesh)
         self.set_params(params)
 
     def set_params(self, params: Any) -> None:
-        """Later requests are sampled with these parameters."""
-        self.params = params
+        """Later requests are sampled with these parameters, resharded from wherever they are to the decode mesh."""
+        self.params = placement.weights_for_decoding(self.model, params, self.mesh, self.cfg.weights)
         if self.pool is not None:  # what it holds was computed with others
             self.pages = Pages(self.pool.pages, self.pool.page)
 
@@ -167,11 +171,7 @@ class Engine:
         """
         from finemem_jax.decoding.schedule import Run  # it is built upon this module
 
-        if self.pool is None:
-            self.pool = jax.jit(
-                partial(PagePool.create, self.model.cfg, self._pool_pages() + 1, self.cfg.page_tokens)
-            )()
-            self.pages = Pages(self.pool.pages, self.pool.page)
+        self._ensure_pool()
         self._running = Run(self, list(episodes), names)
         try:
             return self._running.drive()
@@ -194,27 +194,71 @@ class Engine:
             f"{stats.decode_calls} decode calls"
         )
 
+    def shapes(self, key_words: int, *, truncate: bool = False) -> list[tuple]:
+        """Every shape that a run can need, for keys of so many words: what `compile` takes."""
+        page, most = self.cfg.page_tokens, -(-self.cfg.cache_tokens // self.cfg.page_tokens)
+        widths = sorted({prefill_width(pages, most) for pages in range(1, most + 1)})
+        prefills = {
+            ("prefill", rows, width * page, past_bucket(past))
+            for width in widths
+            for rows in (1, prefill_rows(width * page, self.cfg.prefill_tokens))
+            for past in range(most)
+            if past + 1 <= most and (not past or width <= prefill_width(most - past, most))
+        }
+        rows = {row_bucket(live, self.cfg.slots) for live in range(1, self.cfg.slots + 1)}
+        decodes = {
+            ("decode", bucket, listed_bucket(pages, bucket), key_words, cut)
+            for bucket in rows
+            for pages in range(1, bucket * most + 1)
+            for cut in {False, truncate}
+        }
+        return sorted(prefills) + sorted(decodes)
+
+    def compile(self, shape: tuple) -> None:
+        """Compiles one of `shapes` by a call that does nothing: no row is active, no page is copied."""
+        self._ensure_pool()
+        kind, rows, *sizes = shape
+        if kind == "prefill":
+            seq, past = sizes
+            lengths, zeros = np.zeros((2, rows), np.int32)
+            places = np.zeros((2, rows * (seq // self.cfg.page_tokens) + self.cfg.slots), np.int32)
+            tokens, pages = np.zeros((rows, seq), np.int32), np.zeros((rows, past), np.int32)
+            self.prefill(device.PrefillRows(tokens, lengths, pages, zeros, PageCopies(np.int32(0), *places)))
+        else:
+            listed, words, truncate = sizes
+            self.decode(placement.idle_rows(rows, listed, words), 0, truncate)
+
+    def _ensure_pool(self) -> None:
+        if self.pool is None:
+            pages = self._pool_pages()
+            self.pool = placement.pool_of(self.model, self.cfg, self.mesh, pages, self.device.platform)()
+            self.pages = Pages(self.pool.pages, self.pool.page)
+
     def _pool_pages(self) -> int:
         """Pages of the pool: for all slots at full length, unless config or memory hold fewer."""
         page, cfg = self.cfg.page_tokens, self.model.cfg
         wanted = self.cfg.slots * -(-self.cfg.cache_tokens // page)
         if self.cfg.pool_tokens:
             return min(wanted, self.cfg.pool_tokens // page)
-        memory = jax.local_devices()[0].memory_stats() or {}
+        memory = self.device.memory_stats() or {}
         if "bytes_limit" not in memory:
             return wanted
-        token_bytes = 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim * np.dtype(cfg.dtype).itemsize
+        kv_heads = cfg.num_kv_heads // (1 if self.mesh is None else self.mesh.shape[HEADS])
+        token_bytes = 2 * cfg.num_layers * kv_heads * cfg.head_dim * jnp.dtype(cfg.dtype).itemsize
         free = MEMORY_SHARE * (memory["bytes_limit"] - memory["bytes_in_use"])
         return min(wanted, int(free / (token_bytes * page)))
 
     # ---- device calls ----
+
+    def _put(self, inputs: Any) -> Any:
+        return jax.device_put(inputs, self.device if self.mesh is None else NamedSharding(self.mesh, PartitionSpec()))
 
     def prefill(self, rows: device.PrefillRows) -> None:
         """Dispatches one prefill. The rows' arrays are numpy's."""
         self.stats.prefill_calls += 1
         self.stats.prefilled_tokens += int(rows.lengths.sum())
         self.stats.shapes.add(("prefill", *rows.tokens.shape, rows.past_pages.shape[1]))
-        self.pool = self._prefill(self.params, self.pool, jax.device_put(rows))
+        self.pool = self._prefill(self.params, self.pool, self._put(rows))
         if self.is_timed:
             jax.block_until_ready(self.pool)
 
@@ -222,7 +266,7 @@ class Engine:
         """Dispatches one decode of up to `decode_chunk` tokens per row; the result is still on the device."""
         self.stats.decode_calls += 1
         self.stats.shapes.add(("decode", len(rows.token), len(rows.pages), rows.key_words.shape[1], truncate))
-        inputs = jax.device_put((rows, np.int32(floor)))
+        inputs = self._put((rows, np.int32(floor)))
         self.pool, sampled = self._decode(
             self.params, self.pool, *inputs, steps=self.cfg.decode_chunk, truncate=truncate
         )

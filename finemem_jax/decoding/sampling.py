@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from finemem_jax.rl.logprobs import logprobs_of
 
+STOP_TOKENS = 4  # stop tokens per request, at most
 NO_STOP = -1  # fills the unused places of `stop_tokens`; no token has this id
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from finemem_jax.config import UserError
 from finemem_jax.decoding import engine as buckets
 from finemem_jax.decoding import generate as device
-from finemem_jax.decoding.engine import STOP_TOKENS, Cancelled, Engine, Episode, EpisodesFailed, Request
-from finemem_jax.decoding.sampling import NO_STOP
+from finemem_jax.decoding.engine import Cancelled, Engine, Episode, EpisodesFailed, Request
+from finemem_jax.decoding.sampling import NO_STOP, STOP_TOKENS
 from finemem_jax.nn.paged_cache import SCRATCH, PageCopies
 from finemem_jax.types import AnswererDown, Completion, Sampling
 

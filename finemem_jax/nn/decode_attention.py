@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from finemem_jax.nn.attention import MASKED
-from finemem_jax.nn.paged_cache import DecodeCache
+from finemem_jax.nn.mesh import HEADS, current_mesh
+from finemem_jax.nn.paged_cache import SCRATCH, DecodeCache
 
 
 def decode_attention(
@@ -17,7 +21,7 @@ def decode_attention(
 
     Scores and softmax in float32; the result has the dtype of the pool. Idle rows: unspecified, but finite.
     """
-    return _by_page(q, cache, layer)
+    return (_by_kernel if cache.pool.for_kernel else _by_page)(q, cache, layer)
 
 
 def _by_page(q: Array, cache: DecodeCache, layer: Array) -> Array:
@@ -48,3 +52,41 @@ def _by_page(q: Array, cache: DecodeCache, layer: Array) -> Array:
     total = of_rows(jnp.sum(weights, axis=-1).reshape(listed, heads))[..., None]
     out = of_rows(mixed.reshape(listed, heads * head_dim)).reshape(rows, heads, head_dim)
     return (out / jnp.maximum(total, 1e-30)).astype(values.dtype)
+
+
+# ---- Pallas' kernel on TPUs ----
+
+KERNEL_TOKENS = 512  # keys per block of the kernel
+
+
+def kernel_pages(platform: str, cfg, page: int, longest: int) -> int:
+    """Pages of the longest row, as the kernel takes them; 0 where XLA attends: not on a TPU, or head_dim or page not
+    as the kernel's tiles need them."""
+    if platform != "tpu" or cfg.head_dim % 128 or page % 16:
+        return 0
+    per_block = max(1, KERNEL_TOKENS // page)
+    return -(-longest // (page * per_block)) * per_block
+
+
+def _by_kernel(q: Array, cache: DecodeCache, layer: Array) -> Array:
+    """The pages of each row as a table, read in place: what is not filled is not read."""
+    from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention  # slow to load
+
+    pool = cache.pool
+    order = jnp.arange(pool.kernel_pages)
+    is_filled = order <= (cache.lengths // pool.page)[:, None]
+    listed = jnp.minimum(cache.first[:, None] + order, len(cache.pages) - 1)
+    blocks = pool.blocks(layer, jnp.where(is_filled, cache.pages[listed], SCRATCH))
+    attend = functools.partial(
+        paged_attention,
+        pages_per_compute_block=min(max(1, KERNEL_TOKENS // pool.page), pool.kernel_pages),
+    )
+    mesh = current_mesh()
+    if mesh is not None:
+        whole, heads = PartitionSpec(), PartitionSpec(None, HEADS)
+        specs = (heads, PartitionSpec(HEADS), PartitionSpec(HEADS), whole, whole)
+        # Not checked: the kernel does not say over which axes its result varies.
+        attend = jax.shard_map(attend, mesh=mesh, in_specs=specs, out_specs=heads, check_vma=False)
+    # The kernel does not scale; in float32, because head_dim ** -0.5 of 128 would round every bfloat16 query.
+    scaled = q.astype(jnp.float32) * q.shape[-1] ** -0.5
+    return attend(scaled, pool.keys, pool.values, cache.lengths + 1, blocks).astype(pool.values.dtype)

@@ -177,6 +177,8 @@ class Linear(nn.Module):
         shape = (x.shape[-1], self.features)
         init = nn.initializers.normal(self.cfg.initializer_range)
         y = x @ declare(self, "kernel", self.axes, init, shape, stored).astype(dtype)
+        if self.has_variable("params", "kernel_scale"):  # int8 weights of decoding, see nn/quantize.py
+            y = (y.astype(jnp.float32) * self.get_variable("params", "kernel_scale")).astype(dtype)
         if self.use_bias:
             y = y + declare(self, "bias", self.axes[1:], nn.initializers.zeros, shape[1:], stored).astype(dtype)
         lora = self.cfg.lora
@@ -356,10 +358,17 @@ class Embedding(nn.Module):
         self.table = declare(self, "table", ("vocab", "embed"), init, shape, cfg.param_dtype)
 
     def __call__(self, tokens: Int[Array, "rows seq"]) -> Float[Array, "rows seq embed"]:
-        return jnp.take(self.table, tokens, axis=0).astype(self.cfg.dtype)
+        rows = jnp.take(self.table, tokens, axis=0)
+        if self.has_variable("params", "table_scale"):
+            rows = rows * self.get_variable("params", "table_scale")[tokens][..., None]
+        return rows.astype(self.cfg.dtype)
 
     def attend(self, hidden: Float[Array, "*shape embed"]) -> Float[Array, "*shape vocab"]:
-        return jnp.einsum("...e,ve->...v", hidden, self.table.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        table = self.table.astype(hidden.dtype)
+        logits = jnp.einsum("...e,ve->...v", hidden, table, preferred_element_type=jnp.float32)
+        if self.has_variable("params", "table_scale"):
+            logits = logits * self.get_variable("params", "table_scale")
+        return logits
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ STOP = (7, 100, 200, 300)
 LENGTH = 64  # what the naive sampler pads to
 
 
-def make_engine(model, params, slots):
-    return Engine(model, params, EngineConfig(slots=slots, cache_tokens=64, page_tokens=16, decode_chunk=5))
+def make_engine(model, params, slots, **settings):
+    settings = {"cache_tokens": 64, "page_tokens": 16, "decode_chunk": 5} | settings
+    return Engine(model, params, EngineConfig(slots=slots, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +263,63 @@ def test_slots_are_refilled_while_others_decode(engines, requests):
     # In lock step, rounds of four would take 40 + 4 * 8 steps.
     assert engine.stats.decode_steps <= 52
     assert engine.stats.occupancy > 0.75
+
+
+def test_what_prompts_have_in_common_is_prefilled_once_and_changes_nothing(engines, requests, naive, model, params):
+    engine, plain = engines[4], make_engine(model, params, 1, page_tokens=64)  # no prompt fills a page of 64
+    rng = np.random.default_rng(3)
+    common = rng.integers(1, 512, 37).tolist()
+    prompts = [common + rng.integers(1, 512, n).tolist() for n in (1, 3, 3, 9, 0)]
+    _, samplings, keys = requests
+    engine.release()
+    engine.reset_stats()
+    cold = engine.generate(prompts, samplings[:5], keys[:5])
+    tails = [5, 7, 7, 13, 4]  # what lies beyond the two full pages, but for the last token
+    assert engine.reset_stats().prefilled_tokens == 32 + sum(tails)
+    warm = engine.generate(prompts, samplings[:5], keys[:5])
+    assert engine.reset_stats().prefilled_tokens == sum(tails)
+    expected = plain.generate(prompts, samplings[:5], keys[:5])
+    assert plain.stats.prefilled_tokens == 5 * 32 + sum(tails)
+    assert_same(cold, expected)
+    assert_same(warm, expected)
+
+
+def test_a_cache_too_small_for_all_makes_them_wait_and_changes_nothing(model, params, requests, naive):
+    """Room for 80 tokens: less than the longest two requests need together, while 4 rows are there."""
+    engine = make_engine(model, params, 4, pool_tokens=80)
+    prompts, _, keys = requests
+    assert_same(engine.generate(*requests), naive)
+    long = engine.generate(prompts, Sampling(max_tokens=24), keys)
+    assert engine.stats.preemptions > 0
+    assert_same(long, make_engine(model, params, 4).generate(prompts, Sampling(max_tokens=24), keys))
+    with pytest.raises(UserError, match=r"the cache of 80 tokens \(config\.engine\.pool_tokens=80"):
+        engine.generate([[1] * 41], Sampling(max_tokens=40), np.zeros((1, 1), np.uint32))
+
+
+def test_int8_weights_stay_near(model, params, engines, requests):
+    engine = make_engine(model, params, 4, weights="int8")
+    prompts, _, keys = requests
+    sampling = Sampling(max_tokens=1)
+    exact = engines[4].generate(prompts, sampling, keys)
+    found = engine.generate(prompts, sampling, keys)
+    gaps = [abs(a.logprobs[0] - b.logprobs[0]) for a, b in zip(exact, found, strict=True) if a.tokens == b.tokens]
+    assert len(gaps) >= 10 and 1e-5 < max(gaps) < 0.5
+    kernel = engine.params["layers"]["mlp"]["up_proj"]["kernel"]
+    scale = engine.params["layers"]["mlp"]["up_proj"]["kernel_scale"]
+    original = params["layers"]["mlp"]["up_proj"]["kernel"]
+    assert kernel.dtype == jnp.int8
+    assert (jnp.abs(kernel * scale[:, None] - original) <= 0.51 * scale[:, None]).all()
+
+
+def test_warm_up_compiles_all_that_a_run_can_need(model, params, requests):
+    engine = Engine(model, params, EngineConfig(slots=2, cache_tokens=64, page_tokens=32, decode_chunk=5))
+    shapes = engine.shapes(key_words=2)
+    for shape in shapes:
+        engine.compile(shape)
+    compiled = engine._decode._cache_size() + engine._prefill._cache_size()
+    assert engine.stats.shapes == set(shapes) and compiled == len(shapes)
+    engine.generate(*requests)
+    assert engine._decode._cache_size() + engine._prefill._cache_size() == compiled
 
 
 def test_requests_that_can_never_fit_name_the_knob(engines):

@@ -1,0 +1,151 @@
+"""Where decoding runs and what it reads: the host's own mesh, the weights on it, the two compiled programs.
+
+Decoding is local to a host. Its chips share one copy of the model, split over the kv heads (tensor parallel), so
+that no host waits for another inside a rollout; chips beyond the number of kv heads that divide evenly are not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from finemem_jax.config import EngineConfig, UserError
+from finemem_jax.decoding import generate
+from finemem_jax.decoding.sampling import STOP_TOKENS
+from finemem_jax.nn import decode_attention
+from finemem_jax.nn.mesh import HEADS, on_mesh
+from finemem_jax.nn.paged_cache import PagePool
+from finemem_jax.nn.quantize import quantized
+from finemem_jax.nn.sharding import AXES, DECODE_RULES, param_shardings
+
+CAST = ("kernel", "table", "bias", "a", "b")  # parameters that the model casts to its compute dtype before use
+
+
+def decode_mesh(shape: Any, devices: list, tensor: int = 0) -> Mesh | None:
+    """The mesh of a host's `devices`, `tensor` ways split (0: as many as divide the model's sizes); None for one
+    device. shape: a TransformerConfig."""
+    sizes = (shape.num_heads, shape.num_kv_heads, shape.intermediate_size)
+    ways = tensor or int(np.gcd.reduce([len(devices), *sizes]))
+    if ways > len(devices) or any(size % ways for size in sizes):
+        raise UserError(
+            f"config.engine.tensor={tensor}: {len(devices)} local device(s) and a model of {shape.num_heads} heads, "
+            f"{shape.num_kv_heads} kv heads and mlp width {shape.intermediate_size} do not split so; 0 chooses"
+        )
+    if ways == 1:
+        return None
+    return Mesh(np.array(devices[:ways]).reshape(1, 1, ways), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def local_devices(params: Any) -> list:
+    """This process's devices that hold a part of the parameters, in order."""
+    return sorted(jax.tree.leaves(params)[0].sharding.addressable_devices, key=lambda device: device.id)
+
+
+def weights_for_decoding(model: nn.Module, params: Any, mesh: Mesh | None, weights: str) -> Any:
+    """The parameters on the decode mesh, in the dtype that the matmuls read (`model.cfg.dtype`), or as int8.
+
+    The cast is the one that the model would make at every token; done once, it halves what a token reads.
+    """
+    dtype = jnp.dtype(model.cfg.dtype)
+
+    def needs_cast(path: tuple, leaf: jax.Array) -> bool:
+        return path[-1].key in CAST and leaf.dtype != dtype
+
+    if any(jax.tree.leaves(jax.tree_util.tree_map_with_path(needs_cast, params))):
+        params = jax.jit(
+            partial(jax.tree_util.tree_map_with_path, lambda p, x: x.astype(dtype) if needs_cast(p, x) else x)
+        )(params)
+    if mesh is not None:
+        params = jax.device_put(params, param_shardings(model, mesh, DECODE_RULES))
+    elif len(local_devices(params)) > 1:
+        params = jax.device_put(params, local_devices(params)[0])
+    return jax.jit(quantized)(params) if weights == "int8" else params
+
+
+def pool_of(model: nn.Module, cfg: EngineConfig, mesh: Mesh | None, pages: int, platform: str) -> Callable:
+    """A jitted function that makes an empty pool of so many pages (and the scratch page) in its place."""
+    kernel_pages = decode_attention.kernel_pages(platform, model.cfg, cfg.page_tokens, cfg.cache_tokens)
+    create = partial(PagePool.create, model.cfg, pages + 1, cfg.page_tokens, kernel_pages=kernel_pages)
+    return jax.jit(create, out_shardings=None if mesh is None else pool_sharding(mesh, bool(kernel_pages)))
+
+
+def pool_sharding(mesh: Mesh, for_kernel: bool) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(HEADS) if for_kernel else PartitionSpec(None, HEADS))
+
+
+def make_prefill(model: nn.Module, mesh: Mesh | None) -> Callable:
+    """`generate.prefill`, jitted: (params, pool, rows) -> pool. The pool is donated: it is updated in place."""
+
+    def prefill(params: Any, pool: PagePool, rows: generate.PrefillRows) -> PagePool:
+        with on_mesh(mesh):
+            return generate.prefill(model, params, pool, rows)
+
+    return jax.jit(prefill, donate_argnums=1)
+
+
+def make_decode(model: nn.Module, mesh: Mesh | None) -> Callable:
+    """`generate.decode`, jitted: (params, pool, rows, floor, steps=, truncate=) -> (pool, sampled). The pool is
+    donated: it is updated in place."""
+
+    def decode(params: Any, pool: PagePool, rows: generate.DecodeRows, floor: jax.Array, *, steps: int, truncate: bool):
+        with on_mesh(mesh):
+            return generate.decode(model, params, pool, rows, floor, steps=steps, truncate=truncate)
+
+    return jax.jit(decode, static_argnames=("steps", "truncate"), donate_argnums=1)
+
+
+def idle_rows(rows: int, listed: int, words: int, slots: int = 0) -> generate.DecodeRows:
+    """The inputs of a decode call in which nobody samples, as numpy: for compiling its shape."""
+
+    def zeros(*shape: int, dtype: type = np.int32) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    return generate.DecodeRows(
+        token=zeros(rows),
+        length=zeros(rows),
+        count=zeros(rows),
+        is_active=zeros(rows, dtype=bool),
+        key_words=zeros(rows, words, dtype=np.uint32),
+        temperature=zeros(rows, dtype=np.float32),
+        top_k=zeros(rows),
+        top_p=zeros(rows, dtype=np.float32),
+        max_tokens=zeros(rows),
+        min_tokens=zeros(rows),
+        stop_tokens=zeros(rows, STOP_TOKENS),
+        pages=zeros(listed),
+        page_rows=np.full(listed, rows, np.int32),
+        page_starts=zeros(listed),
+        first_page=zeros(rows),
+    )
+
+
+def abstract_decode(model: nn.Module, cfg: EngineConfig, mesh: Mesh) -> tuple[Callable, tuple]:
+    """The decode program of all slots at full length on a mesh of any platform, and its arguments without data: to
+    be lowered and compiled where no such device is."""
+    platform = mesh.devices.flat[0].platform
+    pages = cfg.slots * -(-cfg.cache_tokens // cfg.page_tokens)
+    kernel_pages = decode_attention.kernel_pages(platform, model.cfg, cfg.page_tokens, cfg.cache_tokens)
+    pool = jax.eval_shape(partial(PagePool.create, model.cfg, pages + 1, cfg.page_tokens, kernel_pages=kernel_pages))
+
+    def placed(tree: Any, sharding: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+    shardings = param_shardings(model, mesh, DECODE_RULES)
+    dtype = jnp.dtype(model.cfg.dtype)
+    from finemem_jax.nn.layers import abstract_params
+
+    params = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding), abstract_params(model), shardings
+    )
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows = placed(idle_rows(cfg.slots, pages, words=5), whole)
+    floor = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    decode = partial(make_decode(model, mesh).lower, steps=cfg.decode_chunk, truncate=False)
+    return decode, (params, placed(pool, pool_sharding(mesh, bool(kernel_pages))), rows, floor)
