@@ -118,7 +118,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         state, first = journal.resume(state)
         if distributed.is_lead():
             workdirs.store_config(cfg, workdir, changed, first)
-        engine = Engine(policy.model, state.params, cfg.engine)
+        engine = Engine(policy.model, distributed.gather_params(policy.model, state.params), cfg.engine)
         if cfg.engine.warm_up:
             warm_up(engine)
         trackers = Trackers(

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lock-step", action="store_true", help="batches of --slots, each until its longest is done")
     parser.add_argument("--cache-tokens", type=int, default=0, help="longest prompt plus completion; 0 = as needed")
     parser.add_argument("--page-tokens", type=int, default=64)
-    parser.add_argument("--prefill-tokens", type=int, default=EngineConfig.prefill_tokens)
+    parser.add_argument("--prefill-tokens", type=int, default=EngineConfig().prefill_tokens)
     parser.add_argument("--timed", action="store_true", help="wait after every prefill, to tell its time")
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)

@@ -292,8 +292,9 @@ def test_a_cache_too_small_for_all_makes_them_wait_and_changes_nothing(model, pa
     long = engine.generate(prompts, Sampling(max_tokens=24), keys)
     assert engine.stats.preemptions > 0
     assert_same(long, make_engine(model, params, 4).generate(prompts, Sampling(max_tokens=24), keys))
-    with pytest.raises(UserError, match=r"the cache of 80 tokens \(config\.engine\.pool_tokens=80"):
-        engine.generate([[1] * 41], Sampling(max_tokens=40), np.zeros((1, 1), np.uint32))
+    small = make_engine(model, params, 4, pool_tokens=50)
+    with pytest.raises(UserError, match=r"the cache of 48 tokens \(config\.engine\.pool_tokens=50"):
+        small.generate([[1] * 30], Sampling(max_tokens=20), np.zeros((1, 1), np.uint32))
 
 
 def test_int8_weights_stay_near(model, params, engines, requests):

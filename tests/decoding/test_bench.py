@@ -1,0 +1,45 @@
+"""`python -m finemem_jax.bench decode | rollout`: what they print."""
+
+import json
+
+import pytest
+
+from finemem_jax.bench.__main__ import main
+
+SMALL = ["decode", "--preset=tiny", "--slots=4", "--prompt=20", "--new=6", "--page-tokens=32", "--reps=1"]
+
+
+def test_decode_prints_rates_and_shares(capsys):
+    assert main([*SMALL, "--requests=8", "--group=4"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["completions"] == 8 and report["new_tokens"] == 48
+    assert report["prompt_tokens"] == 8 * 20 and report["prefilled_tokens"] == 2 * 19
+    assert report["occupancy"] == 1.0 and report["tokens_per_second"] > 0
+    assert report["decode_share"] + report["host_share"] == pytest.approx(1, abs=0.1)
+
+
+def test_an_unknown_preset_is_one_line_and_exit_code_2(capsys):
+    assert main(["decode", "--preset=9000b"]) == 2
+    assert "9000b" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_on_a_heavy_tail_slots_stay_full_and_beat_lock_step(capsys):
+    """Lengths with median 40 and 95th percentile 400."""
+    load = [*SMALL[:2], "--slots=16", "--prompt=32", "--new=1024", "--requests=512", "--median=40", "--reps=1"]
+    reports = []
+    for extra in ([], ["--lock-step"]):
+        assert main([*load, *extra]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    engine, lock_step = reports
+    assert engine["occupancy"] > 0.85
+    assert engine["tokens_per_second"] > 1.5 * lock_step["tokens_per_second"]
+
+
+@pytest.mark.slow
+def test_rollout_says_where_the_time_goes(capsys):
+    assert main(["rollout", "--steps=1", "--set=train.episodes=2", "--set=train.group_size=2"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rollouts"] == 4 and report["completions"] == 16
+    shares = [report[f"{name}_share"] for name in ("decode", "host", "waiting")]
+    assert sum(shares) == pytest.approx(1) and min(shares) >= 0
