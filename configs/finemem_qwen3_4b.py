@@ -32,4 +32,5 @@ def get_config():
     cfg.prompt.max_prompt_tokens = 6144
     cfg.prompt.max_completion_tokens = 2048
     cfg.engine.cache_tokens = 8192
+    cfg.engine.slots = 16  # a full cache of 16 slots is 18 GiB a host: what four v5e chips have room for
     return cfg

@@ -1,4 +1,4 @@
-"""The command line: `finemem train | sft | evaluate | export | report | sweep | data`. Nothing else lives here.
+"""The command line: `finemem train | sft | evaluate | plan | export | report | sweep | data`. Nothing else lives here.
 
 A config is an ml_collections file and overrides: `--config=configs/quickstart.py --config.train.steps=10`.
 A user's mistake ends in one line on stderr and exit code 2.
@@ -74,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's folder, a Hugging Face folder or name, or a server's URL, http://…/v1 (default: config.model)",
     )
     evaluate.add_argument("--baselines-only", action="store_true", help="no policy, only config.eval.baselines")
+    planned = command(
+        "plan", _plan, "Compile the real steps for a named TPU topology and say what fits, without a TPU."
+    )
+    _config_options(planned, default="configs/finemem_qwen3_4b.py")
+    planned.add_argument("--topology", default="", help="v4, v5e, v5p, v6e or tpu7x and its shape, e.g. v5e:4x4")
+    planned.add_argument("--gpu-memory", type=float, default=0.0, help="GiB of one GPU: plan by formula instead")
+    planned.add_argument("--gpus", type=int, default=8, help="how many of them (default: %(default)s)")
     export = command("export", _export, "Write the latest checkpoint of a run as a Hugging Face folder.")
     export.add_argument("--workdir", required=True, help="folder of the run")
     export.add_argument("--out", required=True, help="folder to write; replaced as a whole")
@@ -196,6 +203,15 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         except AnswererDown as down:
             message = f"{down}; what was answered is saved, the same command goes on from there"
             raise RunEnded(message, exits.STOPPED) from None
+
+
+def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    cfg, _ = _load(arguments, overrides)
+    if not arguments.topology and not arguments.gpu_memory:
+        raise UserError("finemem plan needs --topology=NAME:SHAPE or --gpu-memory=GIB")
+    from finemem_jax import plan
+
+    return plan.plan(cfg, arguments.topology, gpu_memory=arguments.gpu_memory, gpus=arguments.gpus)
 
 
 def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -32,10 +32,30 @@ def split_trained(params: Any) -> tuple[Any, Any]:
 def create_train_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """State before the first update. The moments lie where their parameters do, the counters everywhere."""
     trained = split_trained(params)[1]
+    opt_shardings, everywhere = _optimizer_shardings(trained, optimizer)
+    # Said explicitly: zeros depend on no input, so the compiler would make the moments whole on every device.
+    opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(trained)
+    step = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
+    # Placed although they lie there already: as free arrays they would cost the second update a compilation.
+    return TrainState(step, jax.device_put(params, jax.tree.map(lambda p: p.sharding, params)), opt_state)
+
+
+def abstract_train_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and shardings of `create_train_state`, from those of the parameters; nothing is allocated."""
+    trained = split_trained(params)[1]
+    opt_shardings, everywhere = _optimizer_shardings(trained, optimizer)
+    opt_state = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(optimizer.init, trained),
+        opt_shardings,
+    )
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere), params, opt_state)
+
+
+def _optimizer_shardings(trained: Any, optimizer: optax.GradientTransformation) -> tuple[Any, Any]:
     shardings = jax.tree.map(lambda p: p.sharding, trained)
     one = jax.tree.leaves(shardings)[0]
     everywhere = NamedSharding(one.mesh, PartitionSpec()) if isinstance(one, NamedSharding) else one
-    # Said explicitly: zeros depend on no input, so the compiler would make the moments whole on every device.
     opt_shardings = optax.tree_map_params(
         optimizer,
         lambda _, sharding: sharding,
@@ -43,10 +63,7 @@ def create_train_state(params: Any, optimizer: optax.GradientTransformation) -> 
         shardings,
         transform_non_params=lambda _: everywhere,
     )
-    opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(trained)
-    step = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
-    # Placed although they lie there already: as free arrays they would cost the second update a compilation.
-    return TrainState(step, jax.device_put(params, jax.tree.map(lambda p: p.sharding, params)), opt_state)
+    return opt_shardings, everywhere
 
 
 def make_optimizer(cfg: OptimizerConfig, updates: int) -> optax.GradientTransformation:

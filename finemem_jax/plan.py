@@ -1,0 +1,232 @@
+"""What a run needs of a machine nobody has booked yet: `finemem plan --config=F --topology=v5p:2x2x1`.
+
+The real train step, log-prob step and decode step are compiled for the named TPU topology by libtpu's ahead-of-time
+compiler, on any machine and without a TPU. Memory is what the compiler lays out; step times are estimates from the
+chip's published figures. `--gpu-memory=80` plans GPUs by formula instead, without compiling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from finemem_jax.ahead import (
+    GIB,
+    Chip,
+    Program,
+    compiled,
+    decode_program,
+    logprobs_program,
+    planned_model,
+    row_tokens,
+    state_shapes,
+    topology_devices,
+    train_program,
+)
+from finemem_jax.config import Config
+from finemem_jax.nn.layers import abstract_params
+from finemem_jax.nn.lora import without_adapters
+from finemem_jax.nn.sharding import make_mesh
+
+FITS, DOES_NOT_FIT = 0, 3  # exit codes
+
+
+def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int = 8) -> int:
+    """Prints the plan; returns 0 when it fits and 3 when not."""
+    model = planned_model(cfg)
+    if gpu_memory:
+        return plan_by_formula(cfg, model, gpu_memory * GIB, gpus)
+    chip, devices = topology_devices(topology)
+    hosts = len({device.process_index for device in devices})
+    mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
+    size = f"{len(devices)} devices, {hosts} host(s), {chip.memory / GIB:.0f} GiB each"
+    print(f"{topology}: {size}; mesh {dict(mesh.shape)}")
+    programs, failures = [], []
+    for name, build in (("train", train_program), ("logprobs", logprobs_program), ("decode", decode_program)):
+        try:
+            programs.append(compiled(name, *build(cfg, model, mesh, hosts)))
+            print(describe(programs[-1]), flush=True)
+        except jax.errors.JaxRuntimeError as error:
+            if "hbm" not in str(error).lower():
+                raise
+            failures.append(f"{name}: {_first_line_about_memory(str(error))}")
+            print(f"  {failures[-1]}", flush=True)
+    return verdict(cfg, model, chip, mesh, programs, failures)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What is said about them
+# --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Bytes per chip of what lies there between the steps."""
+
+    params: float
+    optimizer: float
+    reference: float
+
+    @property
+    def total(self) -> float:
+        return self.params + self.optimizer + self.reference
+
+
+def resident_bytes(cfg: Config, model: Any, mesh: Mesh) -> Resident:
+    state = state_shapes(cfg, model, mesh)
+    keeps_reference = cfg.loss.kl_coef and not cfg.model.lora.rank
+    return Resident(
+        params=shard_bytes(state.params),
+        optimizer=shard_bytes(state.opt_state),
+        reference=shard_bytes(state.params) if keeps_reference else 0.0,
+    )
+
+
+def shard_bytes(tree: Any) -> float:
+    """Bytes on one device of arrays with shardings."""
+    return float(sum(np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)))
+
+
+def flops_per_token(cfg: Config, model: Any) -> tuple[float, float]:
+    """(forward, forward and backward) per token of a row, with the recomputation that remat asks for.
+
+    Two per parameter and token, and attention over half a row. The embedding is a lookup, and the head is counted
+    on every position although only completions are projected: an upper bound.
+    """
+    c = model.cfg
+    shapes = jax.tree.leaves(without_adapters(abstract_params(model)))
+    parameters = sum(np.prod(x.shape) for x in shapes) - (0 if c.tie_word_embeddings else c.vocab_size * c.hidden_size)
+    attention = 4 * c.num_layers * c.num_heads * c.head_dim * row_tokens(cfg) / 2
+    forward = 2 * parameters + attention
+    return forward, forward * (4 if c.remat == "full" else 3)
+
+
+def describe(program: Program) -> str:
+    lines = [
+        f"  {program.name}: compiled in {program.seconds:.0f} s; per chip {program.arguments / GIB:.2f} GiB given, "
+        f"{program.temporary / GIB:.2f} GiB activations and temporaries"
+        + ("; Pallas kernels" if program.has_pallas else "")
+    ]
+    for kind, (count, size) in sorted(program.collectives.items()):
+        lines.append(f"    {kind}: {count:.0f} a microbatch, {size / GIB:.3f} GiB per chip")
+    return "\n".join(lines)
+
+
+def verdict(cfg: Config, model: Any, chip: Chip, mesh: Mesh, programs: list[Program], failures: list[str]) -> int:
+    held = resident_bytes(cfg, model, mesh)
+    print(
+        f"  held between steps, per chip: parameters {held.params / GIB:.2f}, optimizer {held.optimizer / GIB:.2f}, "
+        f"reference {held.reference / GIB:.2f} GiB"
+    )
+    needs = {}
+    for program in programs:
+        # The arguments of the update are the state itself; those of decoding are copies beside it.
+        beside = {"train": held.reference, "logprobs": held.params + held.optimizer, "decode": held.total}
+        needs[program.name] = program.arguments + program.temporary + beside[program.name]
+        free = chip.memory - needs[program.name]
+        print(
+            f"  {program.name}: {needs[program.name] / GIB:.2f} GiB of {chip.memory / GIB:.0f}, {free / GIB:.2f} free"
+        )
+        if free < 0:
+            failures.append(f"{program.name} needs {needs[program.name] / GIB:.1f} GiB of {chip.memory / GIB:.0f}")
+    _print_roofline(cfg, model, chip, mesh, programs)
+    if failures:
+        print("does not fit: " + "; ".join(failures))
+        print("what would make it fit: " + "; ".join(knobs(cfg, failures)))
+        return DOES_NOT_FIT
+    print("fits")
+    return FITS
+
+
+def knobs(cfg: Config, failures: list[str]) -> list[str]:
+    """Config changes that lower what was too much, the ones that cost least first."""
+    failed, found = " ".join(failures), []
+    if "train" in failed or "logprobs" in failed:
+        if cfg.model.remat != "full":
+            found.append("config.model.remat=full")
+        if cfg.train.microbatch_rows > 1:
+            found.append(f"config.train.microbatch_rows={cfg.train.microbatch_rows // 2}")
+        if cfg.train.logprob_chunk > 128:
+            found.append(f"config.train.logprob_chunk={cfg.train.logprob_chunk // 4}")
+        if cfg.loss.kl_coef and not cfg.model.lora.rank:
+            found.append("config.loss.kl_coef=0 (no reference)")
+        if not cfg.optimizer.bf16_momentum:
+            found.append("config.optimizer.bf16_momentum=True")
+        found.append("config.mesh.fsdp=-1 on more chips")
+        if not cfg.model.lora.rank:
+            found.append("config.model.lora.rank=32")
+    if "decode" in failed:
+        found.append(f"config.engine.slots={max(cfg.engine.slots // 2, 1)}")
+        found.append("config.engine.cache_tokens nearer to prompt.max_prompt_tokens + prompt.max_completion_tokens")
+    return found
+
+
+def _print_roofline(cfg: Config, model: Any, chip: Chip, mesh: Mesh, programs: list[Program]) -> None:
+    forward, both = flops_per_token(cfg, model)
+    rows = {p.name: p for p in programs}
+    tokens = cfg.train.microbatch_rows * row_tokens(cfg)  # of one host's share of a microbatch
+    chips = mesh.devices.size / len({device.process_index for device in mesh.devices.flat})
+    for name, per_token in (("train", both), ("logprobs", forward)):
+        if name in rows:
+            flops = per_token * tokens / chips
+            seconds = flops / chip.flops
+            print(
+                f"  {name}, estimate by roofline: {flops / 1e12:.1f} TFLOP per chip and microbatch of "
+                f"{tokens} tokens a host, at least {seconds:.2f} s, {tokens / seconds:.0f} tokens/s a host"
+            )
+    if "decode" in rows:
+        seconds = rows["decode"].arguments / chip.bandwidth
+        print(
+            f"  decode, estimate by roofline: a token of all {cfg.engine.slots} slots reads all weights and a full "
+            f"cache, at least {seconds * 1e3:.1f} ms, {cfg.engine.slots / seconds:.0f} tokens/s a host"
+        )
+    print("  (estimates: the chip's published peaks, no overlap lost; a real run is slower)")
+
+
+def plan_by_formula(cfg: Config, model: Any, memory: float, gpus: int) -> int:
+    """GPUs by formula: parameters, moments, gradients and reference split over all, activations of the remat policy."""
+    c = model.cfg
+    parameters = float(sum(np.prod(x.shape) for x in jax.tree.leaves(abstract_params(model))))
+    stored = jnp.dtype(cfg.model.param_dtype).itemsize
+    ways = gpus if cfg.mesh.fsdp == -1 else cfg.mesh.fsdp * cfg.mesh.tensor
+    rows = -(-cfg.train.microbatch_rows // gpus)
+    size = jnp.dtype(cfg.model.dtype).itemsize
+    layer_input = rows * row_tokens(cfg) * c.hidden_size * size
+    wide = rows * row_tokens(cfg) * (4 * c.hidden_size + 3 * c.intermediate_size + 4 * c.num_heads * c.head_dim) * size
+    logits = 3 * rows * min(cfg.train.logprob_chunk, row_tokens(cfg)) * c.vocab_size * 4
+    cache = 2 * c.num_layers * cfg.engine.slots * cfg.engine.cache_tokens * c.num_kv_heads * c.head_dim * size / gpus
+    parts = {
+        "parameters": parameters * stored / ways,
+        "optimizer": parameters * (stored + (2 if cfg.optimizer.bf16_momentum else stored)) / ways,
+        "gradient": parameters * 4 / ways,
+        "reference": parameters * stored / ways if cfg.loss.kl_coef and not cfg.model.lora.rank else 0.0,
+    }
+    held = sum(parts.values()) - parts["gradient"]
+    kept = c.num_layers * (layer_input if cfg.model.remat == "full" else layer_input + wide)
+    train = sum(parts.values()) + kept + wide + logits
+    decode = held + parameters * size / np.gcd(gpus, c.num_kv_heads) + cache
+    print(f"{gpus} GPUs of {memory / GIB:.0f} GiB, by formula, per GPU in GiB (nothing was compiled):")
+    print("  " + ", ".join(f"{name} {value / GIB:.2f}" for name, value in parts.items()))
+    print(f"  train: activations {(kept + wide) / GIB:.2f}, logits {logits / GIB:.2f}, in all {train / GIB:.2f}")
+    print(f"  decode: KV cache {cache / GIB:.2f}, in all {decode / GIB:.2f}")
+    failures = [
+        f"{name} needs {need / GIB:.1f} GiB of {memory / GIB:.0f}"
+        for name, need in (("train", train), ("decode", decode))
+        if need > memory
+    ]
+    if failures:
+        print("does not fit: " + "; ".join(failures))
+        print("what would make it fit: " + "; ".join(knobs(cfg, failures)))
+        return DOES_NOT_FIT
+    print("fits")
+    return FITS
+
+
+def _first_line_about_memory(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if "hbm" in line.lower()]
+    return lines[0] if lines else message.splitlines()[0]
