@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from finemem_jax.decoding import generate
 from finemem_jax.hlo import Collectives, collectives
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import without_adapters
-from finemem_jax.nn.mesh import ROWS, on_mesh
+from finemem_jax.nn.mesh import HEADS, ROWS
+from finemem_jax.nn.paged_cache import PagePool
 from finemem_jax.nn.sharding import DECODE_RULES, make_mesh, param_shardings
 from finemem_jax.rl.batch import RolloutBatch
 from finemem_jax.rl.train_state import TrainState, abstract_train_state, make_optimizer
@@ -31,7 +33,9 @@ from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step
 from finemem_jax.weights.hf import read_config
 
 GIB = 2**30
-STOP_TOKENS = 4
+STOP_TOKENS = 4  # per request, as the engine pads them
+KEY_WORDS = 5  # seed, step, episode, sample, t
+FLAT = ("v5e", "v6e")  # generations whose slices are a grid and not a cube
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +46,16 @@ class Chip:
     memory: float  # bytes of HBM
     flops: float  # bfloat16 per second
     bandwidth: float  # of HBM, bytes per second
+    kinds: tuple[str, ...]  # JAX's names of it
 
 
 # cloud.google.com/tpu/docs, the page of each generation; tpu7x halved, because a chip is two devices.
 CHIPS = {
-    "v4": Chip("v4", 32 * GIB, 275e12, 1.228e12),
-    "v5e": Chip("v5e", 16 * GIB, 197e12, 0.819e12),
-    "v5p": Chip("v5p", 95 * GIB, 459e12, 2.765e12),
-    "v6e": Chip("v6e", 32 * GIB, 918e12, 1.640e12),
-    "tpu7x": Chip("tpu7x", 96 * GIB, 1153.5e12, 3.69e12),
+    "v4": Chip("v4", 32 * GIB, 275e12, 1.228e12, ("TPU v4",)),
+    "v5e": Chip("v5e", 16 * GIB, 197e12, 0.819e12, ("TPU v5 lite", "TPU v5e")),
+    "v5p": Chip("v5p", 95 * GIB, 459e12, 2.765e12, ("TPU v5", "TPU v5p")),
+    "v6e": Chip("v6e", 32 * GIB, 918e12, 1.640e12, ("TPU v6 lite", "TPU v6e")),
+    "tpu7x": Chip("tpu7x", 96 * GIB, 1153.5e12, 3.69e12, ("TPU7x", "TPU v7x", "TPU v7")),
 }
 
 
@@ -81,6 +86,7 @@ def topology_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{name}-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is opened: others may compile at the same time
     from jax.experimental import topologies
 
     try:
@@ -152,36 +158,49 @@ def logprobs_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[C
 
 
 def decode_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[Callable, tuple]:
-    """Decoding is local to a host: its chips share the kv heads as far as they go, and then the slots."""
-    local = [device for device in mesh.devices.flat if device.process_index == 0]
-    tensor = int(np.gcd(len(local), model.cfg.num_kv_heads))
-    here = make_mesh(data=-1, tensor=tensor, devices=local)
+    """Decoding is local to a host, whose chips share the heads. Every slot is full: the most it can take."""
+    devices = list(mesh.devices.flat) if hosts == 1 else topology_devices(one_host(mesh.devices.flat[0]))[1]
+    ways = int(np.gcd(len(devices), model.cfg.num_kv_heads))
+    here = make_mesh(data=-1, tensor=ways, devices=devices)
+    everywhere = NamedSharding(here, PartitionSpec())
+    by_head = NamedSharding(here, PartitionSpec(None, HEADS))
     in_dtype = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(cfg.model.dtype)), abstract_params(model))
     params = _on_mesh(in_dtype, param_shardings(model, here, DECODE_RULES))
-    slots = jax.eval_shape(lambda: generate.empty_slots(model, cfg.engine.slots, cfg.engine.cache_tokens, STOP_TOKENS))
-    rows = ROWS if cfg.engine.slots % here.shape["data"] == 0 else None
+    each = -(-cfg.engine.cache_tokens // cfg.engine.page_tokens)
+    listed = cfg.engine.slots * each
+    held = min(listed, cfg.engine.pool_tokens // cfg.engine.page_tokens) if cfg.engine.pool_tokens else listed
+    pool = jax.eval_shape(lambda: PagePool.create(model.cfg, held + 1, cfg.engine.page_tokens))
+    pool = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_head), pool)
 
-    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        is_cache = path[-1].name in ("keys", "values")
-        spec = PartitionSpec(None, rows, None, "tensor") if is_cache else PartitionSpec(rows)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(here, spec))
+    def of(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
 
-    slots = jax.tree_util.tree_map_with_path(place, slots)
+    slots, whole = cfg.engine.slots, jnp.int32
+    rows = generate.DecodeRows(
+        token=of(whole, slots),
+        length=of(whole, slots),
+        count=of(whole, slots),
+        is_active=of(jnp.bool_, slots),
+        key_words=of(jnp.uint32, slots, KEY_WORDS),
+        temperature=of(jnp.float32, slots),
+        top_k=of(whole, slots),
+        top_p=of(jnp.float32, slots),
+        max_tokens=of(whole, slots),
+        min_tokens=of(whole, slots),
+        stop_tokens=of(whole, slots, STOP_TOKENS),
+        pages=of(whole, listed),
+        page_rows=of(whole, listed),
+        page_starts=of(whole, listed),
+        first_page=of(whole, slots),
+    )
+    decode = partial(generate.decode, model, steps=cfg.engine.decode_chunk, truncate=False)
+    return jax.jit(decode, donate_argnums=1), (params, pool, rows, of(whole))
 
-    def decode(params: Any, slots: generate.Slots, floor: jax.Array):
-        with on_mesh(here):
-            return generate.decode(
-                model,
-                params,
-                slots,
-                floor,
-                steps=cfg.engine.decode_chunk,
-                attend_to=cfg.engine.cache_tokens,
-                truncate=False,
-            )
 
-    floor = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(here, PartitionSpec()))
-    return jax.jit(decode, donate_argnums=1), (params, slots, floor)
+def one_host(device: jax.Device) -> str:
+    """The topology of one host of the slice that `device` belongs to; hosts of more than one have four chips."""
+    name = next(name for name, chip in CHIPS.items() if device.device_kind in chip.kinds)
+    return f"{name}:2x2" if name in FLAT else f"{name}:2x2x1"
 
 
 def batch_shapes(cfg: Config, mesh: Mesh, hosts: int, *, has_reference: bool) -> RolloutBatch:

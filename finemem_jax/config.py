@@ -223,6 +223,7 @@ class LossConfig:
     kl_coef: float = 0.001  # 0 = no reference policy at all
     aggregation: str = "token_mean"  # token_mean | sequence_mean | constant
     constant_length: int = 2048  # aggregation constant: tokens are divided by rows * this
+    engine_ratio_cap: float = 0.0  # > 0: old log-probs are the trainer's; ratio trainer / engine, at most this, weighs
     entropy: bool = False  # log the policy's exact mean entropy, nats per token; costs another pass over the logits
 
 
@@ -579,6 +580,7 @@ _RANGES = {
     "loss.clip_low": (0, 1),
     "loss.clip_high": (0, math.inf),
     "loss.kl_coef": (0, math.inf),
+    "loss.engine_ratio_cap": (0, math.inf),
     "optimizer.lr": (0, 10),
     "optimizer.warmup": (0, 1),
     "optimizer.weight_decay": (0, math.inf),

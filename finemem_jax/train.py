@@ -21,6 +21,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from finemem_jax.reporting.report import write_report
 from finemem_jax.reporting.rollout_records import group_record, write_heldout
 from finemem_jax.reporting.trackers import Trackers
 from finemem_jax.rl import metrics as metrics_lib
+from finemem_jax.rl.grpo import correct_engine_gap
 from finemem_jax.rl.train_state import TrainState, create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state_shardings
 from finemem_jax.types import Answerer, AnswererDown, Episode, Rollout, Sampling
@@ -111,6 +113,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         fill = make_fill_logprobs(
             policy.model, temperature=cfg.train.temperature, chunk=cfg.train.logprob_chunk, mesh=mesh
         )
+        correct_gap = jax.jit(partial(correct_engine_gap, cap=cfg.loss.engine_ratio_cap))
         # The update donates its state, so a reference of its own needs buffers of its own. With LoRA the reference
         # is the policy's frozen base, and there is no second copy.
         reference = jax.tree.map(jnp.copy, policy.params) if cfg.loss.kl_coef and not cfg.model.lora.rank else None
@@ -180,11 +183,16 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     advantages = group_advantages(
                         rewards.total, std=cfg.advantage.std, eps=cfg.advantage.eps, min_std=cfg.advantage.min_std
                     )
-                losses = []
+                losses, batches = [], []
                 for chosen in mini_batches(cfg, step, len(groups)):
                     with clock.phase("pack"):
                         packed, padding_share = pack_groups(chosen, own, lengths, advantages, cfg)
                         batch = packing.to_device(packed, mesh)
+                    if cfg.loss.engine_ratio_cap:  # now, while the parameters are still those that sampled
+                        with clock.phase("reference"):
+                            batch = correct_gap(batch, fill(state.params, batch))
+                    batches.append((padding_share, batch))
+                for padding_share, batch in batches:
                     if cfg.loss.kl_coef:
                         with clock.phase("reference"):
                             base = without_adapters(state.params) if reference is None else reference

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from finemem_jax.config import LossConfig
+from finemem_jax.rl.batch import RolloutBatch
 from finemem_jax.rl.metrics import Max, Mean, Metrics, Sum
 
 
@@ -68,6 +69,20 @@ def policy_loss(
         loss = loss + cfg.kl_coef * jnp.sum(token_weights * kl)
         metrics["ref_kl"] = token_mean(kl)
     return loss, metrics | {"loss": Sum(loss)}
+
+
+def correct_engine_gap(batch: RolloutBatch, logprobs: Float[Array, "*rows seq"], cap: float) -> RolloutBatch:
+    """The batch as the trainer sees it, where its log-probabilities differ from those of the engine that sampled.
+
+    logprobs: of the trainer, with the parameters that sampled. They become the old ones, so that the clip measures
+    the policy's change and not the gap between two implementations; what the gap does to the expectation is put
+    right by the importance ratio trainer / engine, truncated at `cap`, which multiplies the surrogate.
+    """
+    counted = batch.token_weights > 0
+    ratio = jnp.exp(jnp.where(counted, logprobs - batch.old_logprobs, 0.0))
+    return batch.replace(
+        old_logprobs=jnp.where(counted, logprobs, 0.0), advantages=batch.advantages * jnp.minimum(ratio, cap)
+    )
 
 
 def kl_estimate(

@@ -10,7 +10,8 @@ import pytest
 
 from finemem_jax.config import LossConfig
 from finemem_jax.rl import metrics
-from finemem_jax.rl.grpo import kl_estimate, negative_log_likelihood, policy_loss
+from finemem_jax.rl.batch import RolloutBatch
+from finemem_jax.rl.grpo import correct_engine_gap, kl_estimate, negative_log_likelihood, policy_loss
 
 
 def loss_and_metrics(fields, cfg, **changed):
@@ -166,6 +167,28 @@ def test_kl_estimators_measure_the_kl_and_only_k2_and_k3_have_its_gradient():
     k3 = jax.grad(expectation)(logits, "k3")
     np.testing.assert_allclose(k3, policy - jnp.exp(ref), rtol=1e-4)
     assert float(jnp.dot(k3, true_gradient)) > 0
+
+
+def test_the_engine_gap_is_corrected_by_a_truncated_ratio(tokens):
+    """Against the formula: clip around the trainer's own old log-probs, every token weighed by min(ratio, cap)."""
+    cfg, cap = LossConfig(kl_coef=0.0), 1.1
+    trainer = (tokens["old_logprobs"] + np.linspace(-0.4, 0.4, 16).reshape(2, 8)).astype(np.float32)
+    given = {k: tokens[k] for k in ("old_logprobs", "token_weights", "advantages")}
+    batch = RolloutBatch(tokens=None, positions=None, segment_ids=None, ref_logprobs=None, **given)
+    corrected = correct_engine_gap(batch, trainer, cap)
+
+    def loss_of(logprobs):
+        changed = {"old_logprobs": corrected.old_logprobs, "advantages": corrected.advantages}
+        return loss_and_metrics(tokens, cfg, logprobs=logprobs, **changed)[0]
+
+    loss, gradient = jax.value_and_grad(loss_of)(jnp.asarray(tokens["logprobs"]))
+    weights = np.minimum(np.exp(trainer - tokens["old_logprobs"]), cap)
+    expected, slope = slow_loss(
+        tokens["logprobs"], trainer, None, tokens["advantages"], tokens["token_weights"] * weights, cfg
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-6)
+    assert weights.min() < 0.7 and (weights == np.float32(cap)).sum() > 4
 
 
 def test_unknown_estimator_is_refused(tokens):
