@@ -175,7 +175,7 @@ def test_the_engine_gap_is_corrected_by_a_truncated_ratio(tokens):
     trainer = (tokens["old_logprobs"] + np.linspace(-0.4, 0.4, 16).reshape(2, 8)).astype(np.float32)
     given = {k: tokens[k] for k in ("old_logprobs", "token_weights", "advantages")}
     batch = RolloutBatch(tokens=None, positions=None, segment_ids=None, ref_logprobs=None, **given)
-    corrected = correct_engine_gap(batch, trainer, cap)
+    corrected = correct_engine_gap(batch, jnp.asarray(trainer), cap)
 
     def loss_of(logprobs):
         changed = {"old_logprobs": corrected.old_logprobs, "advantages": corrected.advantages}
