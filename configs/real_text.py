@@ -8,9 +8,8 @@
     finemem sft --config=configs/real_text.py --workdir=runs/real_text_sft
     finemem train --config=configs/real_text.py --config.model.path=runs/real_text_sft/hf
 
-2 CPU cores, about fifteen minutes. The diary's warm start has never seen such text and can hardly copy it (held-out
-accuracy 0.01), so it first imitates the scripted expert on the training utterances. Figures: README; so far the policy
-copies too badly for training to help.
+2 CPU cores. The diary's warm start has never seen such text and can hardly copy it, so the job has a warm start of its
+own, with a tokenizer built from the training utterances. Figures: README.
 """
 
 from configs import quickstart
@@ -19,21 +18,26 @@ from configs import quickstart
 def get_config():
     cfg = quickstart.get_config()
     cfg.name = "real_text"
+    cfg.model.path = ""
+    cfg.model.family = "qwen3"
+    cfg.model.preset = "tiny"
+    cfg.model.tokenizer = "corpus"
     cfg.data.name = "memalpha"
     cfg.data.path = "runs/data/clinc150_train.parquet"
     cfg.data.eval_path = "runs/data/clinc150_eval.parquet"
     cfg.memory.max_operations = 3
     cfg.memory.max_item_tokens = 48
     cfg.memory.view.max_items = 4
-    cfg.prompt.max_prompt_tokens = 416
+    cfg.prompt.max_prompt_tokens = 320
     cfg.prompt.max_completion_tokens = 96
-    cfg.engine.cache_tokens = 512
-    cfg.sft.stages = ("expert",)
-    cfg.sft.steps = (900,)
-    cfg.sft.lr = (2e-3,)
+    cfg.engine.cache_tokens = 416
+    cfg.sft.stages = ("copy_random", "copy_shuffled", "expert")
+    cfg.sft.steps = (1200, 1200, 1600)
+    cfg.sft.lr = (3e-3, 2e-3, 2e-3)
     cfg.sft.batch = 16
-    cfg.sft.pool = 360
-    cfg.train.steps = 20
+    cfg.sft.pool = 400
+    cfg.optimizer.b2 = 0.98
+    cfg.train.steps = 30
     cfg.train.eval_every = 10
     cfg.train.checkpoint_every = 10
     return cfg

@@ -26,6 +26,7 @@ def get_config():
     cfg.sft.pool = 2048
     cfg.sft.permuted = 0.4
     cfg.sft.copy_mix = 0.25
+    cfg.sft.update_mix = 0.2
     cfg.optimizer.schedule = "cosine"
     cfg.optimizer.weight_decay = 0.01
     cfg.optimizer.b2 = 0.98

@@ -43,7 +43,9 @@ class ModelConfig:
     path: str = ""  # Hugging Face folder or hub name; "embedded:NAME" = a folder shipped in the package; "" = random
     family: str = "qwen3"  # a file in models/; ignored when path is given
     preset: str = "4b"  # a key of that family's PRESETS; ignored when path is given
-    tokenizer: str = ""  # folder or hub name; "" = the one beside the model
+    # Folder or hub name; "" = the one beside the model; "tiny" or "corpus" = a small one, built from the diary's
+    # words or from the training episodes (`finemem sft`)
+    tokenizer: str = ""
     dtype: str = "bfloat16"  # compute dtype of matmuls: float32 | bfloat16
     param_dtype: str = "float32"  # dtype parameters are stored in: float32 | bfloat16
     remat: str = "none"  # rematerialisation policy by name: none | full | dots
@@ -275,6 +277,7 @@ class SftConfig:
     batch: int = 32  # sequences per step
     permuted: float = 0.25  # share of sequences whose non-structural tokens are permuted (not in copy_random)
     copy_mix: float = 0.25  # expert: share of copying sequences mixed in, against forgetting
+    update_mix: float = 0.0  # copy_shuffled and expert: share of exercises in looking up the item to update
     pool: int = 2048  # distinct episodes the expert is run on
     save_dtype: str = "float32"  # dtype of the written folder: float32 | bfloat16
     expert: ExpertConfig = field(default_factory=lambda: ExpertConfig())
@@ -619,6 +622,7 @@ _RANGES = {
     "sft.batch": (1, math.inf),
     "sft.permuted": (0, 1),
     "sft.copy_mix": (0, 1),
+    "sft.update_mix": (0, 1),
     "sft.pool": (1, math.inf),
 }
 

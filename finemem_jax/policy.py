@@ -28,7 +28,9 @@ from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints
 from finemem_jax.workdir import stored_config
 
-BUILD_TINY = "tiny"  # config.model.tokenizer: build the tiny tokenizer from the diary's sentences
+# config.model.tokenizer: build the tiny tokenizer from the diary's words, or from the training episodes' chunks
+BUILD_TINY, BUILD_FROM_CORPUS = "tiny", "corpus"
+CORPUS_SUBWORDS = 2048  # so that the words of held-out text do not fall apart into bytes
 VOCAB_MULTIPLE = 64  # the tiny model's vocabulary is rounded up to this
 
 
@@ -66,7 +68,7 @@ def load_policy(cfg: Config, mesh: Mesh | None = None) -> Policy:
         remat=cfg.model.remat,
         lora=cfg.model.lora,
     )
-    if cfg.model.tokenizer == BUILD_TINY:
+    if cfg.model.tokenizer in (BUILD_TINY, BUILD_FROM_CORPUS):
         settings = dataclasses.replace(
             settings,
             vocab_size=-(-len(tokenizer) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE,
@@ -160,11 +162,19 @@ def _policy_server(given: Given, temperature: float) -> Chat:
 
 
 def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
+    """The tokenizer of the config. One is built only for a model that starts from random weights."""
+    built = cfg.model.tokenizer in (BUILD_TINY, BUILD_FROM_CORPUS)
+    if cfg.model.path:
+        return tokenizers.load(cfg.model.path if built else cfg.model.tokenizer or cfg.model.path)
     if cfg.model.tokenizer == BUILD_TINY:
         return tokenizers.build_tiny(resolve("finemem_jax.benchmarks", "diary").sentences())
-    if not (cfg.model.tokenizer or cfg.model.path):
+    if cfg.model.tokenizer == BUILD_FROM_CORPUS:
+        episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, "train", cfg.seed)
+        texts = (chunk.text for episode in episodes for chunk in episode.chunks)
+        return tokenizers.build_tiny(texts, subwords=CORPUS_SUBWORDS)
+    if not cfg.model.tokenizer:
         raise UserError("config.model.tokenizer is needed when config.model.path is empty")
-    return tokenizers.load(cfg.model.tokenizer or cfg.model.path)
+    return tokenizers.load(cfg.model.tokenizer)
 
 
 def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Judge | None = None) -> Environment:

@@ -8,6 +8,9 @@ not move a policy that cannot copy. The stages, in order (`config.sft.stages`):
     copy_shuffled  both kinds, to be inserted in another order than they are read
     expert         what the expert wrote, mixed with copying of a part of the lines
 
+A share of the last two (`config.sft.update_mix`) are exercises in UPDATE: lines that each supersede an item of memory.
+An expert that updates once or twice an episode teaches the call, but not to look up whose id it needs.
+
 Copying in order comes first because it is learnt several times faster; but a policy that learnt nothing else counts
 along and loses its place at the first line that is left out (measured: nll 0.02 in order, 7.7 on what the expert
 writes). From copy_lines on, a share of the sequences stands under a random permutation of all non-structural tokens:
@@ -39,7 +42,7 @@ from finemem_jax.reporting.records import JsonLines
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.train_state import create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_sft_step
-from finemem_jax.types import Episode, Rollout
+from finemem_jax.types import Episode, MemoryItem, Operation, Rollout
 
 NEWLINE = "\n"
 LOG_EVERY = 25
@@ -135,7 +138,9 @@ class Exercises:
             if stage == "copy_shuffled" and rng.random() < 0.5:
                 yield self._copy(rollout, t, rng, order="shuffled", random_lines=True)
                 continue
-            if stage == "copy_lines":
+            if rng.random() < sft.update_mix and stage != "copy_lines":
+                example = self._updates(rollout, rng)
+            elif stage == "copy_lines":
                 example = self._copy(rollout, t, rng)
             elif stage == "copy_shuffled":
                 example = self._copy(rollout, t, rng, order="shuffled")
@@ -157,7 +162,7 @@ class Exercises:
     ) -> Example:
         """The lines of chunk t, shuffled, to be inserted: all of them in the order they are read, all in another
         order, or as many as the write budget allows in the order they are read."""
-        tokenizer, memory = self._env.tokenizer, rollout.steps[t - 1].memory_after if t else None
+        memory = rollout.steps[t - 1].memory_after if t else None
         lines = rollout.episode.chunks[t].text.splitlines()
         rng.shuffle(lines)
         chosen = np.arange(len(lines))
@@ -167,23 +172,44 @@ class Exercises:
             count = rng.integers(1, min(len(lines), self._cfg.memory.max_operations) + 1)
             chosen = np.sort(rng.choice(chosen, count, replace=False))
         written = [lines[i] for i in chosen]
-        prompt, _ = prompts.render(
-            tokenizer,
-            self._env.specs,
-            NEWLINE.join(lines),
-            memory.items if memory else (),
-            self._env.prompt,
-            max_operations=self._cfg.memory.max_operations,
-        )
-        text = "".join(f"{operations.emit([scripted.insert(line)])}\n" for line in written)
-        example = Example(prompt, (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id))
+        example = self._example(lines, memory.items if memory else (), [scripted.insert(line) for line in written])
         return self._randomised(example, lines, rng) if random_lines else example
+
+    def _updates(self, rollout: Rollout, rng: np.random.Generator) -> Example:
+        """As many updates as the write budget allows: lines that each supersede one of the items of memory, which
+        hold facts of the whole episode in random order. What it teaches is to look up the id."""
+        episode = rollout.episode
+        questions = [q for chunk in episode.chunks for q in chunk.questions]
+        said = [line for chunk in episode.chunks for line in chunk.text.splitlines()]
+        facts = [line for line in said if scripted.is_fact(line, questions) and not scripted.supersedes(line)]
+        rng.shuffle(facts)
+        others = [line for line in said if line not in facts and not scripted.supersedes(line)]
+        count = int(rng.integers(1, min(len(facts), self._cfg.memory.max_operations) + 1))
+        superseded = facts[:count]
+        held = [*facts, *rng.choice(others, int(rng.integers(0, 4)), replace=False).tolist()]
+        rng.shuffle(held)
+        ids = np.sort(rng.choice(2 * len(held), len(held), replace=False)) + 1
+        items = [MemoryItem(f"#{i}", line, 0, (0,)) for i, line in zip(ids.tolist(), held, strict=True)]
+        by_text = {item.text: item for item in items}
+        written = {scripted.superseding(line, facts[rng.integers(len(facts))]): by_text[line] for line in superseded}
+        lines = [*written, *rng.choice(others, int(rng.integers(0, 4)), replace=False).tolist()]
+        rng.shuffle(lines)
+        return self._example(lines, items, [scripted.update(written[line], line) for line in lines if line in written])
+
+    def _example(self, lines: Sequence[str], items: Sequence[MemoryItem], written: Sequence[Operation]) -> Example:
+        """A chunk of `lines` beside `items` in memory, and what is to be written."""
+        tokenizer, budget = self._env.tokenizer, self._cfg.memory.max_operations
+        chunk = NEWLINE.join(lines)
+        prompt, _ = prompts.render(tokenizer, self._env.specs, chunk, items, self._env.prompt, max_operations=budget)
+        # One by one: in the order they are given, each on a line of its own.
+        text = "".join(f"{operations.emit([operation])}\n" for operation in written)
+        return Example(prompt, (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id))
 
     def _randomised(self, example: Example, lines: Sequence[str], rng: np.random.Generator) -> Example:
         """The same exercise over lines of fresh random tokens."""
         encode = self._env.tokenizer.encode
         old = [tuple(encode(line, add_special_tokens=False)) for line in lines]
-        new = [tuple(rng.choice(self._content, rng.integers(2, 10)).tolist()) for _ in lines]
+        new = [tuple(rng.choice(self._content, rng.integers(2, max(10, len(line) + 1))).tolist()) for line in old]
         prompt = _replaced(example.prompt, _joined(old, self._newline), _joined(new, self._newline))
         completion = example.completion
         for before, after in zip(old, new, strict=True):

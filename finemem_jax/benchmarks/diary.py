@@ -2,8 +2,8 @@
 
 A day (chunk) is a few lines of shorthand in random order:
 
-    fact      Maya dentist Orlov
-    change    now Maya dentist Petrov        (a fact of an earlier day, superseded)
+    fact      Orlov Maya dentist
+    change    now Petrov Maya dentist        (a fact of an earlier day, superseded)
     example   put on some jazz => music      (a labelled utterance)
     noise     the tram late again            (nothing will ever be asked about it)
 
@@ -134,12 +134,13 @@ def load(cfg: DataConfig, split: str, seed: int) -> Sequence[Episode]:
 
 
 def sentences() -> Iterator[str]:
-    """The words of this task in whole sentences: the text the tiny tokenizer is trained on."""
+    """The words of this task: the text the tiny tokenizer is trained on."""
     for name in NAMES:
         for attribute, values in ATTRIBUTES.items():
             for value in values:
                 yield f"{name}'s {attribute} is {value}"
-                yield f"now {name}'s {attribute} is {value}"
+                yield f"now {value} {name} {attribute}"
+                yield f"{value} {name} {attribute}"
     for label, (patterns, words) in INTENTS.items():
         for pattern in patterns:
             for word in words:
@@ -238,7 +239,7 @@ def _some(rng: random.Random, items, count: int) -> list:
 
 
 def _fact(key: tuple[str, str], value: str) -> str:
-    return f"{key[0]} {key[1]} {value}"
+    return f"{value} {key[0]} {key[1]}"
 
 
 def _fact_question(key: tuple[str, str], value: str, kind: str, day: int) -> Question:

@@ -89,7 +89,7 @@ def conversation(
 
 def _messages(chunk: str, items: Sequence[MemoryItem], cfg: PromptConfig, max_operations: int) -> list[dict[str, str]]:
     if cfg.name == "compact":
-        memory = "\n".join(f"{item.id}:{item.text}" for item in items)
+        memory = "\n".join(f"{item.text}{item.id}" for item in items)
         user = f"<chunk>\n{chunk}\n</chunk>\n<memory>\n{memory}\n</memory>"
         return [{"role": "system", "content": ""}, {"role": "user", "content": user}]
     memory = "\n".join(f"[{item.id}] {item.text}" for item in items) or "Empty."

@@ -26,7 +26,7 @@ def insert(text: str) -> Operation:
 
 
 def update(item: MemoryItem, text: str) -> Operation:
-    return Operation("memory_update", {"id": item.id, "content": text})
+    return Operation("memory_update", {"content": text, "id": item.id})
 
 
 def no_memory(episode: Episode, turn: Turn) -> list[Operation]:
@@ -93,11 +93,14 @@ def chunk_lines(episode: Episode, turn: Turn) -> list[str]:
 
 
 def is_useful(line: str, questions: Sequence[Question]) -> bool:
-    """Whether the line is a labelled example, or holds an answer beside a word of its question."""
-    if " => " in line:
-        return True
+    """Whether the line is a labelled example or states a fact that is asked for."""
+    return " => " in line or is_fact(line, questions)
+
+
+def is_fact(line: str, questions: Sequence[Question]) -> bool:
+    """Whether the line holds an answer beside a word of its question."""
     words = _words(line)
-    return any(
+    return " => " not in line and any(
         _words(answer) <= words and words & _words(question.text) - _words(answer)
         for question in questions
         for answer in question.answers
@@ -105,14 +108,24 @@ def is_useful(line: str, questions: Sequence[Question]) -> bool:
 
 
 def superseded(line: str, items: Sequence[MemoryItem]) -> MemoryItem | None:
-    """The item that states an older value of what `line` states: "now SUBJECT VALUE" against "SUBJECT OTHER"."""
-    if not line.startswith("now "):
+    """The item that states an older value of what `line` states: "now VALUE SUBJECT" against "OTHER SUBJECT"."""
+    if not supersedes(line):
         return None
     return next((item for item in items if _subject(item.text) == _subject(line) and item.text != line), None)
 
 
+def supersedes(line: str) -> bool:
+    """Whether the line states a new value of something."""
+    return line.startswith("now ")
+
+
+def superseding(line: str, other: str) -> str:
+    """What would supersede `line`: its subject with the value of the line `other`."""
+    return f"now {other.partition(' ')[0]} {_subject(line)}"
+
+
 def _subject(line: str) -> str:
-    return line.removeprefix("now ").rpartition(" ")[0]
+    return line.removeprefix("now ").partition(" ")[2]
 
 
 def _words(text: str) -> set[str]:

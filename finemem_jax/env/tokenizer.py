@@ -39,10 +39,10 @@ SCAFFOLD = (
     "memory_delete",
     "memory_skip",
     '<tool_call>\n{"name": "memory_insert", "arguments": {"content": "',
-    '<tool_call>\n{"name": "memory_update", "arguments": {"id": "',
+    '<tool_call>\n{"name": "memory_update", "arguments": {"content": "',
     '<tool_call>\n{"name": "memory_delete", "arguments": {"id": "',
     '<tool_call>\n{"name": "memory_skip", "arguments": {}}\n</tool_call>\n',
-    '", "content": "',
+    '", "id": "',
     '"}}\n</tool_call>\n',
     " =>",
 )

@@ -41,7 +41,7 @@ PRESETS: dict[str, Config] = {
     "tiny": Config(
         vocab_size=512,
         hidden_size=64,
-        num_layers=3,
+        num_layers=4,
         num_heads=4,
         num_kv_heads=2,
         head_dim=32,  # more than hidden / heads: matching one token among hundreds needs the room

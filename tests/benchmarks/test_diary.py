@@ -15,7 +15,7 @@ def utterances(episode):
     asked = [q.text for chunk in episode.chunks for q in chunk.questions] + [q.text for q in episode.questions]
     said = {line.removeprefix("now ").split(" => ")[0] for line in lines}
     # a fact counts by what it is about, whatever its value
-    said = {" ".join(text.split()[:2]) if text.split()[0] in diary.NAMES else text for text in said}
+    said = {" ".join(text.split()[1:]) if text.split()[1] in diary.NAMES else text for text in said}
     return said | {q.removeprefix("what is ").removesuffix("?").replace("'s ", " ") for q in asked}
 
 
@@ -53,7 +53,7 @@ def test_questions_are_about_what_was_said():
             else:
                 subject = question.text.removeprefix("what is ").removesuffix("?").replace("'s ", " ")
                 said = [line for c in episodes[i].chunks for line in c.text.splitlines() if subject in line]
-                assert said[-1].endswith(f"{subject} {gold}")
+                assert said[-1].endswith(f"{gold} {subject}")
                 assert len(said) == (2 if question.kind == "changed" else 1)
                 assert said[-1].startswith("now ") == (question.kind == "changed")
     assert kinds == {"fact", "changed", "label"}

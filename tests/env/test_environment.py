@@ -45,18 +45,18 @@ def drive(env, episode, asked, texts, answer=lambda request: "orlov"):
 
 
 INSERT = '<tool_call>\n{"name": "memory_insert", "arguments": {"content": "%s"}}\n</tool_call>\n'
-UPDATE = '<tool_call>\n{"name": "memory_update", "arguments": {"id": "%s", "content": "%s"}}\n</tool_call>\n'
+UPDATE = '<tool_call>\n{"name": "memory_update", "arguments": {"content": "%s", "id": "%s"}}\n</tool_call>\n'
 
 
 def test_a_rollout_records_what_was_written_and_what_became_of_it(env):
     episode = fakes.episode(["Maya's dentist is Orlov", "now Maya's dentist is Petrov"], [("who is it?", "Orlov")])
-    texts = [INSERT % "Maya's dentist is Orlov" + "<tool_call>{", UPDATE % ("#1", "now Maya's dentist is Petrov")]
+    texts = [INSERT % "Maya's dentist is Orlov" + "<tool_call>{", UPDATE % ("now Maya's dentist is Petrov", "#1")]
     rollout, turns = drive(env, episode, all_questions(episode), texts)
     assert [o.status.split(":")[0] for o in rollout.steps[0].outcomes] == ["applied", "malformed"]
     assert [item.text for item in rollout.steps[1].memory_after.items] == ["now Maya's dentist is Petrov"]
     assert rollout.steps[0].memory_after.items[0].text == "Maya's dentist is Orlov"  # the snapshot did not change
     assert turns[0].prompt_tokens == rollout.steps[0].prompt_tokens
-    assert "#1:Maya's dentist is Orlov" in env.tokenizer.decode(list(turns[1].prompt_tokens))
+    assert "Maya's dentist is Orlov#1\n" in env.tokenizer.decode(list(turns[1].prompt_tokens))
     assert rollout.answers[0].score == 1.0 and rollout.answers[0].step is None
 
 
@@ -80,7 +80,7 @@ def test_chunk_questions_are_answered_from_the_memory_right_after_the_step(env):
     episode = fakes.episode(["a", "b"])
     asked = Asked(((Question("what is alpha?", ("1",)),), (Question("what is alpha?", ("1",)),)), ())
     seen = []
-    drive(env, episode, asked, [INSERT % "alpha is 1", UPDATE % ("#1", "alpha is 2")], lambda r: seen.append(r) or "1")
+    drive(env, episode, asked, [INSERT % "alpha is 1", UPDATE % ("alpha is 2", "#1")], lambda r: seen.append(r) or "1")
     assert [[item.text for item in request.items] for request in seen] == [["alpha is 1"], ["alpha is 2"]]
     assert [request.items[0].written_at for request in seen] == [0, 1]
 
