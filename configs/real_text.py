@@ -32,9 +32,10 @@ def get_config():
     cfg.prompt.max_completion_tokens = 96
     cfg.engine.cache_tokens = 416
     cfg.sft.stages = ("copy_random", "copy_shuffled", "expert")
-    cfg.sft.steps = (1200, 1200, 1600)
+    cfg.sft.steps = (1000, 1000, 1400)
     cfg.sft.lr = (3e-3, 2e-3, 2e-3)
     cfg.sft.batch = 16
+    cfg.sft.permuted = 0.4
     cfg.sft.pool = 400
     cfg.optimizer.b2 = 0.98
     cfg.train.steps = 30

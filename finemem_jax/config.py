@@ -277,7 +277,7 @@ class SftConfig:
     batch: int = 32  # sequences per step
     permuted: float = 0.25  # share of sequences whose non-structural tokens are permuted (not in copy_random)
     copy_mix: float = 0.25  # expert: share of copying sequences mixed in, against forgetting
-    update_mix: float = 0.0  # copy_shuffled and expert: share of exercises in looking up the item to update
+    update_mix: float = 0.0  # copy_shuffled, expert: share of exercises in looking up the item to update
     pool: int = 2048  # distinct episodes the expert is run on
     save_dtype: str = "float32"  # dtype of the written folder: float32 | bfloat16
     expert: ExpertConfig = field(default_factory=lambda: ExpertConfig())

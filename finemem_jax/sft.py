@@ -8,8 +8,9 @@ not move a policy that cannot copy. The stages, in order (`config.sft.stages`):
     copy_shuffled  both kinds, to be inserted in another order than they are read
     expert         what the expert wrote, mixed with copying of a part of the lines
 
-A share of the last two (`config.sft.update_mix`) are exercises in UPDATE: lines that each supersede an item of memory.
-An expert that updates once or twice an episode teaches the call, but not to look up whose id it needs.
+A share of the last two (`config.sft.update_mix`) are exercises in UPDATE: lines that each supersede an item of
+memory. An expert that updates once or twice an episode teaches the call, but not to look up whose id it needs: that
+is learnt as copying is, from a dense exercise.
 
 Copying in order comes first because it is learnt several times faster; but a policy that learnt nothing else counts
 along and loses its place at the first line that is left out (measured: nll 0.02 in order, 7.7 on what the expert
@@ -35,6 +36,7 @@ from finemem_jax.collect import Job, play_scripted
 from finemem_jax.config import Config, LossConfig, resolve
 from finemem_jax.env import operations, prompts, scripted
 from finemem_jax.env.environment import Asked, Environment
+from finemem_jax.env.tokenizer import ITEM_IDS
 from finemem_jax.packing import Lengths, TrainSequence
 from finemem_jax.policy import Policy, load_environment, load_mesh, load_policy
 from finemem_jax.reporting.progress import Progress
@@ -46,6 +48,7 @@ from finemem_jax.types import Episode, MemoryItem, Operation, Rollout
 
 NEWLINE = "\n"
 LOG_EVERY = 25
+ID_SHARE = 0.15  # of the tokens of a random line
 
 
 def sft(cfg: Config, workdir: Path) -> Policy:
@@ -123,33 +126,38 @@ class Exercises:
         self._newline = vocabulary.get("\u010a", vocabulary.get(NEWLINE))  # byte-level BPE spells "\n" as U+010A
         structural = {*env.tokenizer.get_added_vocab().values(), self._newline}
         self._content = np.array(sorted(set(vocabulary.values()) - structural))
+        # Lines of random tokens hold ids too: naming an item is copying its id, and a token that was never copied is
+        # not copied then (measured: of the ids' tokens some were always looked up right, and others never).
+        self._ids = np.array(sorted(vocabulary[text] for text in ITEM_IDS if text in vocabulary))
         jobs = [Job(e, Asked(((),) * len(e.chunks), ())) for e in itertools.islice(episodes, cfg.sft.pool)]
         expert = scripted.expert(cfg.sft.expert, cfg.memory.max_operations, cfg.seed)
         self._rollouts = play_scripted(env, None, jobs, expert)
 
     def stream(self, stage: str, rng: np.random.Generator) -> Iterator[Example]:
-        sft = self._cfg.sft
         while True:
-            rollout = self._rollouts[rng.integers(len(self._rollouts))]
-            t = int(rng.integers(len(rollout.steps)))
-            if stage == "copy_random":
-                yield self._copy(rollout, 0, rng, random_lines=True)  # the first chunk: memory is empty, rows short
-                continue
-            if stage == "copy_shuffled" and rng.random() < 0.5:
-                yield self._copy(rollout, t, rng, order="shuffled", random_lines=True)
-                continue
-            if rng.random() < sft.update_mix and stage != "copy_lines":
-                example = self._updates(rollout, rng)
-            elif stage == "copy_lines":
-                example = self._copy(rollout, t, rng)
-            elif stage == "copy_shuffled":
-                example = self._copy(rollout, t, rng, order="shuffled")
-            elif rng.random() < sft.copy_mix:
-                example = self._copy(rollout, t, rng, order="subset")
-            else:
-                step = rollout.steps[t]
-                example = Example(step.prompt_tokens, step.completion.tokens)
-            yield self._permuted(example, rng) if rng.random() < sft.permuted else example
+            yield self._draw(stage, rng)
+
+    def _draw(self, stage: str, rng: np.random.Generator) -> Example:
+        """One example of a stage, under permuted tokens in the share `config.sft.permuted` of them."""
+        sft, budget = self._cfg.sft, self._cfg.memory.max_operations
+        rollout = self._rollouts[rng.integers(len(self._rollouts))]
+        t = int(rng.integers(len(rollout.steps)))
+        if stage not in ("copy_random", "copy_lines") and rng.random() < sft.update_mix:
+            example = self._updates(rollout, rng, budget if stage == "expert" else 2 * budget)
+        elif stage == "copy_random":
+            return self._copy(rollout, 0, rng, random_lines=True)  # the first chunk: memory is empty, rows short
+        elif stage == "copy_shuffled" and rng.random() < 0.5:
+            return self._copy(rollout, t, rng, order="shuffled", random_lines=True)
+        elif stage == "copy_lines":
+            example = self._copy(rollout, t, rng)
+        elif stage == "copy_shuffled":
+            example = self._copy(rollout, t, rng, order="shuffled")
+        elif rng.random() < sft.copy_mix:
+            example = self._copy(rollout, t, rng, order="subset")
+        else:
+            step = rollout.steps[t]
+            example = Example(step.prompt_tokens, step.completion.tokens)
+        return self._permuted(example, rng) if rng.random() < sft.permuted else example
 
     def _copy(
         self,
@@ -175,16 +183,16 @@ class Exercises:
         example = self._example(lines, memory.items if memory else (), [scripted.insert(line) for line in written])
         return self._randomised(example, lines, rng) if random_lines else example
 
-    def _updates(self, rollout: Rollout, rng: np.random.Generator) -> Example:
-        """As many updates as the write budget allows: lines that each supersede one of the items of memory, which
-        hold facts of the whole episode in random order. What it teaches is to look up the id."""
+    def _updates(self, rollout: Rollout, rng: np.random.Generator, most: int) -> Example:
+        """One to `most` updates: lines that each supersede one of the items of memory, which hold facts of the whole
+        episode in random order. What it teaches is to look up the id."""
         episode = rollout.episode
         questions = [q for chunk in episode.chunks for q in chunk.questions]
         said = [line for chunk in episode.chunks for line in chunk.text.splitlines()]
         facts = [line for line in said if scripted.is_fact(line, questions) and not scripted.supersedes(line)]
         rng.shuffle(facts)
         others = [line for line in said if line not in facts and not scripted.supersedes(line)]
-        count = int(rng.integers(1, min(len(facts), self._cfg.memory.max_operations) + 1))
+        count = int(rng.integers(1, min(len(facts), most) + 1))
         superseded = facts[:count]
         held = [*facts, *rng.choice(others, int(rng.integers(0, 4)), replace=False).tolist()]
         rng.shuffle(held)
@@ -209,12 +217,17 @@ class Exercises:
         """The same exercise over lines of fresh random tokens."""
         encode = self._env.tokenizer.encode
         old = [tuple(encode(line, add_special_tokens=False)) for line in lines]
-        new = [tuple(rng.choice(self._content, rng.integers(2, max(10, len(line) + 1))).tolist()) for line in old]
+        new = [self._random_line(rng, int(rng.integers(2, max(10, len(line) + 1)))) for line in old]
         prompt = _replaced(example.prompt, _joined(old, self._newline), _joined(new, self._newline))
         completion = example.completion
         for before, after in zip(old, new, strict=True):
             completion = _replaced(completion, before, after)
         return Example(prompt, completion)
+
+    def _random_line(self, rng: np.random.Generator, tokens: int) -> tuple[int, ...]:
+        content = rng.choice(self._content, tokens)
+        is_id = rng.random(tokens) < ID_SHARE * (self._ids.size > 0)
+        return tuple(np.where(is_id, rng.choice(self._ids, tokens) if self._ids.size else 0, content).tolist())
 
     def _permuted(self, example: Example, rng: np.random.Generator) -> Example:
         """The same exercise under a random permutation of all non-structural tokens."""

@@ -89,7 +89,10 @@ def conversation(
 
 def _messages(chunk: str, items: Sequence[MemoryItem], cfg: PromptConfig, max_operations: int) -> list[dict[str, str]]:
     if cfg.name == "compact":
-        memory = "\n".join(f"{item.text}{item.id}" for item in items)
+        # The key and the id are one token of the tiny tokenizer: the id of an item is then what follows its last word,
+        # here and in an UPDATE, and looking it up is copying.
+        lines = [json.dumps({"content": item.text, "id": item.id}, ensure_ascii=False) for item in items]
+        memory = "\n".join(lines)
         user = f"<chunk>\n{chunk}\n</chunk>\n<memory>\n{memory}\n</memory>"
         return [{"role": "system", "content": ""}, {"role": "user", "content": user}]
     memory = "\n".join(f"[{item.id}] {item.text}" for item in items) or "Empty."

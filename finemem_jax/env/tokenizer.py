@@ -42,11 +42,13 @@ SCAFFOLD = (
     '<tool_call>\n{"name": "memory_update", "arguments": {"content": "',
     '<tool_call>\n{"name": "memory_delete", "arguments": {"id": "',
     '<tool_call>\n{"name": "memory_skip", "arguments": {}}\n</tool_call>\n',
-    '", "id": "',
+    '{"content": "',
+    '"}\n{"content": "',
+    '"}\n</memory>',
     '"}}\n</tool_call>\n',
     " =>",
 )
-ITEM_IDS = tuple(f"#{i}" for i in range(1, 65))
+ITEM_IDS = tuple(f"{before}#{i}" for before in ("", '", "id": "') for i in range(1, 65))
 
 # ChatML with the tools listed by name alone: the tiny policy learns their use from examples, not from schemas.
 CHAT_TEMPLATE = """\

@@ -29,14 +29,15 @@ def test_an_update_exercise_names_the_item_that_each_line_supersedes(exercises):
     rng, tokenizer = np.random.default_rng(0), exercises._env.tokenizer
     places = set()
     for rollout in exercises._rollouts:
-        example = exercises._updates(rollout, rng)
+        example = exercises._updates(rollout, rng, 4)
         text, written = (tokenizer.decode(tokens) for tokens in (example.prompt, example.completion))
-        items = dict(line.rsplit("#", 1)[::-1] for line in MEMORY.search(text)[1].splitlines())
+        lines = [json.loads(line) for line in MEMORY.search(text)[1].splitlines()]
+        items = {line["id"]: line["content"] for line in lines}
         chunk = CHUNK.search(text)[1].splitlines()
         updates = operations.parse(written, flat.SPECS)
-        assert 1 <= len(updates) <= exercises._cfg.memory.max_operations
+        assert 1 <= len(updates) <= 4
         for update in updates:
-            line, old = update.arguments["content"], items[update.target.removeprefix("#")]
+            line, old = update.arguments["content"], items[update.target]
             assert update.name == "memory_update" and line in chunk and line.startswith("now ")
             assert line.split()[2:] == old.split()[1:]  # the same subject
             assert sum(item.split()[1:] == line.split()[2:] for item in items.values()) == 1
@@ -46,10 +47,10 @@ def test_an_update_exercise_names_the_item_that_each_line_supersedes(exercises):
 
 def test_a_permuted_exercise_copies_other_words_in_the_same_places(exercises):
     rng, tokenizer = np.random.default_rng(1), exercises._env.tokenizer
-    example = exercises._updates(exercises._rollouts[0], rng)
+    example = exercises._updates(exercises._rollouts[0], rng, 4)
     permuted = exercises._permuted(example, rng)
     assert permuted != example and len(permuted.prompt) == len(example.prompt)
-    ids = [[t for t in tokens.completion if tokenizer.decode([t]).startswith("#")] for tokens in (example, permuted)]
+    ids = [[t for t in tokens.completion if "#" in tokenizer.decode([t])] for tokens in (example, permuted)]
     assert ids[0] == ids[1]  # item ids are structure
     pairs = set(zip(example.prompt + example.completion, permuted.prompt + permuted.completion, strict=True))
     assert len(pairs) == len({old for old, _ in pairs}) == len({new for _, new in pairs})

@@ -56,7 +56,7 @@ def test_a_rollout_records_what_was_written_and_what_became_of_it(env):
     assert [item.text for item in rollout.steps[1].memory_after.items] == ["now Maya's dentist is Petrov"]
     assert rollout.steps[0].memory_after.items[0].text == "Maya's dentist is Orlov"  # the snapshot did not change
     assert turns[0].prompt_tokens == rollout.steps[0].prompt_tokens
-    assert "Maya's dentist is Orlov#1\n" in env.tokenizer.decode(list(turns[1].prompt_tokens))
+    assert '{"content": "Maya\'s dentist is Orlov", "id": "#1"}' in env.tokenizer.decode(list(turns[1].prompt_tokens))
     assert rollout.answers[0].score == 1.0 and rollout.answers[0].step is None
 
 

@@ -25,7 +25,7 @@ def test_any_text_comes_back_as_it_was(tiny_tokenizer, text):
 def test_scaffolding_is_one_token_a_piece(tiny_tokenizer):
     written = operations.emit([Operation("memory_update", {"content": "Maya's dentist is Orlov", "id": "#12"})]) + "\n"
     tokens = tiny_tokenizer.tokenize(written)
-    assert len(tokens) == 4 + 5 and tokens[-2] == "#12"
+    assert len(tokens) == 3 + 5 and tokens[-2].endswith("#12")
 
 
 def test_saved_and_loaded_it_is_the_same_with_its_chat_template(tiny_tokenizer, tmp_path):
