@@ -7,9 +7,10 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""
 runs="${1:-runs/warm_start}"
 sft() { .venv/bin/finemem sft --config=configs/warm_start.py --workdir="$runs/$1" "${@:2}"; }
-expert=(--config.model.tokenizer= "--config.sft.stages=('expert',)" "--config.sft.steps=(1300,)" "--config.sft.lr=(2e-3,)"
-        --config.sft.save_dtype=bfloat16)
+expert=("--config.sft.stages=('expert',)" "--config.sft.lr=(2e-3,)")
 sft copying
-sft choosing --config.model.path="$runs/copying/hf" "${expert[@]}"
-sft imitating --config.model.path="$runs/choosing/hf" "${expert[@]}" --config.sft.permuted=0.25 --config.sft.copy_mix=0.1
+sft choosing --config.model.path="$runs/copying/hf" "${expert[@]}" "--config.sft.steps=(1000,)" \
+  --config.sft.update_mix=0.25
+sft imitating --config.model.path="$runs/choosing/hf" "${expert[@]}" "--config.sft.steps=(800,)" \
+  --config.sft.permuted=0.25 --config.sft.copy_mix=0.1 --config.sft.update_mix=0.15 --config.sft.save_dtype=bfloat16
 echo "the warm start is $runs/imitating/hf"
