@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from finemem_jax.env.attribution import failures
 from finemem_jax.reporting.records import write_json_lines
 from finemem_jax.types import Answer, Memory, Rollout, Step
 
@@ -50,12 +51,14 @@ def sample_record(rollout: Rollout) -> dict:
     for step in rollout.steps:
         steps.append(_step_record(step, before))
         before = {item.id: item for item in step.memory_after.items}
-    return {"sample": rollout.sample, "steps": steps, "answers": [answer_record(answer) for answer in rollout.answers]}
+    causes = iter(failures(rollout))  # of the final questions
+    answers = [answer_record(a, next(causes) if a.step is None else "") for a in rollout.answers]
+    return {"sample": rollout.sample, "steps": steps, "answers": answers}
 
 
-def answer_record(answer: Answer) -> dict:
+def answer_record(answer: Answer, failure: str) -> dict:
     """A question, what was retrieved for it (which step wrote it), and how it was answered. `step` is that of the chunk
-    for a chunk question, null for a final one."""
+    for a chunk question, null for a final one. failure: where a wrong answer comes from (env/attribution.py)."""
     question = answer.question
     return {
         "step": answer.step,
@@ -65,6 +68,7 @@ def answer_record(answer: Answer) -> dict:
         "metric": question.metric,
         "answer": answer.text,
         "score": answer.score,
+        "failure": failure,
         "retrieved": [
             {"id": item.id, "step": item.written_at, "text": item.text, "bm25": round(item.score, 6)}
             for item in answer.retrieved

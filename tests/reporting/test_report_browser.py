@@ -159,9 +159,12 @@ def test_failures_are_a_filter(visit, tmp_path):
     run = runs.write_run(tmp_path)
     path = run / "heldout" / "after T=1.jsonl"
     records = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+    assert {r["samples"][0]["answers"][0]["failure"] for r in records} == {"answering"}
     records[2]["samples"][0]["answers"][0]["failure"] = "retrieval"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     page = visit(write_report(run))
+    page.select_option("[name=failure]", "answering")
+    assert page.locator("#count").inner_text() == "18 questions in 8 of 9 episodes match."
     page.select_option("[name=failure]", "retrieval")
     assert page.locator("#count").inner_text() == "1 questions in 1 of 9 episodes match."
     assert page.locator("#episode td .bad", has_text="retrieval").count() == 1

@@ -67,6 +67,7 @@ def test_a_group_keeps_every_samples_rewards_and_advantages():
     assert record["samples"][1]["total"] == [6, 8, 10] and record["samples"][1]["advantage"] == [-3, -4, -5]
     answer = record["samples"][0]["answers"][1]
     assert (answer["question"], answer["score"], answer["step"]) == ("what is 1 of 0?", 1.0, None)
+    assert [a["failure"] for a in record["samples"][0]["answers"]] == ["answering", "", "", ""]  # it was retrieved
     assert answer["retrieved"] == [{"id": "#2", "step": 1, "text": "fact 1 of 0", "bm25": 1.5}]
     assert record["samples"][0]["answers"][-1]["step"] == 1  # a question about chunk 1
 
