@@ -231,7 +231,9 @@ class Engine:
     def _ensure_pool(self) -> None:
         if self.pool is None:
             pages = self._pool_pages()
-            self.pool = placement.pool_of(self.model, self.cfg, self.mesh, pages, self.device.platform)()
+            pool = placement.pool_of(self.model, self.cfg, self.mesh, pages, self.device.platform)()
+            # Bound to its device like the pools that calls return: else the first call counts as another shape.
+            self.pool = pool if self.mesh is not None else jax.device_put(pool, self.device)
             self.pages = Pages(self.pool.pages, self.pool.page)
 
     def _pool_pages(self) -> int:
