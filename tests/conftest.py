@@ -14,9 +14,14 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+# No deadlines: on a shared machine an example may wait for the processor.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 # Compiled functions are kept between test runs.
 CACHE = Path(__file__).parent.parent / ".cache" / "jax-tests"

@@ -51,7 +51,7 @@ def test_taking_leaves_the_stream_as_it_was():
 def test_positions_are_those_of_the_training_loop():
     from finemem_jax import train
 
-    assert train.episode_indices(7, 5, step=2, count=3) == stream_indices(7, 5, [6, 7, 8])
+    assert train.episode_indices(7, 5, position=6, count=3) == stream_indices(7, 5, [6, 7, 8])
 
 
 @pytest.mark.parametrize("fields", [{"shard": 2, "shards": 2}, {"position": -1}, {"episodes": []}])
