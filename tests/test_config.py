@@ -96,6 +96,9 @@ def test_configs_are_frozen():
         config.from_ml_collections(config.default()).rewards.weights["format"] = 0.0
 
 
+ONE_DEVICE, NO_PATH = ["--config.mesh.data=1"], ["--config.model.path="]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -106,9 +109,9 @@ def test_configs_are_frozen():
         (["train", "--speed=high"], "unknown argument '--speed=high'"),
         (["train", "--config.memory.overflow=burn"], "allowed are refuse, evict_oldest"),
         (["export", "--workdir=nowhere", "--out=x"], "no run in nowhere"),
-        (["train", "--config.model.path=no/such/folder"], "no/such/folder"),
-        (["train", "--config.model.path=", "--config.model.tokenizer=tiny", "--config.model.preset=5b"], "qwen3"),
-        (["train", "--config.model.path=", "--config.model.tokenizer="], "config.model.tokenizer is needed"),
+        (["train", *ONE_DEVICE, "--config.model.path=no/such/folder"], "no/such/folder"),
+        (["train", *ONE_DEVICE, *NO_PATH, "--config.model.tokenizer=tiny", "--config.model.preset=5b"], "qwen3"),
+        (["train", *ONE_DEVICE, *NO_PATH, "--config.model.tokenizer="], "config.model.tokenizer is needed"),
         (["evaluate", "--config.data.name=memalpha", "--config.data.path=no.parquet"], "no.parquet"),
         (["data", "build", "--source=squid", "--input=x", "--output=y"], "did you mean squad?"),
     ],

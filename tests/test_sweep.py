@@ -160,7 +160,7 @@ def test_gpus_are_divided_among_the_jobs(tmp_path, monkeypatch):
 
 
 def test_a_sweep_runs_real_processes_goes_on_after_a_failure_and_leaves_the_finished_alone(tmp_path, capsys):
-    small = ["--config.eval.episodes=2", "--config.data.diary.eval_episodes=2"]
+    small = ["--config.eval.episodes=2", "--config.data.diary.eval_episodes=2", "--config.mesh.data=1"]
     broken = tmp_path / "full" / "seed-0"  # the first run fails: its folder holds another run
     broken.mkdir(parents=True)
     (broken / "config.json").write_text("{}")
