@@ -23,7 +23,7 @@ def harness(path: Path, *arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_run_killed_and_terminated_ends_like_one_that_nobody_touched(tmp_path):
+def test_a_run_killed_once_ends_like_one_that_nobody_touched(tmp_path):
     killed = harness(HARNESS, "--kills=1", "--steps=4", "--seed=1", f"--out={tmp_path / 'kill'}")
     assert killed["kills"] == 1 and killed["differ"] == []
 
