@@ -63,7 +63,8 @@ def test_it_opens_with_its_sections(visit, report):
     assert page.locator("#charts figure").count() >= 5
     assert page.locator("#phases span").first.inner_text() == "rollout"
     page.locator("#charts details summary").first.click()
-    assert page.locator("#charts details table").first.locator("tbody tr").count() == 2  # evaluations before and after
+    rows = page.locator("#charts details table").first.locator("tbody tr")
+    playwright.expect(rows).to_have_count(2)  # evaluations before and after
 
 
 @pytest.mark.parametrize("width", [390, 1440])
@@ -112,7 +113,7 @@ def test_the_explorer_shows_steps_operations_and_rewards_of_all_samples(visit, r
     assert missing.locator(".bars output").all_inner_texts()[list(bars).index("chunk_qa ×0.5")] == "–"
     assert "Questions about this chunk" in missing.inner_text()
     cell.locator("details summary", has_text="unchanged").click()
-    assert "fact 1 of 0" in cell.locator("details[open]").inner_text()
+    playwright.expect(cell.locator("details[open]")).to_contain_text("fact 1 of 0")  # filled as it opens
     page.locator("#episode .columns input").nth(0).uncheck()
     assert page.locator("#episode thead th b").all_inner_texts() == [f"sample {s}" for s in range(1, 4)]
 
@@ -124,7 +125,7 @@ def test_a_retrieved_item_links_to_the_step_that_wrote_it(visit, report):
     link.click()
     page.wait_for_function("location.hash === '#g1c2t1'")
     cell = page.locator("#g1c2t1")
-    assert "here" in cell.get_attribute("class")
+    playwright.expect(cell).to_have_class("here")
     assert cell.locator(".hit").get_attribute("data-item") == "#2"
     assert page.evaluate("document.activeElement.id") == "g1c2t1"
     box = cell.bounding_box()
@@ -175,12 +176,14 @@ def test_the_keyboard_is_enough(visit, report):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the episodes"
     page.keyboard.press("j")
-    page.wait_for_function("location.hash === '#g1'")
     page.keyboard.press("j")
-    page.wait_for_function("location.hash === '#g2'")
     page.keyboard.press("k")
     page.wait_for_function("location.hash === '#g1'")
     assert page.locator("#list a[aria-current]").get_attribute("href") == "#g1"
+    page.go_back()
+    playwright.expect(page.locator("#list a[aria-current]")).to_have_attribute("href", "#g2")
+    page.go_forward()
+    playwright.expect(page.locator("#list a[aria-current]")).to_have_attribute("href", "#g1")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "search"
     page.keyboard.type("episode-3")

@@ -475,7 +475,8 @@ addEventListener("keydown", (event) => {
     const at = shown.findIndex(([group]) => group === open);
     const next = shown[Math.max(0, Math.min(shown.length - 1, at + (event.key === "j" ? 1 : -1)))];
     if (!next) return;
-    location.hash = `#g${next[0].index}`;
+    history.pushState(null, "", `#g${next[0].index}`); // fires no hashchange: a quick second key starts from here
+    openHash();
   }
 });
 refresh();
