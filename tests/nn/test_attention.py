@@ -1,10 +1,13 @@
 """Every implementation of attention against one plain reference: loops over tokens, in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from finemem_jax.nn import splash
 from finemem_jax.nn.attention import attention
 from finemem_jax.nn.blockwise import blockwise_attention
 
@@ -12,21 +15,21 @@ from finemem_jax.nn.blockwise import blockwise_attention
 SEGMENTS = np.array([[1] * 13 + [2] * 20 + [3] * 7, [1] * 40, [1] * 3 + [2] * 25 + [0] * 12, [0] * 40], np.int32)
 
 
-def arrays(heads=4, kv_heads=2, head_dim=8, seed=0):
+def arrays(heads=4, kv_heads=2, head_dim=8, seed=0, segments=SEGMENTS):
     rng = np.random.default_rng(seed)
-    shapes = [(*SEGMENTS.shape, h, head_dim) for h in (heads, kv_heads, kv_heads, heads)]
+    shapes = [(*segments.shape, h, head_dim) for h in (heads, kv_heads, kv_heads, heads)]
     return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
-def slow_attention(q, k, v, d_out):
+def slow_attention(q, k, v, d_out, segments=SEGMENTS):
     """Output and gradients, one query at a time; what padding gives is left at 0."""
     q, k, v, d_out = (x.astype(np.float64) for x in (q, k, v, d_out))
     out, dq, dk, dv = (np.zeros_like(x) for x in (q, q, k, v))
     group = q.shape[2] // k.shape[2]
     for b, t, h in np.ndindex(q.shape[:3]):
-        if SEGMENTS[b, t] == 0:
+        if segments[b, t] == 0:
             continue
-        seen = [s for s in range(t + 1) if SEGMENTS[b, s] == SEGMENTS[b, t]]
+        seen = [s for s in range(t + 1) if segments[b, s] == segments[b, t]]
         keys, values = k[b, seen, h // group], v[b, seen, h // group]
         p = np.exp(keys @ q[b, t, h] / np.sqrt(q.shape[-1]))
         p /= p.sum()
@@ -39,13 +42,13 @@ def slow_attention(q, k, v, d_out):
     return out, dq, dk, dv
 
 
-def output_and_gradients(attend, q, k, v, d_out):
+def output_and_gradients(attend, q, k, v, d_out, segments=SEGMENTS):
     """Of the tokens that are not padding."""
-    is_token = (SEGMENTS > 0)[:, :, None, None]
+    is_token = (segments > 0)[:, :, None, None]
 
     @jax.jit
     def run(q, k, v):
-        out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, jnp.asarray(SEGMENTS)), q, k, v)
+        out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, jnp.asarray(segments)), q, k, v)
         return out, pull(d_out * is_token)
 
     out, gradients = run(q, k, v)
@@ -71,6 +74,18 @@ def test_one_kv_head_or_as_many_as_heads(kv_heads):
     attend = lambda q, k, v, s: blockwise_attention(q, k, v, s, 16)  # noqa: E731
     for a, b in zip(output_and_gradients(attend, *given), slow_attention(*given), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_the_pallas_kernel_equals_the_reference():
+    """Splash attention by Pallas' interpreter: five blocks of queries, segments that end within blocks, shared heads."""
+    segments = np.array([[1] * 100 + [2] * 200 + [3] * 84 + [4] * 256, [1] * 500 + [2] * 70 + [0] * 70], np.int32)
+    assert splash.is_supported(segments.shape[1], 128)
+    attend = functools.partial(splash.splash_attention, interpret=True)
+    given = arrays(heads=4, kv_heads=2, head_dim=128, segments=segments)
+    found, expected = output_and_gradients(attend, *given, segments), slow_attention(*given, segments)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert np.abs(b).max() > 0.5
 
 
 def test_padding_stays_finite_and_bfloat16_stays_bfloat16():
