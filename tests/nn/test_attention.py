@@ -77,7 +77,7 @@ def test_one_kv_head_or_as_many_as_heads(kv_heads):
 
 
 def test_the_pallas_kernel_equals_the_reference():
-    """Splash attention by Pallas' interpreter: five blocks of queries, segments that end within blocks, shared heads."""
+    """Splash attention by Pallas' interpreter: five blocks of queries, segments end within blocks, heads are shared."""
     segments = np.array([[1] * 100 + [2] * 200 + [3] * 84 + [4] * 256, [1] * 500 + [2] * 70 + [0] * 70], np.int32)
     assert splash.is_supported(segments.shape[1], 128)
     attend = functools.partial(splash.splash_attention, interpret=True)
