@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunEnded as end:
         print(f"finemem {arguments.command}: {printable(str(end), one_line=True)}", file=sys.stderr)
         return end.code
+    except KeyboardInterrupt:  # a training under way takes Ctrl-C itself (preemption.py); here nothing is lost by it
+        print(f"finemem {arguments.command}: interrupted; the same command goes on from what is saved", file=sys.stderr)
+        return exits.INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -108,8 +108,10 @@ class Preemption:
             print(f"{name}: saving; the process ends in {self._grace:g} s at the latest", file=sys.stderr, flush=True)
             self._reader.settimeout(self._grace)
             try:
-                while self._reader.recv(1):  # further signals; empty once the run is over
-                    pass
+                while further := self._reader.recv(1):  # empty once the run is over
+                    # Here, too: while the main thread sits in a long call its handler sees two Ctrl-C as one, later.
+                    if received[0] == further[0] == signal.SIGINT:
+                        os._exit(exits.INTERRUPTED)
                 return
             except TimeoutError:
                 pass
