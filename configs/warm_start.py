@@ -20,13 +20,14 @@ def get_config():
     cfg.data.diary.fact_questions = 3
     cfg.data.diary.label_questions = 2
     cfg.sft.stages = ("copy_random", "copy_shuffled")
-    cfg.sft.steps = (1000, 1800)
+    cfg.sft.steps = (1000, 2000)
     cfg.sft.lr = (3e-3, 3e-3)
     cfg.sft.batch = 16
     cfg.sft.pool = 2048
     cfg.sft.permuted = 0.4
     cfg.sft.copy_mix = 0.25
     cfg.sft.update_mix = 0.5
+    cfg.sft.expert.update_changed = 0.8
     cfg.optimizer.schedule = "cosine"
     cfg.optimizer.weight_decay = 0.01
     cfg.optimizer.b2 = 0.98

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +188,9 @@ class Exercises:
 
     def _updates(self, rollout: Rollout, rng: np.random.Generator, most: int) -> Example:
         """One to `most` updates: lines that each supersede one of the items of memory, which hold facts of the whole
-        episode in random order. What it teaches is to look up the id."""
+        episode in random order. What it teaches is to look up the id. Some of the other lines are inserted among
+        them: a call is written to the end that its name asks for, with an id or without (measured after imitation
+        without them: 10 of 36 updates lacked their id)."""
         episode = rollout.episode
         questions = [q for chunk in episode.chunks for q in chunk.questions]
         said = [line for chunk in episode.chunks for line in chunk.text.splitlines()]
@@ -202,9 +205,15 @@ class Exercises:
         items = [MemoryItem(f"#{i}", line, 0, (0,)) for i, line in zip(ids.tolist(), held, strict=True)]
         by_text = {item.text: item for item in items}
         written = {scripted.superseding(line, facts[rng.integers(len(facts))]): by_text[line] for line in superseded}
-        lines = [*written, *rng.choice(others, int(rng.integers(0, 4)), replace=False).tolist()]
+        beside = rng.choice(
+            [line for line in others if line not in held], int(rng.integers(0, 4)), replace=False
+        ).tolist()
+        inserted = beside[: int(rng.integers(0, len(beside) + 1))]
+        lines = [*written, *beside]
         rng.shuffle(lines)
-        return self._example(lines, items, [scripted.update(written[line], line) for line in lines if line in written])
+        calls = {line: scripted.update(item, line) for line, item in written.items()}
+        calls |= {line: scripted.insert(line) for line in inserted}
+        return self._example(lines, items, [calls[line] for line in lines if line in calls])
 
     def _example(self, lines: Sequence[str], items: Sequence[MemoryItem], written: Sequence[Operation]) -> Example:
         """A chunk of `lines` beside `items` in memory, and what is to be written."""
@@ -221,8 +230,10 @@ class Exercises:
         old = [tuple(encode(line, add_special_tokens=False)) for line in lines]
         new = [tuple(rng.choice(self._content, rng.integers(2, max(10, len(line) + 1))).tolist()) for line in old]
         prompt = _replaced(example.prompt, _joined(old, self._newline), _joined(new, self._newline))
+        # In a call a line stands as JSON writes it, quotes escaped. The longest first: a line may be part of another.
+        quoted = [tuple(encode(json.dumps(line, ensure_ascii=False)[1:-1], add_special_tokens=False)) for line in lines]
         completion = example.completion
-        for before, after in zip(old, new, strict=True):
+        for before, after in sorted(zip(quoted, new, strict=True), key=lambda pair: -len(pair[0])):
             completion = _replaced(completion, before, after)
         return Example(prompt, completion)
 

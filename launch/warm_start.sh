@@ -9,8 +9,8 @@ runs="${1:-runs/warm_start}"
 sft() { .venv/bin/finemem sft --config=configs/warm_start.py --workdir="$runs/$1" "${@:2}"; }
 expert=("--config.sft.stages=('expert',)" "--config.sft.lr=(2e-3,)")
 sft copying
-sft choosing --config.model.path="$runs/copying/hf" "${expert[@]}" "--config.sft.steps=(1000,)" \
-  --config.sft.update_mix=0.25
-sft imitating --config.model.path="$runs/choosing/hf" "${expert[@]}" "--config.sft.steps=(800,)" \
-  --config.sft.permuted=0.25 --config.sft.copy_mix=0.1 --config.sft.update_mix=0.15 --config.sft.save_dtype=bfloat16
+sft choosing --config.model.path="$runs/copying/hf" "${expert[@]}" "--config.sft.steps=(1500,)" \
+  --config.sft.update_mix=0.3
+sft imitating --config.model.path="$runs/choosing/hf" "${expert[@]}" "--config.sft.steps=(3500,)" \
+  --config.sft.permuted=0.25 --config.sft.copy_mix=0.1 --config.sft.update_mix=0.2 --config.sft.save_dtype=bfloat16
 echo "the warm start is $runs/imitating/hf"
