@@ -1,23 +1,20 @@
 """What stands at `config.data.path` -> the episodes of one split.
 
-Local files are read with pyarrow and json, without the copy in a cache that `datasets` would make; it also refuses
-the empty frame that one of the published training files is. Names on the hub go through `datasets`.
+A file, a folder of files, or a dataset repository: a name on the hub, or a folder laid out as one, with a README that
+assigns files to splits or the files in folders of their own (`data/train-00000-of-00001.parquet`).
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from finemem_jax import config, types
-from finemem_jax.benchmarks import _fields
+from finemem_jax.benchmarks._reading import SUFFIXES, Rows, is_repository, read_rows_of, repository_splits
 
-Rows = Iterable[Mapping[str, object]]
 ReadRows = Callable[[Rows, str, int, "Path | None"], Iterator[types.Episode]]
 """(rows, where they stand, number of the first row, their file or None) -> episodes. Raises UserError on a bad row."""
 
@@ -26,7 +23,6 @@ _Read = Callable[[], Iterator[types.Episode]]
 SIDE = ".chunk_questions.jsonl"  # beside a corpus; so are the report and the cache of `finemem data chunk-questions`
 _HELD_OUT = 10  # one episode in so many
 _SPLIT_NAMES = {"train": ("train",), "eval": ("validation", "val", "dev", "eval", "test")}  # first found counts
-_SUFFIXES = (".parquet", ".json", ".jsonl")
 
 
 def load(cfg: config.DataConfig, split: str, seed: int, read_rows: ReadRows) -> Sequence[types.Episode]:
@@ -84,7 +80,7 @@ def _ranked(episodes: list[types.Episode]) -> Iterator[tuple[types.Episode, bool
 
 
 # --------------------------------------------------------------------------------------------------------------
-# Files and hub names
+# Files and repositories
 # --------------------------------------------------------------------------------------------------------------
 
 
@@ -92,20 +88,22 @@ def _parts(path: str, field: str, read_rows: ReadRows) -> dict[str, _Read]:
     """How to read each split found at `path`: "train" and "eval", or "" for what is not divided."""
     if os.path.isdir(path):
         files = sorted(file for file in Path(path).iterdir() if _is_data(file))
-        if not files:
-            raise config.UserError(f"config.data.{field}={path}: no {', '.join(_SUFFIXES)} file in that folder")
+        if not files or is_repository(Path(path)):
+            return _repository_parts(path, field, read_rows)
         chosen = {split: _first_named(files, names) for split, names in _SPLIT_NAMES.items()}
         parts = {split: found for split, found in chosen.items() if found} or {"": files}
         return {split: lambda found=found: _read_files(found, read_rows) for split, found in parts.items()}
     if os.path.isfile(path):
         return {"": lambda: _read_files([Path(path)], read_rows)}
-    if path.endswith(_SUFFIXES) or path.startswith((".", os.sep)) or path.count("/") != 1:
+    name = path.partition(":")[0]
+    is_name = name.count("/") == 1 and not name.startswith((".", os.sep)) and not name.endswith(SUFFIXES)
+    if not is_name and not os.path.isdir(name):
         raise config.UserError(f"config.data.{field}={path}: no such file or folder, nor a hub name (owner/name)")
-    return _hub_parts(path, field, read_rows)
+    return _repository_parts(path, field, read_rows)
 
 
 def _is_data(file: Path) -> bool:
-    return file.name.removesuffix(".gz").endswith(_SUFFIXES) and ".chunk_questions." not in file.name
+    return file.name.removesuffix(".gz").endswith(SUFFIXES) and ".chunk_questions." not in file.name
 
 
 def _first_named(files: list[Path], names: tuple[str, ...]) -> list[Path]:
@@ -114,25 +112,25 @@ def _first_named(files: list[Path], names: tuple[str, ...]) -> list[Path]:
     return next((found for found in by_name if found), [])
 
 
-def _hub_parts(name: str, field: str, read_rows: ReadRows) -> dict[str, _Read]:
-    import datasets  # two seconds to import, which local files need not pay
+def _repository_parts(name: str, field: str, read_rows: ReadRows) -> dict[str, _Read]:
+    beside = next(Path(name).rglob("*" + SIDE), None) if os.path.isdir(name) else None
+    if beside is not None:
+        raise config.UserError(
+            f"config.data.{field}={name}: {beside} lies beside a file of a dataset repository, where it is not read; "
+            f"give the folder {beside.parent} itself"
+        )
+    there = repository_splits(name, field)
+    chosen = {split: [n for n in names if n in there][:1] for split, names in _SPLIT_NAMES.items()}
+    parts = {split: found for split, found in chosen.items() if found} or {"": list(there)}
 
-    try:
-        there = datasets.get_dataset_split_names(name)
-        chosen = {s: [n for n in names if n in there][:1] for s, names in _SPLIT_NAMES.items()}
-        parts = {split: found for split, found in chosen.items() if found} or {"": there}
-        tables = {split: [datasets.load_dataset(name, split=n) for n in found] for split, found in parts.items()}
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0]
-        raise config.UserError(f"config.data.{field}={name}: not on disk, and the hub says: {reason}") from error
-
-    def read(found: Sequence[Rows]) -> Iterator[types.Episode]:
+    def read(splits: Sequence[str]) -> Iterator[types.Episode]:
         first = 0
-        for rows in found:
-            yield from read_rows(rows, name, first, None)
-            first += len(rows)  # type: ignore[arg-type]
+        for split in splits:
+            rows = there[split]()
+            yield from read_rows(rows, f"{name} {split}", first, None)
+            first += len(rows)
 
-    return {split: lambda found=found: read(found) for split, found in tables.items()}
+    return {part: lambda splits=splits: read(splits) for part, splits in parts.items()}
 
 
 def _read_files(files: list[Path], read_rows: ReadRows) -> Iterator[types.Episode]:
@@ -153,37 +151,3 @@ class _Counted:
         for row in self._rows:
             self.count += 1
             yield row
-
-
-def read_rows_of(file: Path) -> Iterator[Mapping[str, object]]:
-    """The rows of a parquet, JSON or JSON-lines file, the latter two gzipped or not. Raises UserError."""
-    suffix = Path(file.name.removesuffix(".gz")).suffix
-    number = 0
-    try:
-        if suffix == ".parquet":
-            import pyarrow.parquet
-
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=64):
-                yield from batch.to_pylist()
-            return
-        text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text(encoding="utf-8")
-        # Not splitlines(): U+2028 and its like may stand in a text.
-        rows = (json.loads(line) for line in text.split("\n") if line.strip()) if suffix == ".jsonl" else _listed(text)
-        for row in rows:
-            if not isinstance(row, Mapping):
-                raise config.UserError(f"{file} row {number}: must be an object, got {str(row)[:80]!r}")
-            number += 1
-            yield _fields.whole(row)
-    except RecursionError as error:
-        raise config.UserError(f"{file} row {number}: nested too deeply") from error
-    except (ValueError, OSError) as error:  # pyarrow's ArrowInvalid is a ValueError, a broken gzip an OSError
-        if isinstance(error, config.UserError):
-            raise
-        raise config.UserError(f"{file} is not {suffix[1:]}: {str(error).splitlines()[0]}") from error
-
-
-def _listed(text: str) -> list:
-    rows = json.loads(text)
-    if not isinstance(rows, list):
-        raise ValueError("want a list of rows")
-    return rows

@@ -1,0 +1,141 @@
+"""Rows of local files, and of dataset repositories: a name on the hub, or a folder laid out as one.
+
+Parquet files and repositories are read through `datasets`. JSON files are not: its reader infers one Arrow type per
+field from the first rows, so it fails where a later answer is a list, refuses texts that no UTF-8 can hold, and
+cannot say which row is no object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import gzip
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from finemem_jax import config
+from finemem_jax.benchmarks import _fields
+
+Rows = Iterable[Mapping[str, object]]
+
+SUFFIXES = (".parquet", ".json", ".jsonl")
+_BATCH_ROWS = 64  # `datasets` takes the size of the first row group where none is given, and fails on an empty frame
+
+
+def read_rows_of(file: Path) -> Iterator[Mapping[str, object]]:
+    """The rows of a parquet, JSON or JSON-lines file, the latter two gzipped or not. Raises UserError."""
+    suffix = Path(file.name.removesuffix(".gz")).suffix
+    number = 0
+    try:
+        if suffix == ".parquet":
+            yield from _parquet_rows(file)
+            return
+        text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text(encoding="utf-8")
+        # Not splitlines(): U+2028 and its like may stand in a text.
+        rows = (json.loads(line) for line in text.split("\n") if line.strip()) if suffix == ".jsonl" else _listed(text)
+        for row in rows:
+            if not isinstance(row, Mapping):
+                raise config.UserError(f"{file} row {number}: must be an object, got {str(row)[:80]!r}")
+            number += 1
+            yield _fields.whole(row)
+    except RecursionError as error:
+        raise config.UserError(f"{file} row {number}: nested too deeply") from error
+    except (ValueError, OSError) as error:  # pyarrow's ArrowInvalid is a ValueError, a broken gzip an OSError
+        if isinstance(error, config.UserError):
+            raise
+        raise config.UserError(f"{file} is not {suffix[1:]}: {_reason(error)}") from error
+
+
+def _parquet_rows(file: Path) -> Rows:
+    import datasets  # two seconds, which those who read JSON need not pay
+
+    # Streaming: no copy of the file in a cache. The path is escaped because `datasets` takes it for a pattern.
+    with _quiet():
+        return datasets.load_dataset(
+            "parquet",
+            data_files=[glob.escape(os.path.abspath(file))],
+            split="train",  # what files without a split are called
+            streaming=True,
+            batch_size=_BATCH_ROWS,
+        )
+
+
+def _listed(text: str) -> list:
+    rows = json.loads(text)
+    if not isinstance(rows, list):
+        raise ValueError("want a list of rows")
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Dataset repositories
+# --------------------------------------------------------------------------------------------------------------
+
+
+def is_repository(folder: Path) -> bool:
+    """Whether its README says, as on the hub, which files belong to which split."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return head.startswith("---") and "data_files:" in head.split("\n---", 1)[0]
+
+
+def repository_splits(name: str, field: str) -> dict[str, Callable[[], Any]]:
+    """From each split of a dataset repository to a function that loads its rows, a `datasets.Dataset`.
+
+    name: a hub name or a folder, after which ":NAME" chooses one of several configurations. Only what is loaded is
+    downloaded and prepared: of one published corpus the training file is empty, which `datasets` refuses as a whole.
+    Raises UserError, in one line, where the repository cannot be reached or read.
+    """
+    import datasets
+
+    path, _, variant = name.partition(":")
+
+    def fetch(action: Callable[..., Any], *args: object, **options: object) -> Any:
+        try:
+            with _quiet():
+                return action(path, variant or None, *args, **options)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            is_wrapped = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__
+            reason = _reason(error.__cause__ if is_wrapped else error)
+            place = "a folder without" if os.path.isdir(path) else "not on disk, and by that name no"
+            raise config.UserError(f"config.data.{field}={name}: {place} readable data set: {reason}") from error
+
+    builder = fetch(datasets.load_dataset_builder)
+    files = builder.config.data_files or {}
+    options = {"batch_size": _BATCH_ROWS} if hasattr(builder.config, "batch_size") else {}
+
+    def load(split: str, found: list[str]) -> Any:
+        return fetch(datasets.load_dataset, data_files={split: found}, split=split, **options)
+
+    return {split: lambda s=split, f=list(found): load(s, f) for split, found in files.items()}
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a bar per file and a line per attempt to connect: an error says it all."""
+    import datasets
+
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    had_bars = datasets.are_progress_bars_disabled() is False
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if had_bars:
+            datasets.enable_progress_bars()
