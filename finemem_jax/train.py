@@ -178,6 +178,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                             engine, env, answerer, episodes, cfg, clock, step=step, position=journal.episodes_drawn
                         )
                     groups, lengths = share_groups(own, env)
+                    engine.release()  # the update needs the memory; what it held is of parameters that end here
                 with clock.phase("reward"):
                     rewards = step_rewards(groups, cfg.rewards, env.count_tokens)
                     advantages = group_advantages(

@@ -111,6 +111,7 @@ class Engine:
         self.is_timed = False  # wait after every prefill, to tell its time from decoding's
         self.pool: PagePool | None = None
         self.pages: Pages | None = None
+        self._page_count = 0  # of every pool; decided when the first is made, so that a released one comes back alike
         self.cancelled: set[tuple[int, ...]] = set()
         devices = placement.local_devices(params)
         self.mesh = placement.decode_mesh(model.cfg, devices, cfg.tensor)
@@ -126,7 +127,7 @@ class Engine:
             self.pages = Pages(self.pool.pages, self.pool.page)
 
     def release(self) -> None:
-        """Gives the cache's memory back, e.g. to an update; the next run makes a new one."""
+        """Gives the cache's memory back, e.g. to an update; the next run makes a new one of the same size."""
         self.pool = self.pages = None
 
     def reset_stats(self) -> EngineStats:
@@ -230,8 +231,8 @@ class Engine:
 
     def _ensure_pool(self) -> None:
         if self.pool is None:
-            pages = self._pool_pages()
-            pool = placement.pool_of(self.model, self.cfg, self.mesh, pages, self.device.platform)()
+            self._page_count = self._page_count or self._pool_pages()
+            pool = placement.pool_of(self.model, self.cfg, self.mesh, self._page_count, self.device.platform)()
             # Bound to its device like the pools that calls return: else the first call counts as another shape.
             self.pool = pool if self.mesh is not None else jax.device_put(pool, self.device)
             self.pages = Pages(self.pool.pages, self.pool.page)
