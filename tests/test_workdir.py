@@ -24,7 +24,7 @@ from pathlib import Path
 from finemem_jax import workdir
 with workdir.locked(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

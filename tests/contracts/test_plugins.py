@@ -60,7 +60,7 @@ def test_answerers_answer_in_order_and_take_an_empty_retrieval(name):
         requests = [AnswerRequest("what is Maya's dentist?", (item,)), AnswerRequest("why?", ())]
         futures = answerer.submit(requests)
         answerer.settle()
-        replies = [future.result(timeout=30) for future in futures]
+        replies = [future.result(timeout=300) for future in futures]
         assert all(isinstance(reply.text, str) for reply in replies)
         assert [reply.text for reply in replies] == answerer.answer(requests)
 

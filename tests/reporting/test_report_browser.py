@@ -12,6 +12,9 @@ from finemem_jax.reporting.report import write_report
 from tests.reporting import runs
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+# Clicks and expectations wait for what they are about; on a busy machine that may take long.
+MILLISECONDS = 180_000
+playwright.expect.set_options(timeout=MILLISECONDS)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
@@ -22,7 +25,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        launched = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=MILLISECONDS)
         yield launched
         launched.close()
 
@@ -40,6 +43,7 @@ def visit(browser):
 
     def open_page(path, *, width=1440, scheme="light", fragment=""):
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.set_default_timeout(MILLISECONDS)
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on(
@@ -190,11 +194,11 @@ def test_the_keyboard_is_enough(visit, report):
     assert page.evaluate("document.activeElement.id") == "search"  # filtering does not take the focus away
     page.locator("#list a").first.focus()
     page.keyboard.press("Enter")
-    page.wait_for_function("location.hash === '#g3'")
+    page.wait_for_function("location.hash === '#g3' && document.activeElement.id === 'episode'")
     page.keyboard.press("Tab")  # from the episode into it: its first control
     assert page.evaluate("document.activeElement.closest('#episode') !== null")
     page.keyboard.press("Space")
-    assert page.locator("#episode thead th").count() == 4
+    playwright.expect(page.locator("#episode thead th")).to_have_count(4)
 
 
 def test_ten_thousand_questions_open_within_two_seconds(visit, tmp_path):

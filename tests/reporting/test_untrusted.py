@@ -54,10 +54,10 @@ def test_path_like_ids_stay_in_their_folder(tmp_path):
 
 
 def test_ten_megabytes_are_cut_in_no_time():
-    started = time.monotonic()
+    started = time.process_time()
     shown = printable("\x1b<b>" * 2_500_000)
     assert len(shown) < 8 * LONGEST_LINE and "characters" in shown
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_an_error_that_quotes_its_input_is_one_clean_line(capsys):

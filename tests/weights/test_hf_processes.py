@@ -63,7 +63,7 @@ def test_two_processes_read_their_shards_and_one_writes(tmp_path):
         for i in range(2)
     ]
     try:
-        results = [worker.communicate(timeout=120) for worker in workers]
+        results = [worker.communicate(timeout=600) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
