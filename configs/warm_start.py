@@ -20,7 +20,7 @@ def get_config():
     cfg.data.diary.fact_questions = 3
     cfg.data.diary.label_questions = 2
     cfg.sft.stages = ("copy_random", "copy_shuffled")
-    cfg.sft.steps = (1000, 2000)
+    cfg.sft.steps = (1000, 1800)
     cfg.sft.lr = (3e-3, 3e-3)
     cfg.sft.batch = 16
     cfg.sft.pool = 2048

@@ -29,7 +29,7 @@ def test_an_update_exercise_names_the_item_that_each_line_supersedes(exercises):
     rng, tokenizer = np.random.default_rng(0), exercises._env.tokenizer
     places, beside = set(), 0
     for rollout in exercises._rollouts:
-        example = exercises._updates(rollout, rng, 4)
+        example = exercises._updates(rollout, rng, 4, is_mixed=True)
         text, written = (tokenizer.decode(tokens) for tokens in (example.prompt, example.completion))
         lines = [json.loads(line) for line in MEMORY.search(text)[1].splitlines()]
         items = {line["id"]: line["content"] for line in lines}
