@@ -19,9 +19,8 @@ def get_config():
     cfg = quickstart.get_config()
     cfg.name = "real_text"
     cfg.model.path = ""
-    cfg.model.family = "qwen3"
-    cfg.model.preset = "tiny"
     cfg.model.tokenizer = "corpus"
+    cfg.model.layers_from = "embedded:warm_start"
     cfg.data.name = "memalpha"
     cfg.data.path = "runs/data/clinc150_train.parquet"
     cfg.data.eval_path = "runs/data/clinc150_eval.parquet"
@@ -32,8 +31,8 @@ def get_config():
     cfg.prompt.max_completion_tokens = 96
     cfg.engine.cache_tokens = 416
     cfg.sft.stages = ("copy_random", "copy_shuffled", "expert")
-    cfg.sft.steps = (1000, 1000, 1400)
-    cfg.sft.lr = (3e-3, 2e-3, 2e-3)
+    cfg.sft.steps = (400, 900, 1300)
+    cfg.sft.lr = (2e-3, 2e-3, 2e-3)
     cfg.sft.batch = 16
     cfg.sft.permuted = 0.4
     cfg.sft.pool = 400

@@ -46,6 +46,7 @@ class ModelConfig:
     # Folder or hub name; "" = the one beside the model; "tiny" or "corpus" = a small one, built from the diary's
     # words or from the training episodes (`finemem sft`)
     tokenizer: str = ""
+    layers_from: str = ""  # path "" and a tokenizer that is built: start from the layers of this folder, new embeddings
     dtype: str = "bfloat16"  # compute dtype of matmuls: float32 | bfloat16
     param_dtype: str = "float32"  # dtype parameters are stored in: float32 | bfloat16
     remat: str = "none"  # rematerialisation policy by name: none | full | dots
@@ -675,6 +676,11 @@ def validate(cfg: Config) -> None:
         )
     if 0 < cfg.train.row_tokens < need:
         raise UserError(f"config.train.row_tokens={cfg.train.row_tokens} is shorter than one sequence ({need})")
+    if cfg.model.layers_from and not cfg.model.path and cfg.model.tokenizer not in ("tiny", "corpus"):
+        raise UserError(
+            f"config.model.layers_from={cfg.model.layers_from!r} is for a tokenizer that is built: "
+            f"config.model.tokenizer={cfg.model.tokenizer!r}, allowed are tiny, corpus"
+        )
     if not len(cfg.sft.stages) == len(cfg.sft.steps) == len(cfg.sft.lr):
         raise UserError("config.sft.stages, config.sft.steps and config.sft.lr must have the same length")
 

@@ -23,6 +23,7 @@ from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.environment import Environment
 from finemem_jax.local_chat import EngineChat
 from finemem_jax.nn.sharding import init_params, make_mesh
+from finemem_jax.transplant import vocabulary_settings, with_vocabulary
 from finemem_jax.types import Answerer, Chat, Judge
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints
@@ -31,7 +32,6 @@ from finemem_jax.workdir import stored_config
 # config.model.tokenizer: build the tiny tokenizer from the diary's words, or from the training episodes' chunks
 BUILD_TINY, BUILD_FROM_CORPUS = "tiny", "corpus"
 CORPUS_SUBWORDS = 2048  # so that the words of held-out text do not fall apart into bytes
-VOCAB_MULTIPLE = 64  # the tiny model's vocabulary is rounded up to this
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,10 @@ class Policy:
 def load_policy(cfg: Config, mesh: Mesh | None = None) -> Policy:
     """The policy a run starts from: the weights at `model.path`, or random ones of `model.family` and `preset`."""
     tokenizer = load_tokenizer(cfg)
-    if cfg.model.path:
+    folder = cfg.model.path or cfg.model.layers_from
+    if folder:
         model, params = hf.load_pretrained(
-            tokenizers.resolve_path(cfg.model.path),
+            tokenizers.resolve_path(folder),
             dtype=cfg.model.dtype,
             param_dtype=cfg.model.param_dtype,
             remat=cfg.model.remat,
@@ -54,6 +55,8 @@ def load_policy(cfg: Config, mesh: Mesh | None = None) -> Policy:
             mesh=mesh,
             seed=cfg.seed,
         )
+        if not cfg.model.path:
+            model, params = with_vocabulary(model, params, tokenizers.load(folder), tokenizer, cfg.seed)
         hf.check_vocabulary(len(tokenizer), model.cfg.vocab_size, cfg.model.tokenizer or cfg.model.path)
         return Policy(tokenizer, model, params)
     family = resolve("finemem_jax.models", cfg.model.family)
@@ -69,12 +72,7 @@ def load_policy(cfg: Config, mesh: Mesh | None = None) -> Policy:
         lora=cfg.model.lora,
     )
     if cfg.model.tokenizer in (BUILD_TINY, BUILD_FROM_CORPUS):
-        settings = dataclasses.replace(
-            settings,
-            vocab_size=-(-len(tokenizer) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE,
-            eos_token_ids=(tokenizer.eos_token_id,),
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        settings = dataclasses.replace(settings, **vocabulary_settings(tokenizer))
     hf.check_vocabulary(len(tokenizer), settings.vocab_size, cfg.model.tokenizer)
     model = family.Model(settings)
     return Policy(tokenizer, model, init_params(model, jax.random.key(cfg.seed), mesh))
