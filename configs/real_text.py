@@ -31,7 +31,7 @@ def get_config():
     cfg.prompt.max_completion_tokens = 96
     cfg.engine.cache_tokens = 416
     cfg.sft.stages = ("copy_random", "copy_shuffled", "expert")
-    cfg.sft.steps = (400, 900, 1300)
+    cfg.sft.steps = (100, 400, 1000)
     cfg.sft.lr = (2e-3, 2e-3, 2e-3)
     cfg.sft.batch = 16
     cfg.sft.permuted = 0.4

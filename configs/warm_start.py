@@ -2,7 +2,7 @@
 
     bash launch/warm_start.sh
 
-runs the three commands that made finemem_jax/assets/warm_start, one after the other: about 15 minutes on 2 CPU cores.
+runs the four commands that made finemem_jax/assets/warm_start, one after the other: about 20 minutes on 2 CPU cores.
 `pytest tests/e2e/test_warm_start.py` is the gate of the shipped folder.
 """
 

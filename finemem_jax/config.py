@@ -291,7 +291,7 @@ class ExpertConfig:
     keep_useful: float = 0.6  # a fact or a labelled example is written
     keep_noise: float = 0.4  # a line of chit-chat is written
     update_changed: float = 0.4  # a changed fact is written as UPDATE of the old item instead of INSERT
-    update_wrong: float = 0.0  # such an UPDATE names another item
+    update_wrong: float = 0.0  # a changed fact not written so, or not in memory, is an UPDATE of any item
     skip: float = 0.05  # the whole step is a SKIP
 
 

@@ -80,7 +80,9 @@ def expert(cfg: ExpertConfig, max_operations: int, seed: int) -> Writer:
                 continue
             old = superseded(line, turn.visible)
             if old is not None and rng.random() < cfg.update_changed:
-                written.append(update(rng.choice(turn.visible) if rng.random() < cfg.update_wrong else old, line))
+                written.append(update(old, line))
+            elif supersedes(line) and turn.visible and rng.random() < cfg.update_wrong:
+                written.append(update(rng.choice(turn.visible), line))
             else:
                 written.append(insert(line))
         return _write(written[:max_operations] or [SKIP])

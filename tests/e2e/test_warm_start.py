@@ -35,10 +35,10 @@ def test_it_is_under_a_megabyte():
 
 
 def test_its_operations_are_valid(metrics):
-    """It writes no broken call and names no item that is not there. (It does repeat itself: a duplicate is a valid
-    call that memory refuses, which is for reinforcement learning to mend.)"""
+    """It writes no broken call and names no item that is not there. (It does repeat itself at times: memory refuses the
+    duplicate of a valid call, which is for reinforcement learning to mend.)"""
     assert metrics["well_formed"] >= 0.98
-    assert metrics["valid_operations"] >= 0.85
+    assert metrics["valid_operations"] >= 0.95
 
 
 def test_it_copies_exactly(metrics):
@@ -46,5 +46,5 @@ def test_it_copies_exactly(metrics):
 
 
 def test_it_uses_insert_and_update_and_leaves_room_to_learn(metrics):
-    assert metrics["operations/memory_insert"] > 1 and metrics["operations/memory_update"] > 0.01
+    assert metrics["operations/memory_insert"] > 1 and metrics["operations/memory_update"] > 0.1
     assert 0.1 < metrics["accuracy"] < 0.6
