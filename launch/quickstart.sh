@@ -8,4 +8,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 # Level 1 halves the time that compiling for the CPU takes; the code it makes is as fast on a model this small.
 export XLA_FLAGS="--xla_backend_optimization_level=1 ${XLA_FLAGS:-}"
-exec .venv/bin/finemem train --config=configs/quickstart.py "$@"
+# One device is enough for it, however many there are.
+exec .venv/bin/finemem train --config=configs/quickstart.py --config.mesh.data=1 "$@"
