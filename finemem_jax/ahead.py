@@ -7,34 +7,33 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from finemem_jax.config import Config, UserError, plugins, resolve
-from finemem_jax.decoding import generate
+from finemem_jax.decoding.placement import abstract_decode, decode_mesh
 from finemem_jax.hlo import Collectives, collectives
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import without_adapters
-from finemem_jax.nn.mesh import HEADS, ROWS
-from finemem_jax.nn.paged_cache import PagePool
-from finemem_jax.nn.sharding import DECODE_RULES, make_mesh, param_shardings
+from finemem_jax.nn.mesh import ROWS, SEQUENCE
+from finemem_jax.nn.sharding import make_mesh, param_shardings
 from finemem_jax.rl.batch import RolloutBatch
 from finemem_jax.rl.train_state import TrainState, abstract_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step
 from finemem_jax.weights.hf import read_config
 
 GIB = 2**30
-STOP_TOKENS = 4  # per request, as the engine pads them
-KEY_WORDS = 5  # seed, step, episode, sample, t
 FLAT = ("v5e", "v6e")  # generations whose slices are a grid and not a cube
 
 
@@ -126,13 +125,14 @@ def planned_model(cfg: Config) -> Any:
 
 
 # --------------------------------------------------------------------------------------------------------------
-# The three programs, and the shapes and places of what goes into them
+# The three programs: how each is lowered, and the shapes and places of what goes into it
 # --------------------------------------------------------------------------------------------------------------
 
 
 def row_tokens(cfg: Config) -> int:
     """Tokens of a packed row, the longest that training would choose."""
-    return cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
+    longest = cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
+    return -(-longest // cfg.mesh.sequence) * cfg.mesh.sequence
 
 
 def train_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[Callable, tuple]:
@@ -148,53 +148,20 @@ def train_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[Call
         shardings=shardings,
         mesh=mesh,
     )
-    return step, (state, batch_shapes(cfg, mesh, hosts, has_reference=bool(cfg.loss.kl_coef)))
+    return step.lower, (state, batch_shapes(cfg, mesh, hosts, has_reference=bool(cfg.loss.kl_coef)))
 
 
 def logprobs_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[Callable, tuple]:
     fill = make_fill_logprobs(model, temperature=cfg.train.temperature, chunk=cfg.train.logprob_chunk, mesh=mesh)
     params = without_adapters(_on_mesh(abstract_params(model), param_shardings(model, mesh)))
-    return fill, (params, batch_shapes(cfg, mesh, hosts, has_reference=False))
+    return fill.lower, (params, batch_shapes(cfg, mesh, hosts, has_reference=False))
 
 
 def decode_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[Callable, tuple]:
     """Decoding is local to a host, whose chips share the heads. Every slot is full: the most it can take."""
     devices = list(mesh.devices.flat) if hosts == 1 else topology_devices(one_host(mesh.devices.flat[0]))[1]
-    ways = int(np.gcd(len(devices), model.cfg.num_kv_heads))
-    here = make_mesh(data=-1, tensor=ways, devices=devices)
-    everywhere = NamedSharding(here, PartitionSpec())
-    by_head = NamedSharding(here, PartitionSpec(None, HEADS))
-    in_dtype = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(cfg.model.dtype)), abstract_params(model))
-    params = _on_mesh(in_dtype, param_shardings(model, here, DECODE_RULES))
-    each = -(-cfg.engine.cache_tokens // cfg.engine.page_tokens)
-    listed = cfg.engine.slots * each
-    held = min(listed, cfg.engine.pool_tokens // cfg.engine.page_tokens) if cfg.engine.pool_tokens else listed
-    pool = jax.eval_shape(lambda: PagePool.create(model.cfg, held + 1, cfg.engine.page_tokens))
-    pool = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_head), pool)
-
-    def of(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
-
-    slots, whole = cfg.engine.slots, jnp.int32
-    rows = generate.DecodeRows(
-        token=of(whole, slots),
-        length=of(whole, slots),
-        count=of(whole, slots),
-        is_active=of(jnp.bool_, slots),
-        key_words=of(jnp.uint32, slots, KEY_WORDS),
-        temperature=of(jnp.float32, slots),
-        top_k=of(whole, slots),
-        top_p=of(jnp.float32, slots),
-        max_tokens=of(whole, slots),
-        min_tokens=of(whole, slots),
-        stop_tokens=of(whole, slots, STOP_TOKENS),
-        pages=of(whole, listed),
-        page_rows=of(whole, listed),
-        page_starts=of(whole, listed),
-        first_page=of(whole, slots),
-    )
-    decode = partial(generate.decode, model, steps=cfg.engine.decode_chunk, truncate=False)
-    return jax.jit(decode, donate_argnums=1), (params, pool, rows, of(whole))
+    here = decode_mesh(model.cfg, devices, cfg.engine.tensor) or make_mesh(devices=devices[:1])
+    return abstract_decode(model, cfg.engine, here)
 
 
 def one_host(device: jax.Device) -> str:
@@ -211,7 +178,7 @@ def batch_shapes(cfg: Config, mesh: Mesh, hosts: int, *, has_reference: bool) ->
             f"config.train.microbatch_rows={cfg.train.microbatch_rows} on each of {hosts} host(s) are {rows} rows, "
             f"which do not split over mesh axes data * fsdp = {ways}: make it a multiple of {-(-ways // hosts)}"
         )
-    sharding = NamedSharding(mesh, PartitionSpec(None, ROWS, None))
+    sharding = NamedSharding(mesh, PartitionSpec(None, ROWS, SEQUENCE))
 
     def field(dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((2, rows, row_tokens(cfg)), dtype, sharding=sharding)
@@ -228,21 +195,54 @@ def batch_shapes(cfg: Config, mesh: Mesh, hosts: int, *, has_reference: bool) ->
     )
 
 
-def compiled(name: str, function: Callable, arguments: tuple) -> Program:
-    """Compiles; raises JaxRuntimeError when the compiler finds no room."""
+def compiled(lowered: dict[str, jax.stages.Lowered]) -> Iterator[tuple[str, Program | jax.errors.JaxRuntimeError]]:
+    """Compiles all at once and yields them in order; in the place of one that finds no room, the compiler's error."""
+
+    def compile_one(name: str) -> Program | jax.errors.JaxRuntimeError:
+        try:
+            return _compiled(name, lowered[name])
+        except jax.errors.JaxRuntimeError as error:
+            if "hbm" not in str(error).lower():
+                raise
+            return error
+
+    cached = jax.config.jax_enable_compilation_cache
+    try:
+        # A program out of a cache comes without the compiler's report.
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        with ThreadPoolExecutor() as pool:
+            yield from zip(lowered, pool.map(compile_one, lowered), strict=True)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
+        compilation_cache.reset_cache()
+
+
+def _compiled(name: str, lowered: jax.stages.Lowered) -> Program:
     start = time.perf_counter()
-    program = function.lower(*arguments).compile()
+    with tempfile.TemporaryDirectory() as folder:
+        program = lowered.compile(compiler_options={"xla_dump_to": folder})
+        laid_out = _laid_out(Path(folder))
     memory, text = program.memory_analysis(), program.as_text()
     return Program(
         name=name,
         seconds=time.perf_counter() - start,
         arguments=memory.argument_size_in_bytes,
-        # What is returned in the place of a donated argument is counted once.
-        temporary=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporary=laid_out - memory.argument_size_in_bytes,
         collectives=collectives(text),
         has_pallas="tpu_custom_call" in text,
         text=text,
     )
+
+
+def _laid_out(folder: Path) -> int:
+    """Bytes of HBM that the compiler gave a program: arguments, results and temporaries, each place once.
+
+    From the compiler's own report. `memory_analysis()` counts some temporaries twice that share a place: of a program
+    that fits 16 GiB and compiles for them it said 16.1.
+    """
+    (report,) = folder.glob("*memory-usage-report.txt")
+    return int(re.search(r"\(color=0\)\s+Total bytes: (\d+)", report.read_text())[1])
 
 
 def state_shapes(cfg: Config, model: Any, mesh: Mesh) -> TrainState:

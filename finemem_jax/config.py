@@ -59,6 +59,9 @@ class MeshConfig:
 
     data: int = -1
     fsdp: int = 1
+    # Devices that share the tokens of one row, for rows beyond 32k tokens; not -1. Each attends with its own queries
+    # to keys and values gathered from all; only training is split so
+    sequence: int = 1
     tensor: int = 1
 
 
@@ -597,6 +600,7 @@ _RANGES = {
     "train.mini_batches": (1, math.inf),
     "train.microbatch_rows": (1, math.inf),
     "train.row_tokens": (0, math.inf),
+    "mesh.sequence": (1, math.inf),
     "train.logprob_chunk": (1, math.inf),
     "train.checkpoint_every": (1, math.inf),
     "train.keep_checkpoints": (1, math.inf),
@@ -680,6 +684,11 @@ def validate(cfg: Config) -> None:
         raise UserError(
             f"config.model.layers_from={cfg.model.layers_from!r} is for a tokenizer that is built: "
             f"config.model.tokenizer={cfg.model.tokenizer!r}, allowed are tiny, corpus"
+        )
+    if cfg.train.row_tokens % cfg.mesh.sequence:
+        raise UserError(
+            f"config.train.row_tokens={cfg.train.row_tokens} does not split over config.mesh.sequence="
+            f"{cfg.mesh.sequence} devices: make it a multiple, or 0 to choose one"
         )
     if not len(cfg.sft.stages) == len(cfg.sft.steps) == len(cfg.sft.lr):
         raise UserError("config.sft.stages, config.sft.steps and config.sft.lr must have the same length")

@@ -7,6 +7,7 @@ that rewards, advantages, metrics and the layout of a mini-batch come out alike 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Sequence
 
@@ -76,6 +77,10 @@ def _without_tokens(rollout: Rollout) -> Rollout:
     return dataclasses.replace(rollout, steps=tuple(steps))
 
 
+Weighted = tuple[TrainSequence, float]
+"""A sequence and its advantage."""
+
+
 def pack_groups(
     chosen: Sequence[int],
     own: dict[int, list[Rollout]],
@@ -88,29 +93,56 @@ def pack_groups(
     Every step of every rollout is one sequence with the advantage of that step, from [groups, samples, steps].
     lengths: what `share_groups` gave, of all processes: the layout is the same in all.
     """
-    sequences, values = [], []
-    for g in chosen:
-        for s, rollout in enumerate(own.get(g, ())):
-            for t, step in enumerate(rollout.steps):
-                completion = step.completion
-                sequences.append(TrainSequence(step.prompt_tokens, completion.tokens, completion.logprobs))
-                values.append(advantages[g, s, t])
+    made = [
+        (TrainSequence(step.prompt_tokens, step.completion.tokens, step.completion.logprobs), advantages[g, s, t])
+        for g in chosen
+        for s, rollout in enumerate(own.get(g, ()))
+        for t, step in enumerate(rollout.steps)
+        if not np.isnan(advantages[g, s, t])
+    ]
     layout = packing.lay_out(
         [_counted(chosen, theirs, advantages) for theirs in lengths],
         cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens,
         row_tokens=cfg.train.row_tokens,
         microbatch_rows=cfg.train.microbatch_rows,
+        multiple=cfg.mesh.sequence,
     )
+    me = distributed.process_index()
+    rows = rows_of(layout, me, made, distributed.all_gather(lent(layout, me, made)))
+    sequences, values = zip(*(sequence for row in rows for sequence in row), strict=True) if rows else ((), ())
+    ends = np.cumsum([0, *map(len, rows)])
     packed = packing.pack_rollouts(
         sequences,
         np.array(values, np.float32),
         cfg.loss,
+        rows=[range(start, end) for start, end in itertools.pairwise(ends)],
         row_tokens=layout.row_tokens,
         microbatch_rows=cfg.train.microbatch_rows,
         totals=layout.totals,
         min_microbatches=layout.microbatches,
     )
     return packed, layout.padding_share
+
+
+def lent(layout: packing.Layout, process: int, made: Sequence[Weighted]) -> dict[int, Weighted]:
+    """What others need of what `process` made: the sequences of its rows that they pack, by index."""
+    return {
+        index: made[index]
+        for packer, rows in enumerate(layout.rows)
+        for row in rows
+        for index in row.members
+        if row.owner == process != packer
+    }
+
+
+def rows_of(
+    layout: packing.Layout, process: int, made: Sequence[Weighted], borrowed: Sequence[dict[int, Weighted]]
+) -> list[list[Weighted]]:
+    """The rows that `process` packs, from what it made and from what each process has lent."""
+    return [
+        [made[index] if row.owner == process else borrowed[row.owner][index] for index in row.members]
+        for row in layout.rows[process]
+    ]
 
 
 def _counted(chosen: Sequence[int], lengths: StepLengths, advantages: np.ndarray) -> list[Lengths]:

@@ -62,8 +62,9 @@ def memory_parts(cfg: Config, shape: Any, devices: int, local: int) -> dict[str,
     trained = _count(split_adapters(params)[1]) if has_adapters(params) else whole
     stored, size = jnp.dtype(cfg.model.param_dtype).itemsize, jnp.dtype(cfg.model.dtype).itemsize
     ways = _ways(cfg, devices)
-    rows = max(1, cfg.train.microbatch_rows // max(1, devices // max(1, cfg.mesh.tensor)))
+    rows = max(1, cfg.train.microbatch_rows // max(1, devices // max(1, cfg.mesh.tensor * cfg.mesh.sequence)))
     seq = cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
+    seq = -(-seq // cfg.mesh.sequence)  # of a row, on one device
     heads = shape.num_heads + shape.num_kv_heads
     wide = 4 * shape.hidden_size + 3 * shape.intermediate_size + 2 * heads * shape.head_dim
     kept = shape.num_layers * (shape.hidden_size if cfg.model.remat == "full" else wide)
@@ -89,7 +90,7 @@ def device_bytes() -> float:
 
 def _ways(cfg: Config, devices: int) -> int:
     """Over how many devices the parameters are split."""
-    fixed = math.prod(n for n in (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor) if n > 0)
+    fixed = math.prod(n for n in (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.sequence, cfg.mesh.tensor) if n > 0)
     sizes = [n if n > 0 else max(1, devices // fixed) for n in (cfg.mesh.fsdp, cfg.mesh.tensor)]
     return math.prod(sizes)
 

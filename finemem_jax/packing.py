@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from finemem_jax.config import LossConfig, UserError
+from finemem_jax.nn.mesh import ROWS, SEQUENCE
 from finemem_jax.rl.batch import RolloutBatch
 
 
@@ -74,20 +75,24 @@ def pack_rollouts(
     *,
     row_tokens: int,
     microbatch_rows: int,
+    rows: Sequence[Sequence[int]] | None = None,
     totals: Totals | None = None,
     min_microbatches: int = 1,
 ) -> PackedRows:
     """Rows of `row_tokens` tokens, each holding as many whole sequences as fit; the longest are placed first.
 
     advantages: [sequences], NaN for a sequence that has none (its group was left out): it is not packed.
+    rows: which of the sequences stand in which row, where that was settled before; then all have an advantage.
     totals: denominators over all hosts; those of the given sequences when None.
     The number of microbatches is rounded up to a power of two, at least `min_microbatches` (the largest of any
     host), so that a run compiles for a few shapes only; microbatches of padding alone are not computed.
     """
     advantages = np.asarray(advantages, np.float32)
     totals = totals or count_totals(sequences, advantages)
-    kept = [index for index in range(len(sequences)) if not np.isnan(advantages[index])]
-    rows = assign_rows([len(sequences[index]) for index in kept], row_tokens)
+    if rows is None:
+        kept = [index for index in range(len(sequences)) if not np.isnan(advantages[index])]
+        found = assign_rows([len(sequences[index]) for index in kept], row_tokens)
+        rows = [[kept[member] for member in members] for members in found]
     microbatches = _power_of_two(max(-(-len(rows) // microbatch_rows), min_microbatches, 1))
 
     shape = (microbatches * microbatch_rows, row_tokens)
@@ -96,7 +101,7 @@ def pack_rollouts(
     for row, members in enumerate(rows):
         start = 0
         for segment, member in enumerate(members, 1):
-            sequence, advantage = sequences[kept[member]], advantages[kept[member]]
+            sequence, advantage = sequences[member], advantages[member]
             middle, end = start + len(sequence.prompt), start + len(sequence)
             tokens[row, start:middle] = sequence.prompt
             tokens[row, middle:end] = sequence.completion
@@ -163,9 +168,18 @@ class Layout:
     """What all processes agree on for a mini-batch: the same static shape and the same denominators everywhere."""
 
     row_tokens: int
-    microbatches: int  # that the fullest process needs; the others have rows of padding in the last ones
+    microbatches: int  # of every process: some have rows of padding in the last one
+    rows: tuple[tuple[Row, ...], ...]  # [processes][rows]: what each packs
     totals: Totals
     padding_share: float  # share of the positions computed in all processes that hold no token
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The sequences of a row: which, of those that process `owner` made."""
+
+    owner: int
+    members: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,26 +194,49 @@ class Lengths:
 
 
 def lay_out(
-    by_process: Sequence[Sequence[Lengths]], longest: int, *, row_tokens: int, microbatch_rows: int
+    by_process: Sequence[Sequence[Lengths]], longest: int, *, row_tokens: int, microbatch_rows: int, multiple: int = 1
 ) -> Layout:
     """The layout of a mini-batch whose sequences lie in several processes: a function of all their lengths.
 
+    Each process packs what it made; rows beyond its share of all rows are packed by others, so that none waits for
+    the one whose episodes happened to be the longest.
     Sequences without an advantage are left out of `by_process`, for they are not packed.
-    longest: upper bound of a sequence, tokens. row_tokens: 0 = chosen for the least padding.
+    longest: upper bound of a sequence, tokens. row_tokens: 0 = chosen for the least padding. multiple: rows are
+    lengthened to one, so that they split over the mesh axis sequence.
     """
     lengths = [[len(sequence) for sequence in own] for own in by_process]
     everything = [length for own in lengths for length in own]
     row_tokens = row_tokens or choose_row_tokens(everything, longest, microbatch_rows * len(lengths))
-    rows = max(len(assign_rows(own, row_tokens)) for own in lengths)
-    microbatches = -(-rows // microbatch_rows)
+    row_tokens = -(-row_tokens // multiple) * multiple
+    rows = [
+        [Row(process, tuple(members)) for members in assign_rows(own, row_tokens)]
+        for process, own in enumerate(lengths)
+    ]
+    microbatches = -(-sum(map(len, rows)) // (microbatch_rows * len(rows)))
+    rows = balance(rows, microbatches * microbatch_rows)
     computed = microbatches * microbatch_rows * len(lengths) * row_tokens
     completions = [sequence.completion for own in by_process for sequence in own]
     return Layout(
         row_tokens,
         microbatches,
+        tuple(map(tuple, rows)),
         Totals(sum(completions), sum(1 for length in completions if length)),
         1.0 - sum(everything) / computed if computed else 0.0,
     )
+
+
+def balance(rows: Sequence[list[Row]], most: int) -> list[list[Row]]:
+    """The rows of each process, at most `most`: its own, and the last ones of those that have more.
+
+    The last rows hold the least, and so the fewest tokens are sent.
+    """
+    surplus = [row for own in rows for row in own[most:]]
+    balanced = []
+    for own in rows:
+        room = most - len(own[:most])
+        balanced.append([*own[:most], *surplus[:room]])
+        surplus = surplus[room:]
+    return balanced
 
 
 def choose_row_tokens(lengths: Sequence[int], most: int, microbatch_rows: int) -> int:
@@ -218,7 +255,8 @@ def choose_row_tokens(lengths: Sequence[int], most: int, microbatch_rows: int) -
 
 
 def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
-    """The batch on the devices, its rows split over the mesh axes data and fsdp; without a reference yet.
+    """The batch on the devices, its rows split over the mesh axes data and fsdp, their tokens over sequence; without
+    a reference yet.
 
     Over several hosts each gives its own rows of every microbatch; the global microbatch holds them all.
     """
@@ -226,7 +264,7 @@ def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
     def place(array: np.ndarray) -> jax.Array:
         if mesh is None:
             return jax.device_put(array)
-        sharding = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp"), None))
+        sharding = NamedSharding(mesh, PartitionSpec(None, ROWS, SEQUENCE))
         return jax.make_array_from_process_local_data(sharding, array)
 
     if mesh is not None:
@@ -248,8 +286,8 @@ def check_rows(mesh: Mesh | AbstractMesh, microbatch_rows: int, processes: int) 
     if ways % processes:
         raise UserError(
             f"mesh axes data * fsdp = {ways} do not split over {processes} processes, each of which holds rows of its "
-            f"own: make config.mesh.data * config.mesh.fsdp a multiple of {processes} (config.mesh.tensor at most the "
-            "devices of one process)"
+            f"own: make config.mesh.data * config.mesh.fsdp a multiple of {processes} (config.mesh.tensor * "
+            "config.mesh.sequence at most the devices of one process)"
         )
     if microbatch_rows * processes % ways:
         raise UserError(

@@ -34,6 +34,7 @@ from finemem_jax.nn.lora import without_adapters
 from finemem_jax.nn.sharding import make_mesh
 
 FITS, DOES_NOT_FIT = 0, 3  # exit codes
+CHUNKS = 10  # steps of an episode, in Memalpha on average
 
 
 def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int = 8) -> int:
@@ -43,20 +44,22 @@ def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int 
         return plan_by_formula(cfg, model, gpu_memory * GIB, gpus)
     chip, devices = topology_devices(topology)
     hosts = len({device.process_index for device in devices})
-    mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
+    mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices, sequence=cfg.mesh.sequence)
     size = f"{len(devices)} devices, {hosts} host(s), {chip.memory / GIB:.0f} GiB each"
     print(f"{topology}: {size}; mesh {dict(mesh.shape)}")
+    builds = {"train": train_program, "logprobs": logprobs_program, "decode": decode_program}
+    calls = {name: build(cfg, model, mesh, hosts) for name, build in builds.items()}
+    lowered = {name: lower(*arguments) for name, (lower, arguments) in calls.items()}
     programs, failures = [], []
-    for name, build in (("train", train_program), ("logprobs", logprobs_program), ("decode", decode_program)):
-        try:
-            programs.append(compiled(name, *build(cfg, model, mesh, hosts)))
-            print(describe(programs[-1]), flush=True)
-        except jax.errors.JaxRuntimeError as error:
-            if "hbm" not in str(error).lower():
-                raise
-            failures.append(f"{name}: {_first_line_about_memory(str(error))}")
+    for name, program in compiled(lowered):
+        if isinstance(program, Program):
+            programs.append(program)
+            print(describe(program), flush=True)
+        else:
+            failures.append(f"{name}: {_first_line_about_memory(str(program))}")
             print(f"  {failures[-1]}", flush=True)
-    return verdict(cfg, model, chip, mesh, programs, failures)
+    cache = shard_bytes(calls["decode"][1][1])  # the pool of pages
+    return verdict(cfg, model, chip, mesh, programs, failures, cache)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -113,15 +116,24 @@ def describe(program: Program) -> str:
         + ("; Pallas kernels" if program.has_pallas else "")
     ]
     for kind, (count, size) in sorted(program.collectives.items()):
-        lines.append(f"    {kind}: {count:.0f} a microbatch, {size / GIB:.3f} GiB per chip")
+        per = "token of all slots" if program.name == "decode" else "microbatch"
+        lines.append(f"    {kind}: {count:.0f} a {per}, {size / GIB:.3f} GiB per chip")
     return "\n".join(lines)
 
 
-def verdict(cfg: Config, model: Any, chip: Chip, mesh: Mesh, programs: list[Program], failures: list[str]) -> int:
+def verdict(
+    cfg: Config,
+    model: Any,
+    chip: Chip,
+    mesh: Mesh,
+    programs: list[Program],
+    failures: list[str],
+    cache: float,
+) -> int:
     held = resident_bytes(cfg, model, mesh)
     print(
         f"  held between steps, per chip: parameters {held.params / GIB:.2f}, optimizer {held.optimizer / GIB:.2f}, "
-        f"reference {held.reference / GIB:.2f} GiB"
+        f"reference {held.reference / GIB:.2f} GiB; KV cache while decoding {cache / GIB:.2f} GiB"
     )
     needs = {}
     for program in programs:
@@ -170,21 +182,34 @@ def _print_roofline(cfg: Config, model: Any, chip: Chip, mesh: Mesh, programs: l
     forward, both = flops_per_token(cfg, model)
     rows = {p.name: p for p in programs}
     tokens = cfg.train.microbatch_rows * row_tokens(cfg)  # of one host's share of a microbatch
-    chips = mesh.devices.size / len({device.process_index for device in mesh.devices.flat})
+    hosts = len({device.process_index for device in mesh.devices.flat})
+    chips = mesh.devices.size / hosts
+    sequences = cfg.train.episodes * cfg.train.group_size * CHUNKS
+    per_step = {}
     for name, per_token in (("train", both), ("logprobs", forward)):
         if name in rows:
             flops = per_token * tokens / chips
             seconds = flops / chip.flops
+            updates = cfg.train.epochs if name == "train" else 1
+            per_step[name] = updates * seconds * sequences * row_tokens(cfg) / (tokens * hosts)
             print(
                 f"  {name}, estimate by roofline: {flops / 1e12:.1f} TFLOP per chip and microbatch of "
                 f"{tokens} tokens a host, at least {seconds:.2f} s, {tokens / seconds:.0f} tokens/s a host"
             )
     if "decode" in rows:
         seconds = rows["decode"].arguments / chip.bandwidth
+        turns = sequences * cfg.prompt.max_completion_tokens / (cfg.engine.slots * hosts)
+        per_step["decode"] = turns * seconds
         print(
             f"  decode, estimate by roofline: a token of all {cfg.engine.slots} slots reads all weights and a full "
             f"cache, at least {seconds * 1e3:.1f} ms, {cfg.engine.slots / seconds:.0f} tokens/s a host"
         )
+    flops = (both * cfg.train.epochs + forward * bool(cfg.loss.kl_coef)) * sequences * row_tokens(cfg)
+    print(
+        f"  a step, estimate by roofline: {flops / 1e15:.0f} PFLOP for {sequences} sequences ({cfg.train.episodes} "
+        f"episodes x {cfg.train.group_size} samples x {CHUNKS} chunks), all of full length: "
+        + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in per_step.items())
+    )
     print("  (estimates: the chip's published peaks, no overlap lost; a real run is slower)")
 
 

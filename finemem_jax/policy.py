@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +233,8 @@ def _load_local(cfg: Config, settings: AnswererConfig, what: str) -> Chat:
 def load_mesh(cfg: Config) -> Mesh | None:
     """The mesh of the config over all devices of all processes; None where nothing is sharded: in a run of one process
     with one device, or with all axes 1."""
-    axes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    if jax.process_count() == 1 and (axes == (1, 1, 1) or jax.device_count() == 1):
+    axes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.sequence, cfg.mesh.tensor)
+    split = math.prod(size for size in axes if size > 0)
+    if jax.process_count() == 1 and split == 1 and (-1 not in axes or jax.device_count() == 1):
         return None
-    return make_mesh(*axes)
+    return make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, sequence=cfg.mesh.sequence)

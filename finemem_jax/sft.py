@@ -96,12 +96,16 @@ def pack_examples(examples: Iterator[Example], cfg: Config) -> packing.PackedRow
         longest,
         row_tokens=cfg.train.row_tokens or longest,
         microbatch_rows=cfg.train.microbatch_rows,
+        multiple=cfg.mesh.sequence,
     )
-    own = shares[distributed.process_index()]
+    rows = layout.rows[distributed.process_index()]
+    own = [shares[row.owner][index] for row in rows for index in row.members]
+    ends = np.cumsum([0, *(len(row.members) for row in rows)])
     return packing.pack_rollouts(
         own,
         np.zeros(len(own), np.float32),
         LossConfig(aggregation="token_mean"),
+        rows=[range(start, end) for start, end in itertools.pairwise(ends)],
         row_tokens=layout.row_tokens,
         microbatch_rows=cfg.train.microbatch_rows,
         totals=layout.totals,

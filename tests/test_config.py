@@ -80,6 +80,8 @@ def test_overrides_reach_every_kind_of_field():
         ({"train__mini_batches": 5}, "config.train.episodes=32 is not a multiple of config.train.mini_batches=5"),
         ({"engine__cache_tokens": 100}, "config.engine.cache_tokens=100 holds no prompt and completion"),
         ({"train__row_tokens": 100}, "config.train.row_tokens=100 is shorter than one sequence"),
+        ({"train__row_tokens": 8193, "mesh__sequence": 2}, "does not split over config.mesh.sequence=2 devices"),
+        ({"mesh__sequence": -1}, "config.mesh.sequence=-1"),
         ({"sft__lr": (1e-3, 1e-3)}, "must have the same length"),
     ],
 )

@@ -24,7 +24,24 @@ HloModule jit_step, is_scheduled=true
   ROOT %t = (s32[], bf16[8,4]) tuple(%i, %done)
 }
 
+%below.7 (p: (s32[])) -> pred[] {
+  %seven = s32[]{:T(128)} constant(7), metadata={op_name="jit(step)/while"}
+  %turn = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%turn, %seven), direction=LT, metadata={op_name="jit(step)/while"}
+}
+
+%shift (p: (s32[])) -> (s32[]) {
+  %sent = f32[8]{0} collective-permute(f32[8]{0} %x), channel_id=3, source_target_pairs={{0,1},{1,0}}
+  %fused = (f32[8]{0}) fusion(f32[8]{0} %sent), kind=kCustom, calls=%overlapped
+}
+
+%overlapped (p: f32[8]) -> (f32[8]) {
+  %again = f32[8]{0} collective-permute(f32[8]{0} %p), channel_id=3, source_target_pairs={{0,1},{1,0}}
+  ROOT %t = (f32[8]{0}) tuple(f32[8]{0} %again)
+}
+
 %microbatch (p: (s32[])) -> (s32[]) {
+  %w7 = (s32[]) while((s32[]) %a), condition=%below.7, body=%shift
   %w = (s32[], bf16[8,4]) while((s32[], bf16[8,4]) %a), condition=%c, body=%layer, backend_config={"known_trip_count":{"n":"36"}}
   ROOT %r = f32[16]{0} all-reduce(f32[16]{0} %g), replica_groups={}, to_apply=%add
 }
@@ -40,6 +57,7 @@ def test_collectives_count_every_turn_of_a_loop_of_known_length():
     assert collectives(TEXT) == {
         "all-gather": (36, 36 * 8 * 4 * 2),
         "all-reduce": (1, 16 * 4),
+        "collective-permute": (7, 7 * 8 * 4),
         "reduce-scatter": (1, 4 * 4),
     }
     assert gathered_shapes(TEXT) == [(2, 4), (8, 4)]
@@ -107,7 +125,8 @@ def test_the_paper_setting_compiles_and_fits_on_sixteen_v5e(paper):
     model = ahead.planned_model(paper)
     chip, devices = ahead.topology_devices("v5e:4x4")
     mesh = make_mesh(paper.mesh.data, paper.mesh.fsdp, paper.mesh.tensor, devices)
-    program = ahead.compiled("train", *ahead.train_program(paper, model, mesh, hosts=4))
+    lower, arguments = ahead.train_program(paper, model, mesh, hosts=4)
+    ((_, program),) = ahead.compiled({"train": lower(*arguments)})
     assert program.has_pallas
     assert program.arguments + program.temporary + plan.resident_bytes(paper, model, mesh).reference < chip.memory
     # The head's weights are gathered; logits, which have a row or a chunk beside the vocabulary, never are.

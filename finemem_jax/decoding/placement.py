@@ -40,7 +40,7 @@ def decode_mesh(shape: Any, devices: list, tensor: int = 0) -> Mesh | None:
         )
     if ways == 1:
         return None
-    return Mesh(np.array(devices[:ways]).reshape(1, 1, ways), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(np.array(devices[:ways]).reshape(1, 1, 1, ways), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def local_devices(params: Any) -> list:
@@ -130,7 +130,8 @@ def abstract_decode(model: nn.Module, cfg: EngineConfig, mesh: Mesh) -> tuple[Ca
     """The decode program of all slots at full length on a mesh of any platform, and its arguments without data: to
     be lowered and compiled where no such device is."""
     platform = mesh.devices.flat[0].platform
-    pages = cfg.slots * -(-cfg.cache_tokens // cfg.page_tokens)
+    listed = cfg.slots * -(-cfg.cache_tokens // cfg.page_tokens)
+    pages = min(listed, cfg.pool_tokens // cfg.page_tokens) if cfg.pool_tokens else listed
     kernel_pages = decode_attention.kernel_pages(platform, model.cfg, cfg.page_tokens, cfg.cache_tokens)
     pool = jax.eval_shape(partial(PagePool.create, model.cfg, pages + 1, cfg.page_tokens, kernel_pages=kernel_pages))
 
@@ -145,7 +146,7 @@ def abstract_decode(model: nn.Module, cfg: EngineConfig, mesh: Mesh) -> tuple[Ca
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding), abstract_params(model), shardings
     )
     whole = NamedSharding(mesh, PartitionSpec())
-    rows = placed(idle_rows(cfg.slots, pages, words=5), whole)
+    rows = placed(idle_rows(cfg.slots, listed, words=5), whole)
     floor = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     decode = partial(make_decode(model, mesh).lower, steps=cfg.decode_chunk, truncate=False)
     return decode, (params, placed(pool, pool_sharding(mesh, bool(kernel_pages))), rows, floor)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from finemem_jax.nn import cudnn, splash
-from finemem_jax.nn.blockwise import blockwise_attention
-from finemem_jax.nn.mesh import HEADS, ROWS, current_mesh, current_platform
+from finemem_jax.nn.blockwise import blockwise_attention, piece_attention
+from finemem_jax.nn.mesh import HEADS, ROWS, SEQUENCE, current_mesh, current_platform
 
 MASKED = -1e30  # finite, so that a query that sees nothing averages instead of becoming NaN
 
@@ -42,27 +44,50 @@ def self_attention(
     """`attention` without a past, by the kernel made for the platform: this is where it is chosen.
 
     On a mesh every device attends within its own rows and heads; nothing is exchanged. Where there are fewer kv
-    heads than devices to split them over, each device picks those that its query heads share.
+    heads than devices to split them over, each device picks those that its query heads share. Where devices share
+    the tokens of a row, each gathers the row's keys and values and attends with its own queries.
     """
-    attend = _kernel(current_platform(), q)
     mesh = current_mesh()
     if mesh is None:
-        return attend(q, k, v, segment_ids)
-    ways, heads, kv_heads = mesh.shape[HEADS], q.shape[2], k.shape[2]
-    splits_kv = kv_heads % ways == 0
+        return _kernel(current_platform(), q)(q, k, v, segment_ids)
+    if mesh.shape[SEQUENCE] > 1:
+        return attention_on(mesh, _piece_kernel(current_platform(), q, mesh), q, k, v, segment_ids)
+    kernel = _kernel(current_platform(), q)
+    return attention_on(mesh, Kernel(lambda state, q, k, v, own, row: kernel(q, k, v, row)), q, k, v, segment_ids)
 
-    def attend_here(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What each device runs: attend(state, q, k, v, segment ids of its queries, segment ids of the whole rows)."""
+
+    attend: Callable
+    state: Any = None
+    spec: Any = None  # how the state is split over the mesh
+
+
+def attention_on(
+    mesh: Mesh, kernel: Kernel, q: Array, k: Array, v: Array, segment_ids: Array
+) -> Float[Array, "rows seq heads head_dim"]:
+    """`kernel` on every device of the mesh, with its queries and the keys and values that they need."""
+    ways, heads, kv_heads = mesh.shape[HEADS], q.shape[2], k.shape[2]
+    splits_kv, pieces = kv_heads % ways == 0, mesh.shape[SEQUENCE]
+
+    def attend_here(state: Any, q: Array, k: Array, v: Array, own: Array) -> Array:
+        row = own
+        if pieces > 1:
+            # The gradient of gathering is the sum of what every device's queries give, sent back to where it belongs.
+            k, v, row = (jax.lax.all_gather(x, SEQUENCE, axis=1, tiled=True) for x in (k, v, own))
         if not splits_kv:
             here = jax.lax.axis_index(HEADS) * (heads // ways) + jnp.arange(heads // ways)
             k, v = (jnp.take(x, here // (heads // kv_heads), axis=2) for x in (k, v))
-        return attend(q, k, v, segment_ids)
+        return kernel.attend(state, q, k, v, own, row)
 
-    by_head = PartitionSpec(ROWS, None, HEADS)
-    of_kv = by_head if splits_kv else PartitionSpec(ROWS)
-    specs = (by_head, of_kv, of_kv, PartitionSpec(ROWS))
+    by_head = PartitionSpec(ROWS, SEQUENCE, HEADS)
+    of_kv = by_head if splits_kv else PartitionSpec(ROWS, SEQUENCE)
+    specs = (kernel.spec, by_head, of_kv, of_kv, PartitionSpec(ROWS, SEQUENCE))
     # Not checked: the kernels' own loops and calls do not say over which axes they vary.
     return jax.shard_map(attend_here, mesh=mesh, in_specs=specs, out_specs=by_head, check_vma=False)(
-        q, k, v, segment_ids
+        kernel.state, q, k, v, segment_ids
     )
 
 
@@ -78,6 +103,26 @@ def _kernel(platform: str, q: Array) -> Callable:
     if platform == "gpu" and cudnn.is_supported(q.dtype, head_dim):
         return cudnn.cudnn_attention
     return functools.partial(blockwise_attention, block=CPU_BLOCK if platform == "cpu" else OTHER_BLOCK)
+
+
+def _piece_kernel(platform: str, q: Array, mesh: Mesh) -> Kernel:
+    """For devices that share rows: splash on TPU, else the XLA loop: cuDNN's mask begins at the row's start."""
+    if platform == "tpu" and splash.is_supported(q.shape[1] // mesh.shape[SEQUENCE], q.shape[3]):
+        return splash_of_pieces(q, mesh)
+    block = CPU_BLOCK if platform == "cpu" else OTHER_BLOCK
+
+    def attend(state: None, q: Array, k: Array, v: Array, own: Array, row: Array) -> Array:
+        return piece_attention(q, k, v, row, jax.lax.axis_index(SEQUENCE) * q.shape[1], block)
+
+    return Kernel(attend)
+
+
+def splash_of_pieces(q: Float[Array, "rows seq heads head_dim"], mesh: Mesh, *, interpret: bool = False) -> Kernel:
+    """Splash attention for rows whose tokens are split over the mesh; interpret as in `splash_attention`."""
+    heads, pieces = q.shape[2] // mesh.shape[HEADS], mesh.shape[SEQUENCE]
+    kernel = splash.make_kernel(q.shape[1], heads, pieces, interpret=interpret)
+    spec = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, SEQUENCE)))
+    return Kernel(splash.attend, kernel, spec)
 
 
 def _attend(

@@ -12,7 +12,10 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
+
+from finemem_jax.nn.mesh import HEADS, current_mesh
 
 SCRATCH = 0  # the page that idle rows write to
 
@@ -80,9 +83,15 @@ class PagePool:
         blocks = self.blocks(layer, pages)
         keys, values = keys.astype(self.keys.dtype), values.astype(self.values.dtype)
         if self.for_kernel:
-            keys, values = keys.swapaxes(0, 1), values.swapaxes(0, 1)
+            write = _write_rows
+            if (mesh := current_mesh()) is not None:
+                heads, whole = PartitionSpec(HEADS), PartitionSpec()
+                write = jax.shard_map(
+                    write, mesh=mesh, in_specs=(heads, heads, whole, whole), out_specs=heads, check_vma=False
+                )
             return self.replace(
-                keys=self.keys.at[:, blocks, offsets].set(keys), values=self.values.at[:, blocks, offsets].set(values)
+                keys=write(self.keys, keys.swapaxes(0, 1), blocks, offsets),
+                values=write(self.values, values.swapaxes(0, 1), blocks, offsets),
             )
         return self.replace(
             keys=self.keys.at[blocks, :, :, offsets].set(keys), values=self.values.at[blocks, :, offsets].set(values)
@@ -112,6 +121,22 @@ class PagePool:
             return pool.replace(keys=placed(pool.keys, keys, key_order), values=placed(pool.values, values, order))
 
         return jax.lax.fori_loop(0, copies.n, copy, self)
+
+
+def _write_rows(
+    pool: Float[Array, "kv_heads blocks page head_dim"],
+    new: Float[Array, "kv_heads rows head_dim"],
+    blocks: Int[Array, "rows"],
+    offsets: Int[Array, "rows"],
+) -> Float[Array, "kv_heads blocks page head_dim"]:
+    """The pool with one token per row written, as lines of a table.
+
+    Indexed as the four axes that it has, the TPU compiler would write in another layout than the kernel reads, and
+    copy the whole pool in every layer of every token.
+    """
+    kv_heads, count, page, head_dim = pool.shape
+    lines = (jnp.arange(kv_heads)[:, None] * count + blocks) * page + offsets
+    return pool.reshape(-1, head_dim).at[lines].set(new).reshape(pool.shape)
 
 
 def _at(pool: Array, blocks: Array) -> Array:

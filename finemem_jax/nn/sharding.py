@@ -14,15 +14,17 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from finemem_jax.config import UserError
 from finemem_jax.nn.layers import abstract_params, logical_axes
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
 
 MeshAxis = str | tuple[str, ...] | None
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with axes data, fsdp, tensor over `devices` (default: all). One size may be -1: all the rest."""
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None, *, sequence: int = 1
+) -> Mesh:
+    """A mesh with the axes `AXES` over `devices` (default: all). One size may be -1: all the rest."""
     devices = jax.devices() if devices is None else list(devices)
-    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    sizes = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
     asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
     rest = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
@@ -31,7 +33,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     if len(devices) % fixed or (not rest and fixed != len(devices)):
         raise UserError(
             f"mesh {asked} needs {'a multiple of ' if rest else ''}{fixed} devices, there are {len(devices)}: "
-            "set one of config.mesh.data, .fsdp, .tensor to -1 or make their product match"
+            "set one of config.mesh.data, .fsdp, .tensor to -1 or make the product of all four match"
         )
     if rest:
         sizes[rest[0]] = len(devices) // fixed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -34,8 +36,17 @@ def splash_attention(
 
     interpret: run the kernel's steps on any platform, slowly, for tests.
     """
-    seq, heads, head_dim = q.shape[1:]
-    block = max(b for b in range(LANES, min(seq, MAX_BLOCK) + 1, LANES) if seq % b == 0)
+    return attend(make_kernel(*q.shape[1:3], interpret=interpret), q, k, v, segment_ids, segment_ids)
+
+
+def make_kernel(seq: int, heads: int, pieces: int = 1, *, interpret: bool = False) -> Callable:
+    """The kernel for rows of `seq` tokens whose queries are split over so many devices.
+
+    It holds what each block of queries sees as arrays: with pieces, `kernel.manual_sharding_spec` says how shard_map
+    must split them.
+    """
+    piece = seq // pieces
+    block = max(b for b in range(LANES, min(piece, MAX_BLOCK) + 1, LANES) if piece % b == 0)
     sizes = BlockSizes(
         block_q=block,
         block_kv=block,
@@ -45,13 +56,24 @@ def splash_attention(
         block_kv_dq=block,
     )
     mask = MultiHeadMask([CausalMask((seq, seq))] * heads)
-    kernel = make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=pieces, interpret=interpret)
 
-    def one_row(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
-        return kernel(q, k, v, segment_ids=SegmentIds(segment_ids, segment_ids))
+
+def attend(
+    kernel: Callable,
+    q: Float[Array, "rows piece heads head_dim"],
+    k: Float[Array, "rows seq kv_heads head_dim"],
+    v: Float[Array, "rows seq kv_heads head_dim"],
+    q_segments: Int[Array, "rows piece"],
+    k_segments: Int[Array, "rows seq"],
+) -> Float[Array, "rows piece heads head_dim"]:
+    """Attention of the queries of a piece of each row, the one that the kernel (or its part) was made for."""
+
+    def one_row(q: Array, k: Array, v: Array, q_segments: Array, k_segments: Array) -> Array:
+        return kernel(q, k, v, segment_ids=SegmentIds(q_segments, k_segments))
 
     # The kernel does not scale. In float32: head_dim ** -0.5 of 128 is no power of two, and would round every query
     # of bfloat16 twice.
-    q = (q.astype(jnp.float32) * head_dim**-0.5).astype(q.dtype)
-    out = jax.vmap(one_row)(*(x.swapaxes(1, 2) for x in (q, k, v)), segment_ids)
+    q = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
+    out = jax.vmap(one_row)(*(x.swapaxes(1, 2) for x in (q, k, v)), q_segments, k_segments)
     return out.swapaxes(1, 2).astype(v.dtype)

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from finemem_jax.nn.mesh import piece_rows, whole_rows
+
 
 def logprobs_of(
     logits: Float[Array, "*batch vocab"],
@@ -108,11 +110,11 @@ class _Head:
 
 @flax.struct.dataclass
 class _Wanted:
-    """The wanted tokens of each row, moved to its front."""
+    """The columns of each row that predict a wanted token, moved to its front."""
 
-    tokens: Any  # [rows, places] int32
+    tokens: Any  # [rows, places] int32: the token predicted, of the next column
     source: Any  # [rows, places] int32: the column whose hidden state predicts it
-    place: Any  # [rows, seq] int32: where each token of the row went; -1 for those that are not wanted
+    place: Any  # [rows, seq] int32: where each column went; -1 for those that predict none
     chunks: Any  # [] int32: chunks that hold any
 
 
@@ -124,22 +126,30 @@ def _over_wanted(
     hidden = head.model.apply({"params": params}, tokens, positions, segment_ids, method="hidden_states")
     if seq == 1:
         return jnp.zeros((rows, 1)), jnp.zeros((rows, 1))
-    head = dataclasses.replace(head, chunk=min(head.chunk, seq - 1))
-    is_wanted = jnp.pad((segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0), ((0, 0), (1, 0)))
+    is_wanted = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)
     if counted is not None:
-        is_wanted &= counted
+        is_wanted &= counted[:, 1:]
+    # Column t is where token t + 1 is predicted. Where devices share a row, each does its own columns.
+    predicted, is_wanted = (jnp.pad(x, ((0, 0), (0, 1))) for x in (tokens[:, 1:], is_wanted))
+    hidden, predicted, is_wanted = map(piece_rows, (hidden, predicted, is_wanted))
+    head = dataclasses.replace(head, chunk=min(head.chunk, seq - 1, is_wanted.shape[1]))
+    measured = _measure(head, head.model.head_params(params), hidden, _wanted(predicted, is_wanted, head.chunk))
+    return tuple(jnp.pad(whole_rows(x)[:, :-1], ((0, 0), (1, 0))) for x in measured)
+
+
+def _wanted(tokens: Array, is_wanted: Array, chunk: int) -> _Wanted:
+    rows, seq = tokens.shape
     place = jnp.where(is_wanted, jnp.cumsum(is_wanted, axis=1, dtype=jnp.int32) - 1, -1)
     row, column = (jnp.broadcast_to(x, (rows, seq)) for x in (jnp.arange(rows)[:, None], jnp.arange(seq)))
-    places = -(-seq // head.chunk) * head.chunk
-    chosen = jnp.ones((rows, places), jnp.int32)  # places that stay empty measure some token, which nothing reads
-    chosen = chosen.at[row, jnp.where(is_wanted, place, places)].set(column, mode="drop")
-    wanted = _Wanted(
-        tokens=jnp.take_along_axis(tokens, chosen, axis=1),
-        source=chosen - 1,
+    places = -(-seq // chunk) * chunk
+    source = jnp.zeros((rows, places), jnp.int32)  # places that stay empty measure some token, which nothing reads
+    source = source.at[row, jnp.where(is_wanted, place, places)].set(column, mode="drop")
+    return _Wanted(
+        tokens=jnp.take_along_axis(tokens, source, axis=1),
+        source=source,
         place=place,
-        chunks=-(-jnp.max(jnp.sum(is_wanted, axis=1)) // head.chunk),
+        chunks=-(-jnp.max(jnp.sum(is_wanted, axis=1)) // chunk),
     )
-    return _measure(head, head.model.head_params(params), hidden, wanted)
 
 
 def _chunk(head: _Head, hidden: Array, wanted: _Wanted, index: Array) -> tuple[Array, Array]:
@@ -193,8 +203,7 @@ def _measure_backward(head: _Head, saved: tuple, gradient: tuple[Array, Array]):
     nothing = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
     d_places = jnp.zeros((rows, places, hidden.shape[-1]), hidden.dtype)
     d_params, d_places = jax.lax.fori_loop(0, wanted.chunks, add, (nothing, d_places))
-    # The hidden state of column t predicts token t + 1.
-    d_hidden = _back_in_row(d_places, jnp.pad(wanted.place[:, 1:], ((0, 0), (0, 1)), constant_values=-1))
+    d_hidden = _back_in_row(d_places, wanted.place)
     return jax.tree.map(lambda g, p: g.astype(p.dtype), d_params, params), d_hidden, None
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 import numpy as np
 import pytest
@@ -34,3 +35,7 @@ def test_decode_compiles_for_a_tpu_host_with_paged_attention_and_its_cache_in_pl
     assert memory.alias_size_in_bytes >= pool  # the donated pool is the returned one
     assert memory.temp_size_in_bytes < pool  # and it is not copied on the way
     assert np.prod(arguments[1].keys.shape) * 2 * 2 // 4 == pool
+    # Nor in any layer, to write it in another layout than the kernel reads.
+    blocks = arguments[1].keys.shape[1]
+    assert f"[2,{blocks},64,128]" in program.as_text()
+    assert not re.search(rf"\[2,{blocks},64,128\]\S* copy\(", program.as_text())

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from finemem_jax.nn import splash
-from finemem_jax.nn.attention import attention
+from finemem_jax.nn.attention import attention, attention_on, splash_of_pieces
 from finemem_jax.nn.blockwise import blockwise_attention
+from finemem_jax.nn.mesh import on_mesh
+from finemem_jax.nn.sharding import make_mesh
 
 # Rows of several segments, one that is full, one with padding behind, one of padding alone.
 SEGMENTS = np.array([[1] * 13 + [2] * 20 + [3] * 7, [1] * 40, [1] * 3 + [2] * 25 + [0] * 12, [0] * 40], np.int32)
@@ -86,6 +88,25 @@ def test_the_pallas_kernel_equals_the_reference():
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
         assert np.abs(b).max() > 0.5
+
+
+@pytest.mark.parametrize("axes", [{"sequence": 2, "tensor": 4}, {"data": 2, "sequence": 4}], ids=str)
+@pytest.mark.parametrize("kernel", ["loop", "splash"])
+def test_rows_split_over_devices_equal_the_reference(kernel, axes):
+    """Two kv heads, so that with four ways of tensor each device picks its own; pieces end within segments."""
+    segments = np.array([[1] * 100 + [2] * 300 + [3] * 112, [1] * 400 + [2] * 50 + [0] * 62], np.int32)
+    mesh = make_mesh(**{"data": 1, **axes})
+    given = arrays(heads=4, kv_heads=2, head_dim=128, segments=segments)
+
+    def attend(q, k, v, segment_ids):
+        if kernel == "splash":
+            return attention_on(mesh, splash_of_pieces(q, mesh, interpret=True), q, k, v, segment_ids)
+        with on_mesh(mesh):
+            return attention(q, k, v, segment_ids)
+
+    found, expected = output_and_gradients(attend, *given, segments), slow_attention(*given, segments)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_padding_stays_finite_and_bfloat16_stays_bfloat16():

@@ -15,8 +15,8 @@ needs_8_devices = pytest.mark.skipif(
 
 def test_one_axis_takes_the_rest():
     count = jax.device_count()
-    assert dict(make_mesh().shape) == {"data": count, "fsdp": 1, "tensor": 1}
-    assert dict(make_mesh(data=1, fsdp=-1).shape) == {"data": 1, "fsdp": count, "tensor": 1}
+    assert dict(make_mesh().shape) == {"data": count, "fsdp": 1, "sequence": 1, "tensor": 1}
+    assert dict(make_mesh(data=1, fsdp=-1).shape) == {"data": 1, "fsdp": count, "sequence": 1, "tensor": 1}
 
 
 @pytest.mark.parametrize("sizes", [{"data": 3, "fsdp": 5}, {"tensor": 7}, {"data": -1, "fsdp": -1}, {"tensor": 0}])

@@ -149,20 +149,31 @@ def updated(train_step, optimizer, params, sequences):
 
 
 @pytest.mark.parametrize(
-    "axes", [{"fsdp": 8}, {"tensor": 4, "data": 2}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str
+    "axes",
+    [
+        {"fsdp": 8},
+        {"tensor": 4, "data": 2},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        {"fsdp": 2, "sequence": 2, "tensor": 2},
+        {"fsdp": 4, "sequence": 2},
+    ],
+    ids=str,
 )
 def test_a_mesh_changes_nothing(model, optimizer, params, sequences, updated, axes):
     mesh = make_mesh(**{"data": 1, **axes})
     placed = jax.device_put(params, param_shardings(model, mesh))
     kernel = placed["layers"]["mlp"]["gate_proj"]["kernel"]
-    assert kernel.addressable_shards[0].data.size <= kernel.size // 4  # really split
+    # Really split: over all devices but those that share rows or their tokens.
+    ways = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    assert ways >= 4 and kernel.addressable_shards[0].data.size == kernel.size // ways
     state = create_train_state(copied(placed), optimizer)
     shardings = state_shardings(state)
     for moment in ("mu", "nu"):
         held = optax.tree.get(state.opt_state, moment)["layers"]["mlp"]["gate_proj"]["kernel"]
         assert held.sharding.is_equivalent_to(kernel.sharding, 3)
     batch = to_device(pack_rollouts(*sequences, CFG, row_tokens=SEQ, microbatch_rows=8), mesh)
-    assert batch.tokens.addressable_shards[0].data.shape[1] == 8 // (mesh.shape["data"] * mesh.shape["fsdp"])
+    rows, tokens = 8 // (mesh.shape["data"] * mesh.shape["fsdp"]), SEQ // mesh.shape["sequence"]
+    assert batch.tokens.addressable_shards[0].data.shape[1:] == (rows, tokens)
     train_step = make_train_step(model, optimizer, CFG, shardings=shardings, mesh=mesh)
     state, found = train_step(state, batch)
     assert state_shardings(state) == shardings
