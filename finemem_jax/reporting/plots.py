@@ -23,14 +23,14 @@ def plot_run(
 
     metrics: lines with "step" and "reward/TERM". evaluations: lines with "step", "policy" and "accuracy".
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
     for name in dict.fromkeys(line["policy"] for line in evaluations):
         lines = [line for line in evaluations if line["policy"] == name]
         left.plot([line["step"] for line in lines], [line["accuracy"] for line in lines], marker="o", label=name)
     for i, (name, value) in enumerate(baselines.items()):
         left.axhline(value, linestyle=":", color=f"C{i + 4}", label=f"{name} {value:.2f}")
     left.set(xlabel="step", ylabel="held-out question accuracy", ylim=(0, 1), title=title)
-    left.legend(fontsize="small")
+    left.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves, never over them
     terms = [key for key in (metrics[0] if metrics else {}) if key.startswith("reward/")]
     for term in terms:
         right.plot(
@@ -38,7 +38,7 @@ def plot_run(
         )
     right.set(xlabel="step", ylabel="mean over the step's rollouts", title="reward terms")
     if terms:
-        right.legend(fontsize="small")
+        right.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     temporary = path.with_name(f".{path.stem}.tmp.png")
     figure.savefig(temporary, dpi=110, metadata={"Software": None})
     plt.close(figure)
