@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,17 +34,7 @@ class Trackers:
                 str(workdir / "tensorboard"), purge_step=first or None, filename_suffix=f".from-{first}"
             )
         if cfg.wandb:
-            require_wandb()
-            import wandb
-
-            self._wandb = wandb.init(
-                project=cfg.wandb_project,
-                name=name,
-                id=_run_id(workdir),
-                resume="allow",
-                dir=workdir,
-                config=dict(config),
-            )
+            self._wandb = _start_wandb(cfg.wandb_project, workdir, name, config)
 
     def __enter__(self) -> Trackers:
         return self
@@ -112,10 +103,20 @@ def sample_text(rollout: Rollout) -> str:
     return "\n".join(lines)
 
 
-def require_wandb() -> None:
-    """Raises UserError when Weights & Biases is asked for and not installed."""
+def _start_wandb(project: str, workdir: Path, name: str, config: Mapping) -> Any:
+    """A run of Weights & Biases, its files in WORKDIR/wandb. Raises UserError when it is not installed or refuses."""
     if importlib.util.find_spec("wandb") is None:
         raise UserError("config.logging.wandb=true needs Weights & Biases: pip install 'finemem_jax[wandb]'")
+    import wandb
+
+    try:
+        return wandb.init(
+            project=project, name=name, id=_run_id(workdir), resume="allow", dir=workdir, config=dict(config)
+        )
+    except wandb.Error as error:  # no key, no such project, no network
+        raise UserError(
+            f"config.logging.wandb=true: {error} (WANDB_MODE=offline keeps the run in {workdir / 'wandb'})"
+        ) from error
 
 
 def _run_id(workdir: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import struct
 
 import numpy as np
 import pytest
@@ -58,6 +60,65 @@ def test_only_the_lead_writes_and_only_when_asked(tmp_path):
         with open_trackers(tmp_path, **options) as board:
             board.scalars(0, {"accuracy": 0.1})
     assert not (tmp_path / "tensorboard").exists()
+
+
+def records_of(folder):
+    """The records of an offline run of Weights & Biases: protobuf messages in LevelDB's log format, which is blocks of
+    32 KiB with fragments (checksum, length, kind: 1 whole, 2 first, 3 middle, 4 last) after a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # no fragment begins in a block's last bytes
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
+
+
+def test_wandb_holds_the_documented_names(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="Weights & Biases (the extra `wandb`) is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    groups = [[runs.rollout(0, sample=s, nasty="<script>") for s in range(2)]]
+    terms = {"format": np.array([[[0.0, 0.5, 1.0], [1.0, np.nan, 1.0]]])}
+    logged = {step: {"accuracy": step / 4, "reward/format": 1.0, "seconds/rollout": 0.5} for step in range(3)}
+    with open_trackers(tmp_path, tensorboard=False, wandb=True, sample_every=2) as board:
+        board.evaluation(0, "T=1", {"accuracy": 0.25})
+        for step, values in logged.items():  # in the order of a training step
+            timing = values.pop("seconds/rollout")
+            board.scalars(step, values)
+            board.rollouts(step, groups, terms, -terms["format"])
+            board.scalars(step, {"seconds/rollout": timing})
+            values["seconds/rollout"] = timing
+        board.evaluation(3, "T=1", {"accuracy": 0.75})
+    rows = [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in records_of(tmp_path)
+        if record.WhichOneof("record_type") == "history"
+    ]
+    assert [row["_step"] for row in rows] == [0, 1, 2, 3]
+    for step, values in logged.items():
+        assert {name: rows[step][name] for name in values} == values
+    assert rows[0]["eval/T_1/accuracy"] == 0.25 and rows[3]["eval/T_1/accuracy"] == 0.75
+    for name in ("reward/format", "advantage", "memory_tokens", "completion_tokens"):
+        assert f"histogram/{name}/values" in rows[2] and f"histogram/{name}/values" not in rows[1]
+    assert sum(rows[0]["histogram/reward/format/values"]) == 5  # the missing one is left out
+    assert rows[2]["sample/path"].endswith(".table.json")
+    (table, *_) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.json")
+    assert "chunk 0 of episode 0 <script>" in json.loads(table.read_text())["data"][0][0]
+
+
+def test_wandb_that_refuses_is_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="Weights & Biases (the extra `wandb`) is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(UserError, match=r"config\.logging\.wandb=true: .*project.*WANDB_MODE=offline"):
+        open_trackers(tmp_path, tensorboard=False, wandb=True, wandb_project="no/such")
 
 
 def test_wandb_that_is_not_installed_is_named(tmp_path, monkeypatch):
