@@ -1,7 +1,10 @@
 """Will this run fit its devices? A formula, checked before weights are loaded and before anything is compiled.
 
-It counts what is certain to lie there (parameters, moments, gradients, reference, KV cache) and, roughly, the
-activations of one microbatch. It is meant to catch a run that is too large by far; `finemem plan` measures.
+What lies there all the time (parameters, moments, reference, the engine's copy) is counted exactly. What the update
+needs besides is fitted to what XLA lays out for it on a CPU, within 10 % for the shapes of
+tests/test_memory_estimate.py, from 0.4 M to 600 M parameters. Not counted: the runtime itself and the host's memory
+(0.6 to 0.8 GB of a process), and what XLA's CPU backend needs besides to read a bfloat16 cache in float32, twice the
+cache. It is meant to catch a run that is too large by far; `finemem plan` measures.
 """
 
 from __future__ import annotations
@@ -55,29 +58,47 @@ def model_shape(cfg: Config) -> Any | None:
 
 
 def memory_parts(cfg: Config, shape: Any, devices: int, local: int) -> dict[str, float]:
-    """Bytes on one device, by part. devices: of the run; local: those of one host, which decode together."""
+    """Bytes on one device, by part. devices: of the run; local: those of one host, which decode together.
+
+    The cache is given back before the update, so the two do not add up: the smaller of them is 0."""
     shape = dataclasses.replace(shape, lora=cfg.model.lora)
     params = abstract_params(resolve("finemem_jax.models", shape.family).Model(shape))
     whole = _count(params)
-    trained = _count(split_adapters(params)[1]) if has_adapters(params) else whole
     stored, size = jnp.dtype(cfg.model.param_dtype).itemsize, jnp.dtype(cfg.model.dtype).itemsize
-    ways = _ways(cfg, devices)
-    rows = max(1, cfg.train.microbatch_rows // max(1, devices // max(1, cfg.mesh.tensor * cfg.mesh.sequence)))
-    seq = cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
-    seq = -(-seq // cfg.mesh.sequence)  # of a row, on one device
-    heads = shape.num_heads + shape.num_kv_heads
-    wide = 4 * shape.hidden_size + 3 * shape.intermediate_size + 2 * heads * shape.head_dim
-    kept = shape.num_layers * (shape.hidden_size if cfg.model.remat == "full" else wide)
-    cache = 2 * shape.num_layers * cfg.engine.slots * cfg.engine.cache_tokens * shape.num_kv_heads * shape.head_dim
-    activations = rows * seq * kept * size + 2 * rows * min(cfg.train.logprob_chunk, seq) * shape.vocab_size * 4
+    trained = _count(split_adapters(params)[1]) if has_adapters(params) else whole
+    ways, heads_ways = _ways(cfg, devices), math.gcd(local, shape.num_kv_heads)
+    is_copied = size != stored or devices > 1  # the engine reads the parameters as they lie, or a copy of its own
+    each = math.ceil(cfg.engine.cache_tokens / cfg.engine.page_tokens) * cfg.engine.page_tokens
+    held = min(cfg.engine.slots * each, cfg.engine.pool_tokens or math.inf)
+    cache = 2 * shape.num_layers * held * shape.num_kv_heads * shape.head_dim * size / heads_ways
+    update = update_bytes(cfg, shape, devices) + trained * (4 + stored) / ways  # their sum, and of one microbatch
     return {
         "parameters": whole * stored / ways,
         "optimizer": trained * (stored + (2 if cfg.optimizer.bf16_momentum else stored)) / ways,
-        "gradient": trained * 4 / ways,
         "reference": whole * stored / ways if cfg.loss.kl_coef and not cfg.model.lora.rank else 0.0,
-        # One phase at a time: the larger of the two counts.
-        "KV cache or activations": max(cache * size / local, activations),
+        "weights for decoding": whole * size / heads_ways if is_copied else 0.0,
+        "KV cache": cache if cache > update else 0.0,
+        "gradients and activations": update if update >= cache else 0.0,
     }
+
+
+def update_bytes(cfg: Config, shape: Any, devices: int) -> float:
+    """Bytes of activations on one device in the update of a microbatch: what the layers keep for the backward pass,
+    what one layer needs while it is at work, three times the logits of a chunk, and the head's gradient and cast."""
+    rows = max(1, cfg.train.microbatch_rows // max(1, devices // max(1, cfg.mesh.tensor * cfg.mesh.sequence)))
+    seq = cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
+    seq = -(-seq // cfg.mesh.sequence)  # of a row, on one device
+    size = jnp.dtype(cfg.model.dtype).itemsize
+    attended = (shape.num_heads + shape.num_kv_heads) * shape.head_dim
+    # Norms, rotation and softmax are in float32, the MLP is in the compute dtype.
+    layer = rows * seq * ((7 * shape.hidden_size + 6.5 * attended) * 4 + 4 * shape.intermediate_size * size)
+    if cfg.model.lora.rank:  # frozen kernels have no gradient: their inputs are not kept
+        layer *= 0.75
+    kept = rows * seq * shape.hidden_size * size if cfg.model.remat == "full" else layer
+    logits = rows * min(cfg.train.logprob_chunk, seq) * shape.vocab_size * 4
+    is_cast = cfg.model.dtype != cfg.model.param_dtype
+    head = shape.vocab_size * shape.hidden_size * (4 + is_cast * size) / _ways(cfg, devices)
+    return shape.num_layers * kept + layer + 3 * logits + head
 
 
 def device_bytes() -> float:
