@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +18,7 @@ import pytest
 from finemem_jax import config, main, sweep
 from finemem_jax.config import UserError
 from finemem_jax.reporting import sweep_table
+from finemem_jax.reporting.records import read_lines
 
 ROOT = Path(__file__).parents[1]
 ABLATIONS = sorted((ROOT / "configs" / "ablations").glob("*.py"))
@@ -84,19 +91,28 @@ def test_the_interval_is_students():
 
 
 def test_a_finished_sweep_runs_nothing_and_writes_the_table_of_its_results(tmp_path, capsys):
-    accuracies = {"outcome_only": (0.4, 0.5, 0.6), "full": (0.55, 0.6, 0.65)}
+    accuracies = {
+        "outcome_only": (0.4, 0.5, 0.6),
+        "csr": (0.5, 0.5, 0.5),
+        "eara": (0.3, 0.4, 0.5),
+        "full": (0.55, 0.6, 0.65),
+    }
     for row, values in accuracies.items():
         for seed, accuracy in enumerate(values):
             finished_run(tmp_path, row, seed, accuracy, before=0.2 + 0.1 * seed)
-    assert command(tmp_path, "outcome_only.py,full.py") == 0
+    assert command(tmp_path, "outcome_only.py,csr.py,eara.py,full.py") == 0
     assert not list(tmp_path.rglob("log.txt"))  # no process was started
     text = (tmp_path / "sweep.md").read_text("utf-8")
     # gains are paired by seed: 0.2, 0.2, 0.2 for outcome_only, whose own spread is 0.1; 0.35, 0.3, 0.25 for full
     assert "| outcome_only | 3 | 0.300 ± 0.248 | 0.500 ± 0.248 | +0.200 ± 0.000 | 0.250 ± 0.124 | 50.0 ± 24.8 |" in text
     assert "| full | 3 | 0.300 ± 0.248 | 0.600 ± 0.124 | +0.300 ± 0.124 | 0.300 ± 0.062 | 60.0 ± 12.4 |" in text
-    assert "| 0.627 | 92.4K |" in text and "| 0.663 | 79.1K |" in text and "another scale" in text
+    # The paper's ablation, in the rows of the same name.
+    paper = {"outcome_only": "0.627 | 92.4K", "csr": "0.639 | 86.2K", "eara": "0.622 | 60.7K", "full": "0.663 | 79.1K"}
+    rows = [line for line in text.splitlines() if line.startswith(tuple(f"| {name} |" for name in paper))]
+    assert len(rows) == 2 * len(paper)  # at temperature 1 and greedy
+    assert all(row.endswith(f"| {paper[row.split()[1]]} |") for row in rows) and "another scale" in text
     assert "| baseline oracle | 3 | – | 1.000 ± 0.000 | – |" in text
-    assert text.count("finemem train --config=") == 6
+    assert text.count("finemem train --config=") == 12
     assert "another scale" in capsys.readouterr().out
     with (tmp_path / "sweep.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -159,14 +175,15 @@ def test_gpus_are_divided_among_the_jobs(tmp_path, monkeypatch):
         sweep._environments(5, tmp_path)
 
 
-def test_a_sweep_runs_real_processes_goes_on_after_a_failure_and_leaves_the_finished_alone(tmp_path, capsys):
+def test_a_sweep_runs_real_processes_at_once_goes_on_after_a_failure_and_leaves_the_finished_alone(tmp_path, capsys):
     small = ["--config.eval.episodes=2", "--config.data.diary.eval_episodes=2", "--config.mesh.data=1"]
     broken = tmp_path / "full" / "seed-0"  # the first run fails: its folder holds another run
     broken.mkdir(parents=True)
     (broken / "config.json").write_text("{}")
-    assert command(tmp_path, "full.py,store_all.py", "0", small) == 1
+    assert command(tmp_path, "full.py,store_all.py", "0", [*small, "--jobs=2"]) == 1
     error = capsys.readouterr().err
     assert "full seed 0: exit code 2" in error and "store_all seed 0: done" in error
+    assert max(error.index(f"{row} seed 0: started") for row in ("full", "store_all")) < error.index("exit code 2")
     assert "holds a run with another config" in error  # the last lines of its log
     text = (tmp_path / "sweep.md").read_text("utf-8")
     results = json.loads((tmp_path / "store_all" / "seed-0" / "results.json").read_text())
@@ -174,3 +191,85 @@ def test_a_sweep_runs_real_processes_goes_on_after_a_failure_and_leaves_the_fini
     before = (tmp_path / "store_all" / "seed-0" / "log.txt").stat()
     assert command(tmp_path, "store_all.py", "0", small) == 0
     assert (tmp_path / "store_all" / "seed-0" / "log.txt").stat() == before
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Ctrl-C, for real
+# --------------------------------------------------------------------------------------------------------------
+
+SECONDS = 900  # for anything to happen on a busy machine
+
+
+def start_sweep(workdir, *options):
+    """`finemem sweep` of `full` with two seeds at once, in a process of its own."""
+    arguments = [f"--configs={ROOT / 'configs/ablations/full.py'}", "--seeds=0,1", "--jobs=2", f"--workdir={workdir}"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "finemem_jax.main", "sweep", *arguments, *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def runs_under(workdir):
+    """Ids of the living processes that train in a folder of the sweep."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            words = path.read_bytes().split(b"\0")
+            if any(word.startswith(f"--workdir={workdir}/".encode()) for word in words):
+                found.append(int(path.parent.name))
+    return found
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-2000:]
+        time.sleep(0.05)
+
+
+def test_ctrl_c_ends_a_sweep_and_its_runs(tmp_path):
+    process = start_sweep(tmp_path)
+    wait_for(lambda: len(runs_under(tmp_path)) == 2, process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=SECONDS)
+    assert process.returncode == sweep.INTERRUPTED and "Traceback" not in error, error
+    assert runs_under(tmp_path) == [] and not (tmp_path / "sweep.md").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_after_ctrl_c_has_lost_nothing_and_goes_on(tmp_path):
+    tiny = [
+        "--config.train.steps=30",
+        "--config.train.episodes=1",
+        "--config.train.group_size=2",
+        "--config.train.mini_batches=1",
+        "--config.train.checkpoint_every=30",  # what is found after Ctrl-C was saved because of it
+        "--config.train.eval_every=0",
+        "--config.eval.episodes=1",
+        "--config.eval.baselines=()",
+        "--config.engine.slots=4",
+        "--config.guards.grace=900",
+    ]
+    places = [tmp_path / "full" / f"seed-{seed}" for seed in (0, 1)]
+    process = start_sweep(tmp_path, *tiny)
+    wait_for(lambda: all(steps_of(place) for place in places), process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=SECONDS)
+    assert process.returncode == sweep.INTERRUPTED and runs_under(tmp_path) == [], error
+    saved = {place: len(steps_of(place)) for place in places}
+    for place, steps in saved.items():
+        assert f"SIGTERM; saved after step {steps}; the same command goes on" in (place / "log.txt").read_text("utf-8")
+    assert min(saved.values()) < 30
+    process = start_sweep(tmp_path, *tiny)
+    assert process.communicate(timeout=SECONDS) and process.returncode == 0
+    for place, steps in saved.items():
+        assert f"resumed at step {steps} from" in (place / "log.txt").read_text("utf-8") or steps == 30
+        assert steps_of(place) == list(range(30))
+    assert "| full | 2 |" in (tmp_path / "sweep.md").read_text("utf-8")
+
+
+def steps_of(workdir):
+    path = workdir / "metrics.jsonl"
+    return [line["step"] for line in read_lines(path)] if path.exists() else []
