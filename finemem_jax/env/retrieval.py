@@ -22,11 +22,12 @@ behind a text whose checksum says so: an item inserted or removed moves no borde
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -39,6 +40,9 @@ _BLOCK_ITEMS = 256  # mean size of a block
 _STRIDE = 64  # items whose best score is looked at first
 
 _WORD = re.compile(r"\w+")  # greedy, so it finds the same words as \b\w+\b, faster
+# What ASCII text becomes before it is split, which finds the same words twice as fast: letters are lower-cased, what is
+# part of no word is a space.
+_ASCII = bytes(ord(chr(byte).lower()) if byte < 128 and _WORD.match(chr(byte)) else ord(" ") for byte in range(256))
 
 
 class Index(Protocol):
@@ -57,42 +61,71 @@ def open_index(texts: Sequence[str], cfg: RetrievalConfig) -> Index:
     return BM25(texts, k1=cfg.k1, b=cfg.b, idf=cfg.idf)
 
 
-class _Counted(NamedTuple):
-    """The words of a text. Shared between all that ask for it: read only."""
-
-    counts: dict[str, int]
-    length: int
-    ends_block: bool
-
-
 class _Block(NamedTuple):
-    """The words of some texts. Shared: read only."""
+    """The words of some neighbouring texts. Shared: read only."""
 
-    postings: dict[str, list[int]]  # word -> item, count, item, count, …; items ascending, from 0 in each block
-    lengths: list[int]  # in words
+    rows: dict[str, int]  # word -> its row below
+    starts: list[int]  # [rows + 1]: the postings of row r stand from starts[r] to starts[r + 1]
+    items: np.ndarray  # [postings]: who holds the word, ascending in a row, from 0 in each block
+    counts: np.ndarray  # [postings]: how often
+    lengths: np.ndarray  # [items], in words
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def _count_words(text: str) -> _Counted:
-    words = _WORD.findall(text.lower())
+def split_words(text: str) -> list[str]:
+    """The words of a text, in their order."""
+    if text.isascii():
+        return text.encode().translate(_ASCII).decode().split()
+    return _WORD.findall(text.lower())
+
+
+@functools.lru_cache(maxsize=1 << 13)  # of items; where they are whole chunks, this many fill half a gigabyte
+def _count_words(text: str) -> tuple[dict[str, int], int]:
+    """Word -> its count, and the number of words. Shared between all that ask for the text: read only."""
+    words = split_words(text)
     counts: dict[str, int] = {}
     for word in words:  # a Counter takes twice as long for a text as short as an item
         counts[word] = counts.get(word, 0) + 1
-    return _Counted(counts, len(words), zlib.crc32(text.encode("utf-8", "replace")) % _BLOCK_ITEMS == 0)
+    return counts, len(words)
 
 
-def _index(texts: Sequence[str]) -> _Block:
+@functools.lru_cache(maxsize=1 << 16)
+def _ends_block(text: str) -> bool:
+    return zlib.crc32(text.encode("utf-8", "replace")) % _BLOCK_ITEMS == 0
+
+
+def _postings(texts: Sequence[str]) -> tuple[dict[str, list[int]], list[int]]:
+    """For a few texts: word -> item, count, item, count, …, items ascending; and the lengths in words."""
     postings: dict[str, list[int]] = {}
     lengths = []
     for item, text in enumerate(texts):
-        counts, length, _ = _count_words(text)
+        counts, length = _count_words(text)
         lengths.append(length)
         for word, count in counts.items():
             if word in postings:
                 postings[word] += (item, count)
             else:
                 postings[word] = [item, count]
-    return _Block(postings, lengths)
+    return postings, lengths
+
+
+def _index(texts: Sequence[str]) -> _Block:
+    words: list[str] = []
+    lengths = []
+    for text in texts:
+        own = split_words(text)
+        words += own
+        lengths.append(len(own))
+    rows = defaultdict(itertools.count().__next__)  # a word not met before has the next row
+    # one number per word that stands in the texts; sorted, those of one word and item are neighbours
+    keys = np.fromiter(map(rows.__getitem__, words), np.int64, len(words)) * len(texts)
+    rows.default_factory = None  # whoever asks later adds none
+    keys += np.repeat(np.arange(len(texts)), lengths)
+    keys.sort()
+    firsts = np.flatnonzero(np.diff(keys, prepend=-1))
+    row, items = np.divmod(keys[firsts], len(texts))
+    counts = np.diff(firsts, append=len(keys))
+    starts = np.searchsorted(row, np.arange(len(rows) + 1)).tolist()
+    return _Block(rows, starts, items.astype(np.int32), counts.astype(np.int32), np.array(lengths, np.int64))
 
 
 _kept_block = functools.lru_cache(maxsize=1 << 12)(_index)
@@ -102,11 +135,17 @@ def _blocks(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """`texts` in runs that end behind the texts which say so."""
     start = 0
     for position, text in enumerate(texts, start=1):
-        if _count_words(text).ends_block:
+        if _ends_block(text):
             yield tuple(texts[start:position])
             start = position
     if start < len(texts):
         yield tuple(texts[start:])
+
+
+def forget() -> None:
+    """Drops what is kept of texts seen before, so that a measurement begins as a process does."""
+    for kept in (_count_words, _ends_block, _kept_block):
+        kept.cache_clear()
 
 
 class BM25:
@@ -117,14 +156,19 @@ class BM25:
             raise UserError(unknown(idf, ["lucene", "okapi"], "config.retrieval.idf"))
         self._size, self._k1, self._keeps_zeros = len(texts), k1, idf == "okapi"
         is_small = self._size <= _FEW
-        self._blocks = [_index(texts)] if is_small else [_kept_block(part) for part in _blocks(texts)]
-        lengths = [length for block in self._blocks for length in block.lengths]
-        mean = sum(lengths) / max(len(lengths), 1) or 1.0  # no words at all: nothing is ever divided by it
+        if is_small:
+            self._postings, lengths = _postings(texts)
+            total = sum(lengths)
+        else:
+            self._blocks = [_kept_block(part) for part in _blocks(texts)]
+            lengths = np.concatenate([block.lengths for block in self._blocks])
+            total = int(lengths.sum())
+        mean = total / max(self._size, 1) or 1.0  # no words at all: nothing is ever divided by it
         if is_small:
             self._damping = [k1 * (1 - b + b * length / mean) for length in lengths]
         else:
-            self._damping = k1 * (1 - b + b / mean * np.array(lengths))  # [items]
-        self._floor = _okapi_floor(self._blocks, self._size) if idf == "okapi" else None
+            self._damping = k1 * (1 - b + b / mean * lengths)  # [items]
+        self._floor = _okapi_floor(self._holders(), self._size) if idf == "okapi" else None
         self._weights: dict[str, tuple] = {}  # word -> (items, their scores for it), filled as words are asked for
 
     def search(self, query: str, k: int) -> list[tuple[int, float]]:
@@ -135,7 +179,7 @@ class BM25:
         """
         if k <= 0 or not self._size:
             return []
-        words = _WORD.findall(query.lower())
+        words = split_words(query)
         return self._search_few(words, k) if self._size <= _FEW else self._search_many(words, k)
 
     def _search_few(self, words: list[str], k: int) -> list[tuple[int, float]]:
@@ -167,29 +211,41 @@ class BM25:
 
     def _weigh_few(self, word: str) -> tuple:
         """(items that hold the word, what it adds to their scores), two lists."""
-        posting = self._blocks[0].postings.get(word, [])
+        posting = self._postings.get(word, [])
         scale = self._idf(len(posting) // 2) * (self._k1 + 1)
         items, counts = posting[::2], posting[1::2]
         return items, [scale * n / (n + self._damping[item]) for item, n in zip(items, counts, strict=True)]
 
     def _weigh_many(self, word: str) -> tuple:
         """The same as an index and an array."""
-        held_by: list[int] = []
-        held: list[int] = []  # how often, in the same order
+        held_by, held = [], []  # per block, who holds it, and how often
         first = 0
         for block in self._blocks:
-            posting = block.postings.get(word)
-            if posting:
-                held_by += [first + item for item in posting[::2]]
-                held += posting[1::2]
+            row = block.rows.get(word)
+            if row is not None:
+                postings = slice(block.starts[row], block.starts[row + 1])
+                held_by.append(block.items[postings] + first)
+                held.append(block.counts[postings])
             first += len(block.lengths)
-        items, counts = np.array(held_by, dtype=np.intp), np.array(held)
+        if not held:
+            return np.zeros(0, np.intp), np.zeros(0)
+        items, counts = np.concatenate(held_by), np.concatenate(held)
         weights = self._idf(len(items)) * (self._k1 + 1) * counts / (counts + self._damping[items])
-        if len(items) <= self._size // 4:
+        if len(items) <= self._size // 16:
             return items, weights
         column = np.zeros(self._size)  # [items]: adding a whole column is faster than picking most of it
         column[items] = weights
         return slice(None), column
+
+    def _holders(self) -> dict[str, int]:
+        """Each word, and how many items hold it."""
+        if self._size <= _FEW:
+            return {word: len(posting) // 2 for word, posting in self._postings.items()}
+        holders: dict[str, int] = {}
+        for block in self._blocks:
+            for word, row in block.rows.items():
+                holders[word] = holders.get(word, 0) + block.starts[row + 1] - block.starts[row]
+        return holders
 
     def _idf(self, holders: int) -> float:
         if self._floor is None:
@@ -202,11 +258,7 @@ def _okapi_idf(size: int, holders: int) -> float:
     return math.log(size - holders + 0.5) - math.log(holders + 0.5)
 
 
-def _okapi_floor(blocks: Sequence[_Block], size: int) -> float:
+def _okapi_floor(holders: Mapping[str, int], size: int) -> float:
     """The idf that replaces negative ones: 0.25 times the mean over all words, negative ones included."""
-    holders: dict[str, int] = {}
-    for block in blocks:
-        for word, posting in block.postings.items():
-            holders[word] = holders.get(word, 0) + len(posting) // 2
     total = sum(words * _okapi_idf(size, n) for n, words in Counter(holders.values()).items())
     return _EPSILON * total / len(holders) if holders else 0.0
