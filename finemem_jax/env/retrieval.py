@@ -36,7 +36,9 @@ from finemem_jax.config import RetrievalConfig, UserError, unknown
 
 _EPSILON = 0.25  # floor of a negative Okapi idf, as a share of the mean idf
 _FEW = 64  # up to this many items, plain Python beats the cost of calling numpy
-_BLOCK_ITEMS = 256  # mean size of a block
+_BLOCK_ITEMS = (
+    512  # mean size of a block; smaller ones are indexed again sooner, and a word is looked up in more of them
+)
 _STRIDE = 64  # items whose best score is looked at first
 
 _WORD = re.compile(r"\w+")  # greedy, so it finds the same words as \b\w+\b, faster
@@ -66,8 +68,7 @@ class _Block(NamedTuple):
 
     rows: dict[str, int]  # word -> its row below
     starts: list[int]  # [rows + 1]: the postings of row r stand from starts[r] to starts[r + 1]
-    items: np.ndarray  # [postings]: who holds the word, ascending in a row, from 0 in each block
-    counts: np.ndarray  # [postings]: how often
+    postings: np.ndarray  # [2, postings]: who holds the word, ascending in a row, from 0 in each block; and how often
     lengths: np.ndarray  # [items], in words
 
 
@@ -123,9 +124,9 @@ def _index(texts: Sequence[str]) -> _Block:
     keys.sort()
     firsts = np.flatnonzero(np.diff(keys, prepend=-1))
     row, items = np.divmod(keys[firsts], len(texts))
-    counts = np.diff(firsts, append=len(keys))
+    postings = np.array([items, np.diff(firsts, append=len(keys))], np.int32)
     starts = np.searchsorted(row, np.arange(len(rows) + 1)).tolist()
-    return _Block(rows, starts, items.astype(np.int32), counts.astype(np.int32), np.array(lengths, np.int64))
+    return _Block(rows, starts, postings, np.array(lengths, np.int64))
 
 
 _kept_block = functools.lru_cache(maxsize=1 << 12)(_index)
@@ -161,6 +162,7 @@ class BM25:
             total = sum(lengths)
         else:
             self._blocks = [_kept_block(part) for part in _blocks(texts)]
+            self._firsts = [0, *itertools.accumulate(len(block.lengths) for block in self._blocks[:-1])]
             lengths = np.concatenate([block.lengths for block in self._blocks])
             total = int(lengths.sum())
         mean = total / max(self._size, 1) or 1.0  # no words at all: nothing is ever divided by it
@@ -218,18 +220,18 @@ class BM25:
 
     def _weigh_many(self, word: str) -> tuple:
         """The same as an index and an array."""
-        held_by, held = [], []  # per block, who holds it, and how often
-        first = 0
-        for block in self._blocks:
-            row = block.rows.get(word)
+        found, firsts, sizes = [], [], []  # of the blocks that hold it
+        for (rows, starts, postings, _), first in zip(self._blocks, self._firsts, strict=True):
+            row = rows.get(word)
             if row is not None:
-                postings = slice(block.starts[row], block.starts[row + 1])
-                held_by.append(block.items[postings] + first)
-                held.append(block.counts[postings])
-            first += len(block.lengths)
-        if not held:
+                start, end = starts[row], starts[row + 1]
+                found.append(postings[:, start:end])
+                firsts.append(first)
+                sizes.append(end - start)
+        if not found:
             return np.zeros(0, np.intp), np.zeros(0)
-        items, counts = np.concatenate(held_by), np.concatenate(held)
+        items, counts = np.concatenate(found, axis=1)
+        items += np.repeat(np.array(firsts, np.int32), sizes)
         weights = self._idf(len(items)) * (self._k1 + 1) * counts / (counts + self._damping[items])
         if len(items) <= self._size // 16:
             return items, weights
