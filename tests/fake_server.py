@@ -20,6 +20,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256  # connections that wait to be accepted; a refused one comes back a second later
+
+
 class FakeServer:
     def __init__(self, behave: Callable[[str, int], str] = lambda question, attempt: "ok"):
         self.behave = behave
@@ -59,7 +63,7 @@ class FakeServer:
         rng = random.Random()
         while True:
             try:
-                return ThreadingHTTPServer(("127.0.0.1", self.port or rng.randrange(10000, 16000)), handler)
+                return _Server(("127.0.0.1", self.port or rng.randrange(10000, 16000)), handler)
             except OSError:
                 if self.port:
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from finemem_jax.config import MemoryConfig
 from finemem_jax.types import CountTokens, Memory, MemoryItem, Operation, Outcome, ToolSpec
@@ -21,6 +22,9 @@ SPECS = (
 )
 
 
+_TEXT = attrgetter("text")
+
+
 @dataclass(frozen=True, slots=True)
 class Flat(Memory):
     """An immutable flat store. Ids are "#1", "#2", … in order of insertion and are never reused."""
@@ -29,9 +33,12 @@ class Flat(Memory):
     count_tokens: CountTokens
     items: tuple[MemoryItem, ...] = ()
     next_id: int = 1
+    held: int = (
+        0  # tokens of all items, carried along: summed at every write they cost more than all else at 5,000 items
+    )
 
     def tokens(self) -> int:
-        return sum(self.count_tokens(item.text) for item in self.items)
+        return self.held
 
     def apply(self, operation: Operation, step: int) -> tuple[Flat, Outcome]:
         """The memory after one parsed operation, and what became of it. Never raises on what a model wrote."""
@@ -50,7 +57,8 @@ class Flat(Memory):
                 if item is None:
                     return self, Outcome("unknown id", ok=False)
                 rest = tuple(other for other in self.items if other is not item)
-                return replace(self, items=rest), Outcome("applied", ok=True, item=item.id)
+                held = self.held - self.count_tokens(item.text)
+                return replace(self, items=rest, held=held), Outcome("applied", ok=True, item=item.id)
             case "memory_skip":
                 return self, Outcome("skipped", ok=True)
         return self, Outcome(f"malformed: unknown tool {operation.name[:40]!r}", ok=False)
@@ -62,10 +70,12 @@ class Flat(Memory):
         """INSERT (`old` is None) or UPDATE of `old`, under the limits and the overflow rule."""
         if not text.strip():
             return self, Outcome("malformed: empty content", ok=False)
-        if any(item.text == text for item in self.items):
+        if text in map(_TEXT, self.items):
             return self, Outcome("duplicate", ok=False)
-        if self.count_tokens(text) > self.cfg.max_item_tokens:
+        tokens = self.count_tokens(text)
+        if tokens > self.cfg.max_item_tokens:
             return self, Outcome("over limit", ok=False)
+        held = self.held + tokens
         if old is None:
             item = MemoryItem(f"#{self.next_id}", text, step, writers=(step,))
             items, next_id = (*self.items, item), self.next_id + 1
@@ -73,20 +83,17 @@ class Flat(Memory):
             writers = old.writers if old.written_at == step else (*old.writers, step)
             item = replace(old, text=text, written_at=step, writers=writers)
             items, next_id = tuple(item if other is old else other for other in self.items), self.next_id
+            held -= self.count_tokens(old.text)
         evicted: list[str] = []
-        while self._overflows(items):
+        while len(items) > self.cfg.max_items or held > self.cfg.max_tokens:
             victims = [other for other in items if other is not item]
             if self.cfg.overflow == "refuse" or not victims:
                 return self, Outcome("over limit", ok=False)
             oldest = min(victims, key=lambda other: other.written_at)  # ties: the first in the list
             items = tuple(other for other in items if other is not oldest)
+            held -= self.count_tokens(oldest.text)
             evicted.append(oldest.id)
-        return replace(self, items=items, next_id=next_id), Outcome("applied", True, item.id, tuple(evicted))
-
-    def _overflows(self, items: tuple[MemoryItem, ...]) -> bool:
-        if len(items) > self.cfg.max_items:
-            return True
-        return sum(self.count_tokens(item.text) for item in items) > self.cfg.max_tokens
+        return replace(self, items=items, next_id=next_id, held=held), Outcome("applied", True, item.id, tuple(evicted))
 
 
 def create(cfg: MemoryConfig, count_tokens: CountTokens) -> Flat:

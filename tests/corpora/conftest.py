@@ -78,12 +78,13 @@ def _pubmedqa(folder):
 
 def _squad(folder):
     def paragraph(article, number):
-        context = f"Person {article}-{number} was born in Town {article}-{number}. " + "Nothing else is known. " * 6
+        # no answer shares a word with its question, or the extractive answerer, rightly, would not give it
+        who, town = f"Ada{article}x{number} Lund{article}x{number}", f"Town {article}x{number}"
+        context = f"{who} was born in {town}. " + "Nothing else is known. " * 6
         asked = []
-        for question, answer in (("Who was born?", "Person"), ("Where was the birth?", "Town")):
-            text = f"{answer} {article}-{number}"
+        for question, text in ((f"Who was born in {town}?", who), (f"Where was {who} born?", town)):
             gold = [{"text": text, "answer_start": context.index(text)}]
-            asked.append({"question": f"{question} ({article}-{number})", "answers": gold, "is_impossible": False})
+            asked.append({"question": question, "answers": gold, "is_impossible": False})
         asked.append({"question": f"Why {article}-{number}?", "answers": [], "is_impossible": True})
         return {"context": context.strip(), "qas": asked}
 

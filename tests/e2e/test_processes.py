@@ -56,9 +56,17 @@ def environment() -> dict[str, str]:
 
 
 class Processes:
-    """`finemem train` in `count` processes, each with its standard error in a file."""
+    """`finemem train`, or another command, in `count` processes, each with its standard error in a file."""
 
-    def __init__(self, folder: Path, workdir: Path, count: int, *overrides: str, per_process: dict | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        workdir: Path,
+        count: int,
+        *overrides: str,
+        per_process: dict | None = None,
+        command: str = "train",
+    ):
         port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = [folder / f"process-{i}.log" for i in range(count)]
@@ -66,20 +74,12 @@ class Processes:
         for i, log in enumerate(self.logs):
             place = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={i}", "--start-timeout=300"]
             own = (per_process or {}).get(i, ())
-            command = [
-                sys.executable,
-                "-m",
-                "finemem_jax.main",
-                "train",
-                f"--workdir={workdir}",
-                *TINY,
-                *overrides,
-                *own,
-            ]
+            arguments = [f"--workdir={workdir}", *TINY, *overrides, *own]
+            started = [sys.executable, "-m", "finemem_jax.main", command, *arguments]
             with log.open("w") as file:
                 self.all.append(
                     subprocess.Popen(
-                        command + (place if count > 1 else []),
+                        started + (place if count > 1 else []),
                         cwd=REPOSITORY,
                         env=environment() | {"PYTHONPATH": str(REPOSITORY)},
                         stdout=file,
@@ -237,6 +237,23 @@ def test_sigterm_to_one_process_saves_and_ends_all(alone, tmp_path, victim):
         assert codes in ([exits.PREEMPTED] * 2, [0, 0]), run.text(0) + run.text(1)
     train(tmp_path / "second", tmp_path / "run", 2, "--config.train.checkpoint_every=4")
     assert_same_curve(alone, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_two_processes_writes_the_bytes_of_one(tmp_path):
+    # of three episodes in blocks of two: the last block leaves process 1 without any
+    given = (
+        "--config.eval.episodes=3",
+        "--config.eval.block=2",
+        "--config.eval.baselines=('store_all', 'rag', 'mem1')",
+    )
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        with Processes(folder, folder / "evaluation", count, *given, command="evaluate") as run:
+            assert run.wait() == [0] * count, "\n".join(run.text(i)[-3000:] for i in range(count))
+    written = {path.name: path.read_bytes() for path in (tmp_path / "1" / "evaluation").glob("*.json*")}
+    assert set(written) >= {"evaluation.json", "questions-store_all.jsonl", "questions-mem1.jsonl"}
+    assert {name: (tmp_path / "2" / "evaluation" / name).read_bytes() for name in written} == written
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from finemem_jax import config, evaluate, main, train
 from finemem_jax.benchmarks import memalpha
+from finemem_jax.env.attribution import CAUSES
 from finemem_jax.reporting.records import read_lines
 from tests.corpora.conftest import WRITERS
 
@@ -64,7 +65,9 @@ def test_it_trains_and_every_baseline_is_evaluated_on_it(corpus, tmp_path, reque
     cfg["train"] |= {"steps": 2, "episodes": 2, "mini_batches": 1, "group_size": 2, "eval_every": 0}
     cfg["train"]["checkpoint_every"] = 2
     cfg["eval"] |= {"episodes": 2, "temperatures": (0.0,), "baselines": ("store_all",)}
-    cfg["engine"]["slots"] = 4
+    cfg["engine"] |= {"slots": 4, "cache_tokens": 1024}
+    cfg["prompt"] |= {"max_prompt_tokens": 960}  # memagent and mem1, which read with the run's prompts, have long ones
+    cfg["memory"] |= {"max_item_tokens": 128, "max_tokens": 1024}  # paragraphs, as lines of this corpus are
     cfg["mesh"]["data"] = 1
     run = tmp_path / "run"
     train.train(config.from_ml_collections(cfg), run)
@@ -72,13 +75,15 @@ def test_it_trains_and_every_baseline_is_evaluated_on_it(corpus, tmp_path, reque
     assert [line["step"] for line in lines] == [0, 1]
     assert all("reward/chunk_qa" in line and line["missing_rewards"] == 0 for line in lines)
 
-    cfg["eval"]["baselines"] = (*config.SCRIPTED_BASELINES, *config.MODEL_BASELINES)
-    cfg["prompt"] |= {"max_prompt_tokens": 960}  # memagent and mem1 have longer instructions
-    cfg["engine"]["cache_tokens"] = 1024
+    cfg["eval"] |= {"baselines": (*config.SCRIPTED_BASELINES, *config.MODEL_BASELINES), "recent_k": 1, "episodes": 0}
     found = evaluate.evaluate(config.from_ml_collections(cfg), tmp_path / "evaluation", given=str(run))
     assert set(found) == {*cfg["eval"]["baselines"], "greedy"}
     scores = {name: evaluation.metrics["accuracy"] for name, evaluation in found.items()}
-    assert scores["no_memory"] == 0
-    # three chunks fit the answerer's context, and all of them are among the five most recent
-    assert scores["full_context"] == scores["recent_k"]
+    # every answer stands beside the words of its question, so who keeps the text answers all, and who forgets, some
+    assert scores["store_all"] == scores["full_context"] == scores["rag"] == scores["oracle"] == 1, scores
+    assert scores["no_memory"] == 0 < scores["recent_k"] < 1, scores
+    causes = {name: [found[name].metrics[f"failure/{c}"] for c in CAUSES] for name in ("no_memory", "recent_k")}
+    questions = found["no_memory"].metrics["questions"]
+    assert causes["no_memory"] == [questions, 0, 0]
+    assert causes["recent_k"] == [round(questions * (1 - scores["recent_k"])), 0, 0]  # forgotten, not missed
     assert found["no_memory"].metrics["memory_tokens"] == 0 < found["rag"].metrics["memory_tokens"]

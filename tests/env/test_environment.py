@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -186,6 +187,22 @@ def test_a_view_never_overflows_its_token_budget(env):
     budget = 3 * env.count_tokens("item number 1")
     got = view(memory, "", ViewConfig(max_items=9, max_tokens=budget), env)
     assert [item.written_at for item in got] == [6, 7, 8]
+
+
+def test_an_episode_of_400_chunks_and_5000_items_stays_fast_and_its_prompts_bounded(env):
+    days = ["\n".join(f"Maya's dentist {t} is Orlov {i} of {13 * t + i}" for i in range(13)) for t in range(400)]
+    asked = Asked(tuple((Question(f"who is dentist {t}?", ("Orlov",)),) * 5 for t in range(400)), ())
+    memory = MemoryConfig(max_items=6000, max_tokens=10**6, view=ViewConfig(select="both", max_tokens=600))
+    env = replace(env, memory=memory)
+    texts = [completion(env, "".join(INSERT % line for line in day.splitlines())) for day in days]
+    start = time.process_time()
+    rollout, turns = drive(env, fakes.episode(days), asked, texts)
+    seconds = time.process_time() - start
+    assert len(rollout.steps[-1].memory_after.items) == 5200 and len(rollout.answers) == 2000
+    assert seconds < 15, "about 4 when this was written, 10 when every write summed the tokens of all items"
+    assert all(sum(env.count_tokens(item.text) for item in turn.visible) <= 600 for turn in turns)
+    shown = turns[-1].visible
+    assert any(item.written_at == 398 for item in shown) and len(shown) < 50  # the newest ones, and relevant ones
 
 
 def test_a_long_prompt_drops_the_oldest_items_and_a_longer_chunk_is_refused(env):

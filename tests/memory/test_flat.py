@@ -94,6 +94,7 @@ def test_invariants_after_any_operations(sequence, overflow):
         memory, outcome = memory.apply(operation, step)
         assert before.items == snapshot  # the old value is untouched
         assert len(memory.items) <= 3 and memory.tokens() <= 6
+        assert memory.tokens() == sum(count_words(item.text) for item in memory.items)
         assert len({i.id for i in memory.items}) == len({i.text for i in memory.items}) == len(memory.items)
         fresh = {i.id for i in memory.items} - {i.id for i in before.items}
         assert not fresh & seen
