@@ -29,6 +29,7 @@ from finemem_jax.ahead import (
     train_program,
 )
 from finemem_jax.config import Config
+from finemem_jax.hlo import gathered_shapes
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.nn.sharding import make_mesh
@@ -54,7 +55,7 @@ def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int 
     for name, program in compiled(lowered):
         if isinstance(program, Program):
             programs.append(program)
-            print(describe(program), flush=True)
+            print(describe(program, model), flush=True)
         else:
             failures.append(f"{name}: {_first_line_about_memory(str(program))}")
             print(f"  {failures[-1]}", flush=True)
@@ -109,11 +110,19 @@ def flops_per_token(cfg: Config, model: Any) -> tuple[float, float]:
     return forward, forward * (4 if c.remat == "full" else 3)
 
 
-def describe(program: Program) -> str:
+def gathers_logits(text: str, vocab: int, embed: int) -> bool:
+    """Whether a program's text all-gathers something with the vocabulary's axis that is not the head's weights."""
+    return any(vocab in shape and not set(shape) <= {vocab, embed, 1} for shape in gathered_shapes(text))
+
+
+def describe(program: Program, model: Any) -> str:
+    notes = "; Pallas kernels" if program.has_pallas else "; no Pallas kernel"
+    if program.name != "decode":  # which gathers one token's of each slot, to sample from
+        gathers = gathers_logits(program.text, model.cfg.vocab_size, model.cfg.hidden_size)
+        notes += "; all-gathers logits" if gathers else "; no all-gather of logits"
     lines = [
         f"  {program.name}: compiled in {program.seconds:.0f} s; per chip {program.arguments / GIB:.2f} GiB given, "
-        f"{program.temporary / GIB:.2f} GiB activations and temporaries"
-        + ("; Pallas kernels" if program.has_pallas else "")
+        f"{program.temporary / GIB:.2f} GiB activations and temporaries{notes}"
     ]
     for kind, (count, size) in sorted(program.collectives.items()):
         per = "token of all slots" if program.name == "decode" else "microbatch"

@@ -61,6 +61,8 @@ def test_collectives_count_every_turn_of_a_loop_of_known_length():
         "reduce-scatter": (1, 4 * 4),
     }
     assert gathered_shapes(TEXT) == [(2, 4), (8, 4)]
+    # Were the vocabulary 8: weights [vocab, embed] of width 4 are gathered, but of width 5 it would be logits.
+    assert not plan.gathers_logits(TEXT.replace("[2,4]", "[1,4]"), 8, 4) and plan.gathers_logits(TEXT, 8, 5)
 
 
 @pytest.fixture(scope="module")
@@ -130,5 +132,4 @@ def test_the_paper_setting_compiles_and_fits_on_sixteen_v5e(paper):
     assert program.has_pallas
     assert program.arguments + program.temporary + plan.resident_bytes(paper, model, mesh).reference < chip.memory
     # The head's weights are gathered; logits, which have a row or a chunk beside the vocabulary, never are.
-    vocab, embed = model.cfg.vocab_size, model.cfg.hidden_size
-    assert all(set(shape) <= {vocab, embed, 1} for shape in gathered_shapes(program.text) if vocab in shape)
+    assert not plan.gathers_logits(program.text, model.cfg.vocab_size, model.cfg.hidden_size)
