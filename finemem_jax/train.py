@@ -62,7 +62,7 @@ from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state
 from finemem_jax.types import Answerer, AnswererDown, Episode, Rollout, Sampling
 from finemem_jax.watchdog import Watchdog
 from finemem_jax.weights import hf
-from finemem_jax.weights.checkpoints import Checkpoints
+from finemem_jax.weights.checkpoints import Checkpoints, reason
 
 
 def train(cfg: Config, workdir: Path, *, accept_config_change: bool = False) -> dict[str, Evaluation]:
@@ -248,7 +248,11 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             record(done, "baseline", baselines)
             results |= {f"after {name}": evaluation for name, evaluation in found.items()}
             watchdog.enter("export", done)
-            report(cfg, workdir, policy, state, results, baselines)
+            try:
+                report(cfg, workdir, policy, state, results, baselines)
+            except OSError as error:
+                why = f"the results of {workdir} could not be written ({reason(error)})"
+                raise RunEnded(why, exits.STOPPED) from error
             if not journal.finish(done, state):
                 raise RunEnded(f"the last checkpoint of {workdir} could not be written", exits.STOPPED)
             watchdog.enter("done", done)

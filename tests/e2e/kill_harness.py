@@ -1,11 +1,17 @@
-"""Kills one run of training again and again, and compares what it ends with to a run that nobody touched.
+"""Interrupts one run of training again and again, and compares what it ends with to a run that nobody touched.
 
-    python tests/e2e/kill_harness.py --kills 30 --seed 0 --out runs/kills        about 10 minutes on 2 CPU cores
-    python tests/e2e/kill_harness.py --kills 10 --signal TERM --seed 1 --out runs/terms
+    python tests/e2e/kill_harness.py --kills 32 --seed 0 --out runs/kills
+    python tests/e2e/kill_harness.py --kills 10 --signals TERM,INT --seed 1 --out runs/terms
 
-Each kill waits until the run says (heartbeat.json) that it is in a phase drawn at random, and strikes at a random
-time after that. After a third of the SIGKILLs half a line is appended to metrics.jsonl, as a power cut may leave it.
-Prints a JSON object: kills by phase, and whether every compared file is identical. Exit code 1 when one is not.
+Each strike waits until the run says (heartbeat.json) that it is in a phase drawn at random, and comes at a random time
+after that: every second one within the phase, as long as that took in the untouched run, the others within the time
+of a step. The phases are aimed at in turn, and an attempt may only take the steps that the strikes still to come can
+spare, so that the run does not reach its end early. Signals, in turn: KILL, TERM, INT (Ctrl-C), INT2 (Ctrl-C twice).
+After a third of the SIGKILLs half a line is appended to metrics.jsonl, as a power cut may leave it; after --damage of
+them a file of the newest checkpoint is removed, cut off or changed by a bit.
+
+Prints a JSON object: where the strikes hit (the last phase that the process had written when it was dead), and
+whether every compared file is identical. Exit code 1 when one is not.
 
 The package is imported once and every attempt is a fork, which saves its import; nothing of jax has run by then.
 """
@@ -32,12 +38,15 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax-te
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from finemem_jax import main, train  # noqa: E402, F401  (train: imported before the fork, not after it)
+from finemem_jax import exits, main, train  # noqa: E402, F401  (train: imported before the fork, not after it)
+from finemem_jax.watchdog import HEARTBEAT  # noqa: E402
+from finemem_jax.workdir import code_version  # noqa: E402
 
-PHASES = ("setup", "rollout", "reward", "update", "log", "checkpoint", "evaluate", "export")
+# How many steps lie between two of each: those of TINY's checkpoint_every and eval_every.
+PHASES = {"setup": 1, "rollout": 1, "reward": 1, "update": 1, "log": 1, "checkpoint": 2, "evaluate": 3, "export": 1}
+SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT, "INT2": signal.SIGINT}
 COMPARED = ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl", "results.json", "config.json", "hf/model.safetensors")
 LAST_NOTE = "checkpoints/{steps}/extra/metadata"  # checksums of all parameters and of the optimizer state
-PREEMPTED = 75
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 LONGEST = 1800.0  # seconds until an attempt counts as hung
 
@@ -56,7 +65,13 @@ TINY = (
     "--config.prompt.max_completion_tokens=32",
     "--config.guards.reward_collapse.limit=1",  # alarms sound, so that alarms.jsonl has something to compare
     "--config.guards.patience=2",
+    "--config.guards.grace=900",  # on a busy machine one compilation may outlast the default
 )
+
+
+# --------------------------------------------------------------------------------------------------------------
+# One attempt
+# --------------------------------------------------------------------------------------------------------------
 
 
 def start(workdir: Path, steps: int, log: Path) -> int:
@@ -64,12 +79,12 @@ def start(workdir: Path, steps: int, log: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    code = 1
+    code = exits.CRASHED
     try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
         config = f"--config={ROOT / 'configs/quickstart.py'}"
         code = main.main(["train", config, f"--workdir={workdir}", f"--config.train.steps={steps}", *TINY])
     finally:
@@ -90,121 +105,221 @@ def wait(pid: int, seconds: float) -> int | None:
         time.sleep(0.001)
 
 
-def wait_for_phase(pid: int, workdir: Path, phase: str, times: int) -> tuple[str, int | None]:
-    """Waits until the process enters `phase` for the given time, or reaches its last phase. Where it is, and its exit
-    code if it ended by itself."""
+def heartbeat(workdir: Path, pid: int) -> dict:
+    """What the process last said it was doing; its setup, before it has said anything."""
+    try:
+        beat = json.loads((workdir / HEARTBEAT).read_text())
+    except (OSError, ValueError):
+        beat = {}
+    return beat if beat.get("process") == pid else {"phase": "setup", "step": 0}
+
+
+def wait_for_phase(pid: int, workdir: Path, phase: str, times: int) -> int | None:
+    """Waits until the process enters `phase` for the given time, or reaches its last phase. Its exit code, if it ended
+    by itself."""
     seen, last = 0, None
     end = time.monotonic() + LONGEST
     while time.monotonic() < end:
         code = wait(pid, 0)
         if code is not None:
-            return "", code
-        try:
-            beat = json.loads((workdir / "heartbeat.json").read_text())
-        except (OSError, ValueError):
-            beat = {}
-        if beat.get("process") == pid and beat != last:
+            return code
+        beat = heartbeat(workdir, pid)
+        if beat["phase"] != "setup" and beat != last:
             last = beat
             seen += beat["phase"] == phase
             if seen >= times or beat["phase"] == "export":
-                return beat["phase"], None
+                return None
         time.sleep(0.001)
     raise TimeoutError(f"no {phase} within {LONGEST:g} s")
 
 
-def run_killed(workdir: Path, steps: int, kills: int, number: signal.Signals, seed: int, log: Path) -> dict:
-    """One run under `kills` signals, then left alone until it ends."""
-    rng = random.Random(seed)
-    by_phase: collections.Counter[str] = collections.Counter()
-    torn, slowest = 0, 0.0
-    plan = [PHASES[i % len(PHASES)] for i in range(kills)]
-    rng.shuffle(plan)
-    plan.sort(key=lambda phase: phase == "export")  # reached only at the end: everything before it comes first
-    for phase in plan:
+def run_untouched(workdir: Path, steps: int, log: Path) -> dict[str, float]:
+    """A run that is left alone; how long its phases took, in seconds."""
+    started = time.monotonic()
+    pid = start(workdir, steps, log)
+    wait_for_phase(pid, workdir, "evaluate", 1)
+    begun = time.monotonic()
+    wait_for_phase(pid, workdir, "export", 1)
+    exporting = time.monotonic()
+    code = wait(pid, LONGEST)
+    if code != 0:
+        raise RuntimeError(f"the untouched run ended with {code}: see {log}")
+    seconds = {"setup": begun - started, "export": time.monotonic() - exporting}
+    lines = [json.loads(line) for line in (workdir / "timings.jsonl").read_text().splitlines()]
+    for phase in PHASES.keys() - seconds.keys():
+        found = sorted(line[f"seconds/{phase}"] for line in lines if f"seconds/{phase}" in line)
+        seconds[phase] = found[len(found) // 2] if found else 0.0  # the median: the first one compiles
+    return seconds | {"step": sum(seconds[phase] for phase in ("rollout", "reward", "update", "log", "checkpoint"))}
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Strikes
+# --------------------------------------------------------------------------------------------------------------
+
+
+def run_struck(out: Path, steps: int, aims: list[tuple[str, str]], damage: float, seed: int, durations: dict) -> dict:
+    """One run under the signals and phases of `aims`, then left alone until it ends."""
+    workdir, log, rng = out / "killed", out / "killed.log", random.Random(seed)
+    hits: collections.Counter[str] = collections.Counter()
+    torn, damaged, slowest = 0, 0, 0.0
+    for i, (name, phase) in enumerate(aims):
         pid = start(workdir, steps, log)
-        if phase == "setup":
-            time.sleep(rng.uniform(0.0, 2.0))
-            code = wait(pid, 0)
-        else:
-            phase, code = wait_for_phase(pid, workdir, phase, rng.randint(1, 3))
-            time.sleep(rng.choice((0.0, 0.0, rng.uniform(0.0, 0.05), rng.uniform(0.0, 0.5))))
-        if code is not None:
-            raise RuntimeError(f"the run ended with {code} before it was killed: see {log}")
-        os.kill(pid, number)
+        if phase != "setup":
+            to_come = sum(aimed != "export" for _, aimed in aims[i:])
+            spare = (steps - newest_checkpoint(workdir)) / max(to_come, 1)
+            times = rng.randint(1, min(3, max(1, int(spare / PHASES[phase]))))
+            code = wait_for_phase(pid, workdir, phase, times)
+            if code is not None:
+                raise RuntimeError(f"the run ended with {code} before it was struck: see {log}")
+        is_within = phase in ("setup", "export") or rng.random() < 0.5
+        time.sleep(rng.uniform(0.0, 0.8 * durations[phase] if is_within else durations["step"]))
         struck = time.monotonic()
+        strike(pid, name, log)
         code = wait(pid, LONGEST)
         slowest = max(slowest, time.monotonic() - struck)
-        by_phase[phase] += 1
-        metrics = workdir / "metrics.jsonl"
-        if number == signal.SIGTERM:
-            # Before the handler stands the signal just kills; after the export nothing is left to save.
-            expected = {"setup": (PREEMPTED, -signal.SIGTERM), "export": (PREEMPTED, 0)}
-            if code not in expected.get(phase, (PREEMPTED,)):
-                raise RuntimeError(f"SIGTERM in {phase}: exit code {code}: see {log}")
-            if code == PREEMPTED and phase != "setup":
-                check_nothing_lost(workdir)
-        elif metrics.exists() and rng.random() < 1 / 3:
-            line = '{"step": 99, "accuracy": 0.5, "text": "\u00e9\u2028"}\n'.encode()
-            with metrics.open("ab") as file:
-                file.write(line[: rng.randrange(1, len(line) - 1)])
+        hit = heartbeat(workdir, pid)["phase"]
+        hits[f"{name} {hit}"] += 1
+        check_end(name, code, hit, workdir, log)
+        if name == "KILL" and rng.random() < 1 / 3 and (workdir / "metrics.jsonl").exists():
+            tear_line(workdir / "metrics.jsonl", rng)
             torn += 1
+        if name == "KILL" and rng.random() < damage:
+            damaged += damage_checkpoint(workdir / "checkpoints", rng)
     code = wait(start(workdir, steps, log), LONGEST)
     if code != 0:
         raise RuntimeError(f"the last attempt ended with {code}: see {log}")
-    return {"kills": sum(by_phase.values()), "by_phase": dict(by_phase), "torn_lines": torn, "slowest_s": slowest}
+    by_phase: collections.Counter[str] = collections.Counter()
+    for hit, count in hits.items():
+        by_phase[hit.partition(" ")[2]] += count
+    return {
+        "kills": len(aims),
+        "by_phase": dict(by_phase),
+        "hits": dict(hits),
+        "torn_lines": torn,
+        "damaged_checkpoints": damaged,
+        "fell_back": log.read_text("utf-8", errors="replace").count("work since then is done again"),
+        "slowest_s": round(slowest, 1),
+    }
 
 
-def check_nothing_lost(workdir: Path) -> None:
-    """After a SIGTERM the newest checkpoint is that of the last step that was logged."""
-    logged = len((workdir / "metrics.jsonl").read_text().splitlines())
-    newest = max((int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()), default=0)
-    if newest != logged:
-        raise RuntimeError(f"{logged} steps are logged and the newest checkpoint is of step {newest}")
+def strike(pid: int, name: str, log: Path) -> None:
+    """Sends the signal; of Ctrl-C twice the second as soon as the run has said that it saves."""
+    before = log.stat().st_size if log.exists() else 0
+    os.kill(pid, SIGNALS[name])
+    if name == "INT2":
+        while b"SIGINT: saving" not in log.read_bytes()[before:]:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGINT)
+
+
+def check_end(name: str, code: int | None, hit: str, workdir: Path, log: Path) -> None:
+    """Raises unless the process ended as the signal says; after a signal that lets it save, nothing may be lost."""
+    expected = {
+        "KILL": {-signal.SIGKILL},
+        "TERM": {exits.PREEMPTED} | ({-signal.SIGTERM} if hit == "setup" else set()),  # before its handler stands
+    }.get(name, {exits.INTERRUPTED})
+    if hit in ("export", "done"):  # nothing was left to save
+        expected |= {exits.DONE}
+    if code not in expected:
+        raise RuntimeError(f"SIG{name} in {hit}: exit code {code}: see {log}")
+    if name in ("TERM", "INT") and code != exits.DONE and hit != "setup":
+        logged = (workdir / "metrics.jsonl").read_bytes().count(b"\n")
+        if newest_checkpoint(workdir) != logged:
+            raise RuntimeError(f"{logged} steps are logged and the newest checkpoint is {newest_checkpoint(workdir)}")
+
+
+def newest_checkpoint(workdir: Path) -> int:
+    return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
+def tear_line(path: Path, rng: random.Random) -> None:
+    """Appends the beginning of a line."""
+    line = '{"step": 99, "accuracy": 0.5, "text": "\u00e9\u2028"}\n'.encode()
+    with path.open("ab") as file:
+        file.write(line[: rng.randrange(1, len(line) - 1)])
+
+
+def damage_checkpoint(folder: Path, rng: random.Random) -> bool:
+    """Removes, cuts off or changes a file of the newest checkpoint, if there is one before it."""
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    if len(steps) < 2:
+        return False
+    path = rng.choice(sorted(path for path in (folder / str(steps[-1])).rglob("*") if path.is_file()))
+    content = path.read_bytes()
+    how = rng.choice(("missing", "cut off", "a bit"))
+    if how == "missing":
+        path.unlink()
+    else:
+        middle = len(content) // 2
+        rest = bytes([content[middle] ^ 0x10]) + content[middle + 1 :] if how == "a bit" and content else b""
+        path.write_bytes(content[:middle] + rest)
+    return True
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Both runs
+# --------------------------------------------------------------------------------------------------------------
 
 
 def differences(a: Path, b: Path, steps: int) -> list[str]:
     """The files that differ, of those that a config and a seed determine."""
     names = (*COMPARED, LAST_NOTE.format(steps=steps))
-    return [name for name in names if (a / name).read_bytes() != (b / name).read_bytes()]
+    found = [name for name in names if (a / name).read_bytes() != (b / name).read_bytes()]
+    logged = [json.loads(line)["step"] for line in (b / "metrics.jsonl").read_text().splitlines()]
+    return found + ([f"steps in metrics.jsonl: {logged}"] if logged != list(range(steps)) else [])
 
 
-def harness(out: Path, *, steps: int, kills: int, number: signal.Signals, seed: int) -> dict:
+def make_aims(kills: int, signals: list[str], phases: list[str], seed: int) -> list[tuple[str, str]]:
+    """(signal, phase) of each strike, each in turn; those at the export come last, since it ends the run."""
+    aimed = [phases[i % len(phases)] for i in range(kills)]
+    random.Random(f"aims {seed}").shuffle(aimed)
+    aimed.sort(key=lambda phase: phase == "export")
+    named = [(signals[i % len(signals)], phase) for i, phase in enumerate(aimed)]
+    # Before its handler stands, Ctrl-C is Python's own.
+    return [(name, "rollout" if name.startswith("INT") and phase == "setup" else phase) for name, phase in named]
+
+
+def harness(out: Path, *, steps: int, aims: list[tuple[str, str]], damage: float, seed: int) -> dict:
     """Both runs, in `out`, and what differs between them."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
+    code_version()  # kept from here on by all attempts, also when somebody works on the files meanwhile
     started = time.monotonic()
-    code = wait(start(out / "untouched", steps, out / "untouched.log"), 2 * LONGEST)
-    if code != 0:
-        raise RuntimeError(f"the untouched run ended with {code}: see {out / 'untouched.log'}")
-    result = run_killed(out / "killed", steps, kills, number, seed, out / "killed.log")
-    lines = [json.loads(line)["step"] for line in (out / "killed/metrics.jsonl").read_text().splitlines()]
-    differ = differences(out / "untouched", out / "killed", steps)
-    if lines != list(range(steps)):
-        differ.append(f"steps in metrics.jsonl: {lines}")
+    durations = run_untouched(out / "untouched", steps, out / "untouched.log")
+    result = run_struck(out, steps, aims, damage, seed, durations)
     return {
-        "signal": number.name,
         "seed": seed,
         "steps": steps,
         **result,
-        "differ": differ,
+        "differ": differences(out / "untouched", out / "killed", steps),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def one_of(known: dict) -> object:
+    """Type of an option: names of `known`, separated by commas."""
+
+    def names(text: str) -> list[str]:
+        if unknown := set(text.split(",")) - known.keys():
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: must be of {', '.join(known)}")
+        return text.split(",")
+
+    return names
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for both runs; emptied first")
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=80, help="few steps put most kills into the export")
+    parser.add_argument("--kills", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--signal", choices=("KILL", "TERM"), default="KILL")
+    parser.add_argument("--signals", type=one_of(SIGNALS), default=["KILL"], help="separated by commas, in turn")
+    parser.add_argument("--phases", type=one_of(PHASES), default=list(PHASES), help="separated by commas, in turn")
+    parser.add_argument("--damage", type=float, default=0.0, help="share of the SIGKILLs after which a file is damaged")
     given = parser.parse_args()
-    found = harness(
-        given.out,
-        steps=given.steps,
-        kills=given.kills,
-        number=signal.Signals[f"SIG{given.signal}"],
-        seed=given.seed,
-    )
+    aims = make_aims(given.kills, given.signals, given.phases, given.seed)
+    found = harness(given.out, steps=given.steps, aims=aims, damage=given.damage, seed=given.seed)
     print(json.dumps(found))
     sys.exit(bool(found["differ"]))

@@ -23,16 +23,27 @@ def harness(path: Path, *arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_run_killed_once_ends_like_one_that_nobody_touched(tmp_path):
-    killed = harness(HARNESS, "--kills=1", "--steps=4", "--seed=1", f"--out={tmp_path / 'kill'}")
-    assert killed["kills"] == 1 and killed["differ"] == []
+def test_a_run_that_is_killed_terminated_and_interrupted_ends_like_one_that_nobody_touched(tmp_path):
+    """Exit codes 75 and 130 with everything saved included: the harness raises when one is another."""
+    found = harness(
+        HARNESS, "--kills=3", "--steps=5", "--signals=KILL,TERM,INT", "--phases=update,log,rollout", f"--out={tmp_path}"
+    )
+    assert found["kills"] == 3 and found["differ"] == []
+    assert {hit.split()[0] for hit in found["hits"]} == {"KILL", "TERM", "INT"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signal", "kills"), [("KILL", 32), ("TERM", 10)])
-def test_a_run_killed_over_and_over_ends_like_one_that_nobody_touched(signal, kills, tmp_path):
-    killed = harness(HARNESS, f"--kills={kills}", "--steps=80", f"--signal={signal}", f"--out={tmp_path}")
-    assert killed["kills"] == kills and killed["differ"] == []
+def test_a_run_killed_over_and_over_ends_like_one_that_nobody_touched(tmp_path):
+    found = harness(HARNESS, "--kills=32", "--damage=0.25", f"--out={tmp_path}")
+    assert found["kills"] == 32 and found["differ"] == []
+    assert {"rollout", "update", "checkpoint", "log", "evaluate", "export"} <= found["by_phase"].keys()
+    assert found["torn_lines"] and found["damaged_checkpoints"] and found["fell_back"]
+
+
+@pytest.mark.slow
+def test_a_run_terminated_and_interrupted_over_and_over_ends_like_one_that_nobody_touched(tmp_path):
+    found = harness(HARNESS, "--kills=12", "--signals=TERM,INT,INT2", f"--out={tmp_path}")
+    assert found["kills"] == 12 and found["differ"] == []
 
 
 @pytest.mark.slow

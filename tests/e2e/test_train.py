@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from finemem_jax import main, sft, train
-from finemem_jax.config import UserError
+from finemem_jax import exits, main, sft, train
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.policy import load_environment, load_policy
@@ -107,7 +106,7 @@ def test_a_run_leaves_its_rollouts_report_and_profile(cfg, run):
     assert np.mean([np.mean(s) for s in scores]) == pytest.approx(results["after greedy"]["accuracy"])
     assert "diary-eval" in (workdir / "report.html").read_text("utf-8")
     phases = (workdir / "profile" / "phases.md").read_text("utf-8")
-    for phase in ("rollout", "answer", "pack", "reference", "update"):
+    for phase in ("rollout", "answer", "pack", "reference", "update", "checkpoint"):
         assert re.search(rf"^\| {phase} \| 0\.\d+|^\| {phase} \| \d+\.", phases, flags=re.M)
     assert phases.startswith("Steps 2 to 2.") and list((workdir / "profile").rglob("*.trace.json.gz"))
 
@@ -133,17 +132,23 @@ def test_two_runs_write_the_same_metrics_byte_for_byte(cfg, run, tmp_path):
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
 
 
-def test_a_resumed_run_is_the_run_that_never_stopped(cfg, run, tmp_path):
+def test_a_run_whose_newest_checkpoint_is_damaged_is_the_run_that_never_stopped(cfg, run, tmp_path, capfd):
     workdir, _ = run
-    shutil.copytree(workdir, tmp_path / "resumed")
-    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "4")  # as if killed before its last checkpoint
-    with (tmp_path / "resumed" / "metrics.jsonl").open("a") as file:
+    copy = tmp_path / "resumed"
+    shutil.copytree(workdir, copy)
+    manifest = copy / "checkpoints" / "4" / "params" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "half a li')
-    train.train(cfg, tmp_path / "resumed")
+    train.train(cfg, copy)
+    said = capfd.readouterr().err
+    assert f"WARNING: the checkpoint of step 4 in {copy / 'checkpoints'} is damaged" in said
+    assert "going on from step 2; work since then is done again" in said and "resumed at step 2" in said
+    assert (copy / "damaged" / "4").is_dir()
     for name in ("metrics.jsonl", "evaluations.jsonl"):
-        assert (tmp_path / "resumed" / name).read_bytes() == (workdir / name).read_bytes()
+        assert (copy / name).read_bytes() == (workdir / name).read_bytes()
     _, params = hf.load_pretrained(str(workdir / "hf"))
-    _, resumed = hf.load_pretrained(str(tmp_path / "resumed" / "hf"))
+    _, resumed = hf.load_pretrained(str(copy / "hf"))
     jax.tree.map(np.testing.assert_array_equal, params, resumed)
 
 
@@ -155,11 +160,20 @@ def test_running_a_finished_run_again_changes_nothing(cfg, run, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (workdir / name).read_bytes()
 
 
-def test_a_workdir_belongs_to_one_config(cfg, run):
+def test_a_workdir_belongs_to_one_config_until_the_change_is_accepted(run, tmp_path, capfd):
     workdir, _ = run
-    other = dataclasses.replace(cfg, seed=cfg.seed + 1)
-    with pytest.raises(UserError, match=r"config.seed: 0 -> 1"):
-        train.train(other, workdir)
+    shutil.copytree(workdir, tmp_path / "run")
+    longer = [*OVERRIDES, "--config.train.steps=5", "--config.eval.episodes=1", "--config.eval.baselines=()"]
+    command = ["train", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *longer]
+    assert main.main(command) == exits.USER_ERROR
+    error = capfd.readouterr().err
+    assert "config.train.steps: 4 -> 5" in error and "--accept-config-change" in error and "Traceback" not in error
+    assert main.main([*command, "--accept-config-change"]) == exits.DONE
+    error = capfd.readouterr().err
+    assert "changes: config.eval.baselines" in error and "resumed at step 4" in error
+    assert [line["step"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+    (change,) = read_lines(tmp_path / "run" / "config_changes.jsonl")
+    assert change["step"] == 4 and "config.train.steps: 4 -> 5" in change["changed"]
 
 
 def test_every_epoch_of_episodes_is_a_permutation():
