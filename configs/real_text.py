@@ -8,8 +8,8 @@
     finemem sft --config=configs/real_text.py --workdir=runs/real_text_sft
     finemem train --config=configs/real_text.py --config.model.path=runs/real_text_sft/hf
 
-2 CPU cores. The diary's warm start has never seen such text and can hardly copy it, so the job has a warm start of its
-own, with a tokenizer built from the training utterances. Figures: README.
+2 CPU cores. The diary's warm start has no words for such text, so the job has a warm start of its own: its layers, and
+embeddings for a tokenizer built from the training utterances. Figures: README.
 """
 
 from configs import quickstart
@@ -31,13 +31,14 @@ def get_config():
     cfg.prompt.max_completion_tokens = 96
     cfg.engine.cache_tokens = 416
     cfg.sft.stages = ("copy_random", "copy_shuffled", "expert")
-    cfg.sft.steps = (100, 400, 1000)
+    cfg.sft.steps = (150, 600, 2200)
     cfg.sft.lr = (2e-3, 2e-3, 2e-3)
     cfg.sft.batch = 16
-    cfg.sft.permuted = 0.4
+    cfg.sft.permuted = 0.6
     cfg.sft.pool = 400
     cfg.optimizer.b2 = 0.98
-    cfg.train.steps = 30
-    cfg.train.eval_every = 10
-    cfg.train.checkpoint_every = 10
+    cfg.optimizer.lr = 3e-4  # the quickstart's 1e-3 forgets to copy words that training never sees
+    cfg.train.steps = 70
+    cfg.train.eval_every = 35
+    cfg.train.checkpoint_every = 35
     return cfg
