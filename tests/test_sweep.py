@@ -241,6 +241,7 @@ def test_ctrl_c_ends_a_sweep_and_its_runs(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_after_ctrl_c_has_lost_nothing_and_goes_on(tmp_path):
     tiny = [
+        "--config.mesh.data=1",
         "--config.train.steps=30",
         "--config.train.episodes=1",
         "--config.train.group_size=2",
