@@ -51,8 +51,9 @@ def model_shape(cfg: Config) -> Any | None:
     for another reason later."""
     if not (cfg.model.path or cfg.model.tokenizer):
         return None
-    if cfg.model.path:
-        folder = Path(tokenizers.resolve_path(cfg.model.path))
+    # Under a vocabulary of its own such a model has other embeddings, which hardly matter for a small one.
+    if start := cfg.model.path or cfg.model.layers_from:
+        folder = Path(tokenizers.resolve_path(start))
         return hf.read_config(folder)[1] if (folder / "config.json").is_file() else None
     return resolve("finemem_jax.models", cfg.model.family).PRESETS.get(cfg.model.preset)
 

@@ -13,6 +13,7 @@ from finemem_jax import main, packing, sft
 from finemem_jax.config import UserError, resolve
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.tokenizer import ITEM_IDS, build_tiny
+from finemem_jax.memory_estimate import model_shape
 from finemem_jax.nn.sharding import init_params
 from finemem_jax.policy import load_environment, load_policy
 from finemem_jax.rl.logprobs import token_logprobs
@@ -76,3 +77,10 @@ def test_layers_are_taken_only_for_a_tokenizer_that_is_built():
     given = ["--config.model.path=", "--config.model.layers_from=embedded:warm_start", "--config.model.tokenizer=gpt2"]
     with pytest.raises(UserError, match="allowed are tiny, corpus"):
         main.load_config("configs/quickstart.py", given)
+
+
+def test_memory_is_estimated_for_the_model_whose_layers_are_taken():
+    cfg = main.load_config("configs/real_text.py", [])
+    assert (
+        model_shape(cfg).num_layers == load_policy(main.load_config("configs/quickstart.py", [])).model.cfg.num_layers
+    )
