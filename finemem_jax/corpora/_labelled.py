@@ -28,7 +28,7 @@ class Dataset:
     labels: Sequence[str]  # all of them, in the order that numbers them
     numbered: bool  # labels are written as numbers, not as names
     noise: Sequence[str] = ()  # utterances without a label
-    text_field: str = "Sentence"  # how an example is introduced in the dialogue layout
+    text_field: str = "Sentence"  # how an example is introduced, in all layouts but the bare one
     label_field: str = "Label"
 
     def write_label(self, label: str) -> str:
@@ -38,6 +38,8 @@ class Dataset:
         label = self.write_label(example.label)
         if layout == "bare":
             return f"{example.text} => {label}"
+        if layout == "marked":
+            return f"{self.text_field}: {example.text} => {label}"
         return f"{self.text_field}: {example.text}\n{self.label_field}: {label}"
 
 
@@ -119,7 +121,7 @@ def _show(
     rng: random.Random,
 ) -> list[_Shown]:
     """The chunks, filled in turn to `utterances` examples or to the token budget; an example is never cut."""
-    separator = "\n" if options.layout == "bare" else "\n\n"
+    separator = "\n\n" if options.layout == "dialogue" else "\n"
     waiting = _order_shown(divided, options, rng)
     most_noise = options.noise * (options.chunks or len(waiting))
     noise = deque(rng.sample(dataset.noise, min(len(dataset.noise), most_noise)))

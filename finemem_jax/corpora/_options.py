@@ -53,8 +53,9 @@ class BuildOptions:
     chunk_questions: int = option(5, "most questions about one chunk, made from annotated evidence; 0 = none")
     layout: str = option(
         "dialogue",
-        "dialogue: each chunk is a dated user turn with a reply; bare: its content alone, examples as `text => label`",
-        ("dialogue", "bare"),
+        "dialogue: each chunk is a dated user turn with a reply; bare: its content alone, examples as `text => label`; "
+        "marked: as bare, examples as `Sentence: text => label`",
+        ("dialogue", "bare", "marked"),
     )
     seed: int = option(0, "everything drawn at random follows from it")
     tokenizer: str = option("", "what tokens are counted with: folder or hub name; empty = words and signs")

@@ -163,6 +163,14 @@ def test_bare_streams_have_the_lines_asked_for(raw, tmp_path):
     assert labelled(episodes)[0][1] in ("book flight", "pay bill", "tell joke", "set alarm", "play music")
 
 
+def test_a_marked_example_says_at_its_start_that_it_is_one(raw, tmp_path):
+    _, bare = build(raw, tmp_path, "clinc150", **TINY)
+    _, marked = build(raw, tmp_path, "clinc150", **TINY | {"layout": "marked"}, name="marked.parquet")
+    lines = chunk_texts(bare).splitlines()
+    assert chunk_texts(marked).splitlines() == [f"Sentence: {line}" if " => " in line else line for line in lines]
+    assert all_questions(marked) == all_questions(bare)
+
+
 def test_noise_leaves_room_for_examples(raw, tmp_path):
     _, episodes = build(raw, tmp_path, "clinc150", **TINY | {"noise": 30, "utterances": 0}, chunk_tokens=60)
     for chunk in episodes[0].chunks:
