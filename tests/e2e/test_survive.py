@@ -12,6 +12,7 @@ import pytest
 
 from finemem_jax import exits, main
 from finemem_jax.reporting.records import read_lines
+from tests.fake_server import FakeServer
 
 HARNESS = Path(__file__).with_name("kill_harness.py")
 MEMORY = Path(__file__).with_name("memory_harness.py")
@@ -50,6 +51,52 @@ def test_a_run_terminated_and_interrupted_over_and_over_ends_like_one_that_nobod
 def test_memory_is_flat_over_two_thousand_steps(tmp_path):
     found = harness(MEMORY, "--steps=2000", f"--out={tmp_path}")
     assert found["host_growth_share"] < 0.02 and found["device_growth_share"] < 0.02
+
+
+OUTAGE = (
+    "--config=configs/quickstart.py",
+    "--config.train.steps=2",
+    "--config.train.episodes=1",
+    "--config.train.group_size=2",
+    "--config.train.mini_batches=1",
+    "--config.train.eval_every=0",
+    "--config.eval.episodes=1",
+    "--config.eval.temperatures=(0.0,)",
+    "--config.eval.baselines=()",
+    "--config.engine.slots=4",
+    "--config.mesh.data=1",
+    "--config.answerer.name=endpoint",
+    "--config.answerer.model=m",
+    "--config.answerer.backoff_seconds=0.05",
+)
+
+
+@pytest.mark.slow
+def test_an_answerer_that_is_away_is_waited_for_and_one_that_stays_away_ends_the_run_with_everything_saved(
+    tmp_path, capfd
+):
+    """The run that went through both ends with the metrics of the one whose answerer was always there."""
+
+    def train(server, folder, patience):
+        options = [f"--config.answerer.url={server.url}", f"--config.answerer.patience_seconds={patience}"]
+        return main.main(["train", *OUTAGE, *options, f"--workdir={tmp_path / folder}", "--accept-config-change"])
+
+    with FakeServer() as server:
+        server.reply = lambda question: question.split()[-1]
+        assert train(server, "untouched", 900) == exits.DONE
+        asked = len(server.seen)
+        server.seen.clear(), capfd.readouterr()
+        # Away for its first twenty requests, back for as many as make a step and a half, then away for good.
+        server.behave = lambda question, attempt: "ok" if 20 <= len(server.seen) < 20 + asked * 0.6 else "503"
+        assert train(server, "struck", 15) == exits.STOPPED
+        error = capfd.readouterr().err
+        assert "gave no answer for config.answerer.patience_seconds=15" in error
+        assert "saved after step 1; the same command goes on from there" in error
+        server.behave = lambda question, attempt: "ok"
+        assert train(server, "struck", 900) == exits.DONE
+        assert "resumed at step 1" in capfd.readouterr().err
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert (tmp_path / "struck" / name).read_bytes() == (tmp_path / "untouched" / name).read_bytes()
 
 
 @pytest.mark.slow
