@@ -21,10 +21,10 @@ import numpy as np
 
 from finemem_jax.config import LossConfig, OptimizerConfig, UserError, resolve, unknown
 from finemem_jax.nn.layers import abstract_params
-from finemem_jax.nn.sharding import init_params
+from finemem_jax.nn.sharding import init_params, make_mesh
 from finemem_jax.packing import TrainSequence, pack_rollouts, to_device
 from finemem_jax.rl.train_state import create_train_state, make_optimizer
-from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step
+from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state_shardings
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -41,18 +41,23 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     command.add_argument("--remat", default="none", choices=("none", "full", "dots"))
     command.add_argument("--no-reference", action="store_true", help="no KL term")
+    for axis in ("data", "fsdp", "tensor"):
+        command.add_argument(f"--{axis}", type=int, default=1, help=f"mesh axis {axis}, over the devices there are")
     command.add_argument("--repeats", type=int, default=3)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     model = _model(args)
     cfg = LossConfig(kl_coef=0.0 if args.no_reference else 0.04)
-    params = init_params(model, jax.random.key(0))
+    axes = (args.data, args.fsdp, args.tensor)
+    mesh = None if axes == (1, 1, 1) else make_mesh(*axes)
+    params = init_params(model, jax.random.key(0), mesh)
     optimizer = make_optimizer(OptimizerConfig(lr=1e-6, warmup=0.0), updates=100)
     state = create_train_state(jax.tree.map(jnp.copy, params), optimizer)
-    batch = to_device(_rows(args, model.cfg.vocab_size, cfg))
-    fill = make_fill_logprobs(model, chunk=args.chunk)
-    step = make_train_step(model, optimizer, cfg, chunk=args.chunk)
+    batch = to_device(_rows(args, model.cfg.vocab_size, cfg), mesh)
+    fill = make_fill_logprobs(model, chunk=args.chunk, mesh=mesh)
+    shardings = None if mesh is None else state_shardings(state)
+    step = make_train_step(model, optimizer, cfg, chunk=args.chunk, shardings=shardings, mesh=mesh)
 
     def reference() -> Any:
         return batch if args.no_reference else batch.replace(ref_logprobs=fill(params, batch))

@@ -162,6 +162,28 @@ class Adapter(nn.Module):
         return (x @ a) @ b * (lora.alpha / a.shape[-1])
 
 
+@jax.custom_vjp
+def matmul(x: Float[Array, "rows seq in"], kernel: Float[Array, "in out"]) -> Float[Array, "rows seq out"]:
+    """x @ kernel, with the kernel's gradient as the product x^T g.
+
+    JAX itself writes it as (g^T x)^T. XLA's CPU compiler then makes g^T by computing g a second time in that order,
+    with all elementwise work before it: the backward pass of a SwiGLU block took 1.7 times as long.
+    """
+    return x @ kernel
+
+
+def _matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    return jnp.einsum("...o,io->...i", gradient, kernel), jnp.einsum("rsi,rso->io", x, gradient)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
 class Linear(nn.Module):
     """x @ kernel (+ bias) (+ adapter). The adapter is used when the parameters hold one: drop it from the tree and
     the same model is the frozen base."""
@@ -176,7 +198,7 @@ class Linear(nn.Module):
         dtype, stored = jnp.dtype(self.cfg.dtype), self.cfg.param_dtype
         shape = (x.shape[-1], self.features)
         init = nn.initializers.normal(self.cfg.initializer_range)
-        y = x @ declare(self, "kernel", self.axes, init, shape, stored).astype(dtype)
+        y = matmul(x, declare(self, "kernel", self.axes, init, shape, stored).astype(dtype))
         if self.has_variable("params", "kernel_scale"):  # int8 weights of decoding, see nn/quantize.py
             y = (y.astype(jnp.float32) * self.get_variable("params", "kernel_scale")).astype(dtype)
         if self.use_bias:

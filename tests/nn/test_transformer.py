@@ -12,7 +12,7 @@ import pytest
 from finemem_jax.config import plugins, resolve
 from finemem_jax.nn.attention import attention
 from finemem_jax.nn.kv_cache import KVCache
-from finemem_jax.nn.layers import RopeScaling, abstract_params, rope_frequencies
+from finemem_jax.nn.layers import RopeScaling, abstract_params, matmul, rope_frequencies
 from finemem_jax.nn.sharding import init_params
 
 FAMILIES = plugins("finemem_jax.models")
@@ -226,3 +226,16 @@ def test_llama3_frequencies_are_kept_blended_and_stretched():
             expected = (1 - share) * base / 32 + share * base
         np.testing.assert_allclose(frequency, expected, rtol=1e-5)
     assert scaled[0] == plain[0] and scaled[-1] < plain[-1] / 31
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradients_of_a_projection_are_those_of_the_plain_product(dtype):
+    rng = np.random.default_rng(0)
+    x, kernel, given = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((2, 5, 3), (3, 7), (2, 5, 7)))
+    out, pull = jax.vjp(matmul, x, kernel)
+    expected, plain_pull = jax.vjp(lambda x, kernel: x @ kernel, x, kernel)
+    np.testing.assert_array_equal(out, expected)
+    for found, plain in zip(pull(given), plain_pull(given), strict=True):
+        assert found.dtype == plain.dtype
+        tolerance = 1e-6 if dtype == "float32" else 0.02
+        np.testing.assert_allclose(found.astype("float32"), plain.astype("float32"), rtol=tolerance, atol=tolerance)
