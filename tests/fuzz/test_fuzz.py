@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import random
 import sys
@@ -58,6 +59,11 @@ VALUES = (
     *("\x1b[31m", "\ud83d", "../..", [], ["expert"], (1.0, 0.0), (200,), {}, {"format": 1.0}, {"steps": 3}, [[]]),
     "a" * 5000,
 )
+
+
+def value(rng: random.Random) -> object:
+    """One of VALUES, free to be changed."""
+    return copy.deepcopy(rng.choice(VALUES))
 
 
 def text(rng: random.Random, base: str = "") -> str:
@@ -114,7 +120,7 @@ def config_tree(rng: random.Random) -> None:
         for group in groups:
             node = node.get(group) if isinstance(node, dict) else None
         if isinstance(node, dict):
-            node[text(rng, leaf) if rng.random() < 0.1 else leaf] = rng.choice(VALUES)
+            node[text(rng, leaf) if rng.random() < 0.1 else leaf] = value(rng)
     with contextlib.suppress(UserError):
         assert isinstance(config.from_ml_collections(tree), config.Config)
 
@@ -145,7 +151,7 @@ def dataset_row(rng: random.Random) -> None:
             case 0:
                 del row[name]
             case 1:
-                row[name] = rng.choice(VALUES)
+                row[name] = value(rng)
             case 2:
                 row[name] = json.loads(row[name]) if name != "data_source" else [row[name]]
             case 3:
