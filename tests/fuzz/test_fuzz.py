@@ -129,9 +129,9 @@ def override(rng: random.Random) -> None:
     """The same through the command line: `--config.a.b=value`."""
     name = rng.choice(NAMES)
     name = text(rng, name) if rng.random() < 0.2 else name
-    value = rng.choice((str(rng.choice(VALUES)), text(rng)))
+    given = rng.choice((str(rng.choice(VALUES)), text(rng)))
     with contextlib.suppress(UserError):
-        main.load_config(str(ROOT / "configs/quickstart.py"), [f"--{name}={value}".replace("\x00", "")])
+        main.load_config(str(ROOT / "configs/quickstart.py"), [f"--{name}={given}".replace("\x00", "")])
 
 
 NAMES = config.dotted_names(config.to_dict(config.Config()))
