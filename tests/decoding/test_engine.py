@@ -255,6 +255,22 @@ def test_parameters_split_over_a_mesh_give_the_same_completions(model, params, r
     assert_same(found, naive[:6])
 
 
+def test_a_cache_bounded_by_free_memory_comes_back_at_the_size_it_was_released_at(model, params, requests, monkeypatch):
+    """What an update leaves in the device's memory makes no other pool, so no other shape to compile."""
+    cfg, prompts, samplings, keys = model.cfg, *requests
+    page = 16 * 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim * 4
+    memory = {"bytes_limit": 100 * page, "bytes_in_use": 90 * page}
+    engine = make_engine(model, params, 4)
+    monkeypatch.setattr(type(engine.device), "memory_stats", lambda device: memory)
+    first = engine.generate(prompts[:2], samplings[:2], keys[:2])
+    pages = engine.pool.pages
+    assert 4 < pages <= 10 < 4 * 64 // 16  # a request's 64 tokens fit, all slots' do not
+    engine.release()
+    memory["bytes_in_use"] = 97 * page
+    assert_same(engine.generate(prompts[:2], samplings[:2], keys[:2]), first)
+    assert engine.pool.pages == pages
+
+
 def test_slots_are_refilled_while_others_decode(engines, requests):
     engine = engines[4]
     engine.reset_stats()

@@ -13,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from finemem_jax import main
@@ -107,6 +109,23 @@ def test_a_corpus_built_from_raw_data_is_evaluated_with_every_baseline(tmp_path)
     assert set(found) == {*SCRIPTED_BASELINES, *MODEL_BASELINES}
     assert found["no_memory"].metrics["accuracy"] == 0.0 and found["store_all"].metrics["memory_items"] > 2
     assert all(record["source"] == "squad" for evaluation in found.values() for record in evaluation.records)
+
+
+def test_an_evaluation_says_which_sources_overlap_training_data(tmp_path, capsys):
+    corpus, raw = tmp_path / "squad.parquet", tmp_path / "raw"
+    raw.mkdir()
+    WRITERS["squad"](raw)
+    build(source="squad", input=str(raw), output=str(corpus), split="all", chunk_tokens=40, chunks=3, instances=2)
+    rows = pq.read_table(corpus).to_pylist()
+    pq.write_table(pa.Table.from_pylist([row | {"data_source": "ruler_qa1_197K"} for row in rows]), corpus)
+    given = (
+        "--config.data.name=memalpha",
+        f"--config.data.eval_path={corpus}",
+        "--config.eval.baselines=('no_memory',)",
+    )
+    evaluate(load(*given), tmp_path / "eval", policy=False)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("contamination: ")]
+    assert "ruler_qa1_197K" in line and "squad" in line
 
 
 def test_a_second_evaluation_is_the_same_byte_for_byte_and_a_finished_one_is_not_played_again(everything, tmp_path):
