@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +29,9 @@ config overrides: any field of the config, as --config.GROUP.FIELD=VALUE, e.g.
   --config.train.steps=10  --config.rewards.weights.chunk_qa=0  --config.loss.kl_coef=0.001
 The fields, their defaults and legal values are in finemem_jax/config.py."""
 
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EEXIST, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (`exits.py`: 0 done, 2 a mistake in what was given, …)."""
@@ -42,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # a training under way takes Ctrl-C itself (preemption.py); here nothing is lost by it
         print(f"finemem {arguments.command}: interrupted; the same command goes on from what is saved", file=sys.stderr)
         return exits.INTERRUPTED
+    except OSError as error:
+        if error.errno not in (*_FULL, *_DENIED):
+            raise
+        place = printable(str(error.filename or "a file that this command writes"), one_line=True)
+        print(f"finemem {arguments.command}: {place}: {os.strerror(error.errno)}", file=sys.stderr)
+        return exits.STOPPED if error.errno in _FULL else exits.USER_ERROR
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +99,22 @@ def write_tensors(folder: Path | None, tensors: Iterable[Tensor], max_shard_byte
                 arrays[tensor.name] = array
         weight_map |= {tensor.name: file for tensor in shard}
         if folder is not None:
-            save_file(arrays, folder / file, metadata={"format": "pt"})
+            _save(arrays, folder / file)
             _flush(folder / file)
     if folder is not None and len(shards) > 1:
         total = sum(tensor.nbytes for shard in shards for tensor in shard)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
+    try:
+        save_file(arrays, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # which names a full disk in its text alone
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _split(tensors: Iterable[Tensor], max_shard_bytes: int) -> list[list[Tensor]]:
