@@ -63,6 +63,13 @@ class Alarm:
         return {name: getattr(self, name) for name in names}
 
 
+def _sounds(count: int, patience: int, action: str) -> bool:
+    """Whether an alarm sounds after `count` steps in a row: after `patience`, twice and four times as many and so on,
+    so that a night of them fills no log. One that stops the run does so every `patience` steps that it goes on."""
+    times, rest = divmod(count, patience)
+    return times > 0 and rest == 0 and (action == "stop" or times & (times - 1) == 0)
+
+
 class Guards:
     """Counts, for each alarm, the steps in a row in which its metric was beyond the limit."""
 
@@ -86,7 +93,7 @@ class Guards:
                 continue
             self._in_a_row[name] = self._in_a_row.get(name, 0) + 1 if watch.is_beyond(value, guard.limit) else 0
             count = self._in_a_row[name]
-            if count and count % self._cfg.patience == 0:  # again after as many further steps
+            if _sounds(count, self._cfg.patience, guard.action):
                 alarms.append(Alarm(name, watch.metric, value, guard.limit, count, guard.action, watch.meaning))
         return alarms
 
@@ -99,7 +106,7 @@ class Guards:
         count, alarms = self._in_a_row.get("non_finite", 0), []
         for is_skipped in skipped:
             count = count + 1 if is_skipped else 0
-            if guard.action != "off" and count and count % guard.limit == 0:
+            if guard.action != "off" and _sounds(count, math.ceil(guard.limit), guard.action):
                 meaning = "updates were skipped: the loss or the gradient is not finite"
                 alarms.append(
                     Alarm("non_finite", "loss/skipped_updates", 1.0, guard.limit, count, guard.action, meaning)

@@ -48,7 +48,9 @@ def test_an_alarm_sounds_after_patience_steps_in_a_row_and_names_its_knob(name, 
     (alarm,) = guards.check(bad)
     assert (alarm.name, alarm.metric, alarm.value, alarm.in_a_row, alarm.action) == (name, metric, value, 3, "warn")
     assert f"config.guards.{name}.limit=" in str(alarm)
-    assert sounded(guards, [bad] * 3) == [(2, name)]  # again after as many further steps
+    assert sounded(guards, [bad] * 21) == [(2, name), (8, name), (20, name)]  # again after 6, 12 and 24 in a row
+    stop = dataclasses.replace(GuardsConfig(patience=3), **{name: GuardConfig(limit=alarm.limit, action="stop")})
+    assert sounded(Guards(stop), [bad] * 9) == [(2, name), (5, name), (8, name)]  # a run that is started again
     off = dataclasses.replace(GuardsConfig(patience=1), **{name: GuardConfig(limit=alarm.limit, action="off")})
     assert sounded(Guards(off), [bad] * 3) == []
 
@@ -67,7 +69,7 @@ def test_a_fall_of_the_smoothed_reward_below_its_best_is_an_alarm():
 
 
 def test_skipped_updates_are_counted_across_steps():
-    guards = Guards(GuardsConfig(non_finite=GuardConfig(limit=3, action="stop")))
+    guards = Guards(GuardsConfig(non_finite=GuardConfig(limit=3.0, action="stop")))
     assert guards.check(HEALTHY, [True, True]) == []
     assert guards.check(HEALTHY, [False, True]) == []
     (alarm,) = guards.check(HEALTHY, [True, True])
