@@ -2,7 +2,7 @@
 
     for split in train eval; do
       finemem data build --source=clinc150 --input=PATH/clinc150 --output=runs/data/clinc150_$split.parquet \
-        --split=$split --layout=bare --chunks=4 --utterances=3 --noise=3 --labels-per-instance=4 \
+        --split=$split --layout=marked --chunks=4 --utterances=3 --noise=3 --labels-per-instance=4 \
         --questions=8 --chunk-questions=3 --instances=400
     done
     finemem sft --config=configs/real_text.py --workdir=runs/real_text_sft
@@ -27,9 +27,9 @@ def get_config():
     cfg.memory.max_operations = 3
     cfg.memory.max_item_tokens = 48
     cfg.memory.view.max_items = 4
-    cfg.prompt.max_prompt_tokens = 320
-    cfg.prompt.max_completion_tokens = 96
-    cfg.engine.cache_tokens = 416
+    cfg.prompt.max_prompt_tokens = 336
+    cfg.prompt.max_completion_tokens = 112
+    cfg.engine.cache_tokens = 448
     cfg.sft.stages = ("copy_random", "copy_shuffled", "expert")
     cfg.sft.steps = (150, 600, 2200)
     cfg.sft.lr = (2e-3, 2e-3, 2e-3)
