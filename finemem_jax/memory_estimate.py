@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from finemem_jax.nn.lora import has_adapters, split_adapters
 from finemem_jax.weights import hf
 
 GIB = 2**30
+CACHE, UPDATE = "KV cache", "gradients and activations"
 
 
 def check_memory(cfg: Config) -> None:
@@ -35,7 +37,7 @@ def check_memory(cfg: Config) -> None:
     if shape is None:
         return
     parts = memory_parts(cfg, shape, jax.device_count(), jax.local_device_count())
-    need, there = sum(parts.values()), device_bytes()
+    need, there = peak(parts), device_bytes()
     if need <= there:
         return
     table = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
@@ -61,7 +63,7 @@ def model_shape(cfg: Config) -> Any | None:
 def memory_parts(cfg: Config, shape: Any, devices: int, local: int) -> dict[str, float]:
     """Bytes on one device, by part. devices: of the run; local: those of one host, which decode together.
 
-    The cache is given back before the update, so the two do not add up: the smaller of them is 0."""
+    CACHE is there in rollouts, UPDATE in the update, all other parts always."""
     shape = dataclasses.replace(shape, lora=cfg.model.lora)
     params = abstract_params(resolve("finemem_jax.models", shape.family).Model(shape))
     whole = _count(params)
@@ -78,9 +80,14 @@ def memory_parts(cfg: Config, shape: Any, devices: int, local: int) -> dict[str,
         "optimizer": trained * (stored + (2 if cfg.optimizer.bf16_momentum else stored)) / ways,
         "reference": whole * stored / ways if cfg.loss.kl_coef and not cfg.model.lora.rank else 0.0,
         "weights for decoding": whole * size / heads_ways if is_copied else 0.0,
-        "KV cache": cache if cache > update else 0.0,
-        "gradients and activations": update if update >= cache else 0.0,
+        CACHE: cache,
+        UPDATE: update,
     }
+
+
+def peak(parts: Mapping[str, float]) -> float:
+    """The most that is there at once: the cache is given back before the update."""
+    return sum(parts.values()) - min(parts[CACHE], parts[UPDATE])
 
 
 def update_bytes(cfg: Config, shape: Any, devices: int) -> float:

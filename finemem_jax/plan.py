@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -30,6 +29,7 @@ from finemem_jax.ahead import (
 )
 from finemem_jax.config import Config
 from finemem_jax.hlo import gathered_shapes
+from finemem_jax.memory_estimate import CACHE, UPDATE, memory_parts
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.nn.sharding import make_mesh
@@ -156,12 +156,7 @@ def verdict(
         if free < 0:
             failures.append(f"{program.name} needs {needs[program.name] / GIB:.1f} GiB of {chip.memory / GIB:.0f}")
     _print_roofline(cfg, model, chip, mesh, programs)
-    if failures:
-        print("does not fit: " + "; ".join(failures))
-        print("what would make it fit: " + "; ".join(knobs(cfg, failures)))
-        return DOES_NOT_FIT
-    print("fits")
-    return FITS
+    return _verdict(cfg, failures)
 
 
 def knobs(cfg: Config, failures: list[str]) -> list[str]:
@@ -223,36 +218,21 @@ def _print_roofline(cfg: Config, model: Any, chip: Chip, mesh: Mesh, programs: l
 
 
 def plan_by_formula(cfg: Config, model: Any, memory: float, gpus: int) -> int:
-    """GPUs by formula: parameters, moments, gradients and reference split over all, activations of the remat policy."""
-    c = model.cfg
-    parameters = float(sum(np.prod(x.shape) for x in jax.tree.leaves(abstract_params(model))))
-    stored = jnp.dtype(cfg.model.param_dtype).itemsize
-    ways = gpus if cfg.mesh.fsdp == -1 else cfg.mesh.fsdp * cfg.mesh.tensor
-    rows = -(-cfg.train.microbatch_rows // gpus)
-    size = jnp.dtype(cfg.model.dtype).itemsize
-    layer_input = rows * row_tokens(cfg) * c.hidden_size * size
-    wide = rows * row_tokens(cfg) * (4 * c.hidden_size + 3 * c.intermediate_size + 4 * c.num_heads * c.head_dim) * size
-    logits = 3 * rows * min(cfg.train.logprob_chunk, row_tokens(cfg)) * c.vocab_size * 4
-    cache = 2 * c.num_layers * cfg.engine.slots * cfg.engine.cache_tokens * c.num_kv_heads * c.head_dim * size / gpus
-    parts = {
-        "parameters": parameters * stored / ways,
-        "optimizer": parameters * (stored + (2 if cfg.optimizer.bf16_momentum else stored)) / ways,
-        "gradient": parameters * 4 / ways,
-        "reference": parameters * stored / ways if cfg.loss.kl_coef and not cfg.model.lora.rank else 0.0,
-    }
-    held = sum(parts.values()) - parts["gradient"]
-    kept = c.num_layers * (layer_input if cfg.model.remat == "full" else layer_input + wide)
-    train = sum(parts.values()) + kept + wide + logits
-    decode = held + parameters * size / np.gcd(gpus, c.num_kv_heads) + cache
+    """GPUs of one node, by the estimate that `finemem train` makes before it loads weights."""
+    parts = memory_parts(cfg, model.cfg, gpus, gpus)
+    beside = {"train": parts[UPDATE], "decode": parts[CACHE]}
+    held = sum(parts.values()) - sum(beside.values())
     print(f"{gpus} GPUs of {memory / GIB:.0f} GiB, by formula, per GPU in GiB (nothing was compiled):")
     print("  " + ", ".join(f"{name} {value / GIB:.2f}" for name, value in parts.items()))
-    print(f"  train: activations {(kept + wide) / GIB:.2f}, logits {logits / GIB:.2f}, in all {train / GIB:.2f}")
-    print(f"  decode: KV cache {cache / GIB:.2f}, in all {decode / GIB:.2f}")
-    failures = [
-        f"{name} needs {need / GIB:.1f} GiB of {memory / GIB:.0f}"
-        for name, need in (("train", train), ("decode", decode))
-        if need > memory
-    ]
+    failures = []
+    for name, extra in beside.items():
+        print(f"  {name}: in all {(held + extra) / GIB:.2f}")
+        if held + extra > memory:
+            failures.append(f"{name} needs {(held + extra) / GIB:.1f} GiB of {memory / GIB:.0f}")
+    return _verdict(cfg, failures)
+
+
+def _verdict(cfg: Config, failures: list[str]) -> int:
     if failures:
         print("does not fit: " + "; ".join(failures))
         print("what would make it fit: " + "; ".join(knobs(cfg, failures)))
