@@ -102,7 +102,12 @@ def update_bytes(cfg: Config, shape: Any, devices: int) -> float:
     layer = rows * seq * ((7 * shape.hidden_size + 6.5 * attended) * 4 + 4 * shape.intermediate_size * size)
     if cfg.model.lora.rank:  # frozen kernels have no gradient: their inputs are not kept
         layer *= 0.75
-    kept = rows * seq * shape.hidden_size * size if cfg.model.remat == "full" else layer
+    carried = rows * seq * shape.hidden_size * size
+    # Of the matmuls, those whose results the backward pass reads.
+    results = rows * seq * (attended + shape.num_kv_heads * shape.head_dim + 2 * shape.intermediate_size) * size
+    kept = {"none": layer, "full": carried, "dots": carried + results}[cfg.model.remat]
+    if cfg.model.remat == "dots":
+        layer -= results  # there already, in the layer that is at work
     logits = rows * min(cfg.train.logprob_chunk, seq) * shape.vocab_size * 4
     is_cast = cfg.model.dtype != cfg.model.param_dtype
     head = shape.vocab_size * shape.hidden_size * (4 + is_cast * size) / _ways(cfg, devices)

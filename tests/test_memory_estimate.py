@@ -55,6 +55,7 @@ def laid_out(program, cfg):
     [
         pytest.param(TINY, id="tiny"),
         pytest.param(MEDIUM, id="medium", marks=pytest.mark.slow),
+        pytest.param((*MEDIUM, "--config.model.remat=dots"), id="medium-dots", marks=pytest.mark.slow),
         pytest.param((*MEDIUM, *HALF), id="medium-bfloat16-remat", marks=pytest.mark.slow),
         pytest.param((*MEDIUM, "--config.model.lora.rank=8"), id="medium-lora", marks=pytest.mark.slow),
         pytest.param(LARGE, id="0.6b", marks=pytest.mark.slow),
