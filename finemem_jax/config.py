@@ -330,7 +330,7 @@ class GuardConfig:
 class GuardsConfig:
     """Alarms (`guards.py`), the stall watchdog (`watchdog.py`), and what happens when a part of the run fails."""
 
-    patience: int = 5  # an alarm sounds after so many steps in a row beyond its limit (non_finite, stall: at once)
+    patience: int = 5  # an alarm sounds after so many steps in a row beyond its limit, then after 2, 4, 8 times as many
     non_finite: GuardConfig = field(  # this many updates in a row were skipped for a loss or gradient of NaN or inf
         default_factory=lambda: GuardConfig(limit=8, action="stop")
     )

@@ -80,7 +80,6 @@ class AskedOnce(Chat):
         else:
             waiting.set_result(replace(asked.result(), key=key))
 
-
     def _count(self, reply: Reply) -> None:
         self.replies += reply.text is not None
         self.missing += reply.text is None
