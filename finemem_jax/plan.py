@@ -156,7 +156,7 @@ def verdict(
         if free < 0:
             failures.append(f"{program.name} needs {needs[program.name] / GIB:.1f} GiB of {chip.memory / GIB:.0f}")
     _print_roofline(cfg, model, chip, mesh, programs)
-    return _verdict(cfg, failures)
+    return _conclude(cfg, failures)
 
 
 def knobs(cfg: Config, failures: list[str]) -> list[str]:
@@ -229,10 +229,10 @@ def plan_by_formula(cfg: Config, model: Any, memory: float, gpus: int) -> int:
         print(f"  {name}: in all {(held + extra) / GIB:.2f}")
         if held + extra > memory:
             failures.append(f"{name} needs {(held + extra) / GIB:.1f} GiB of {memory / GIB:.0f}")
-    return _verdict(cfg, failures)
+    return _conclude(cfg, failures)
 
 
-def _verdict(cfg: Config, failures: list[str]) -> int:
+def _conclude(cfg: Config, failures: list[str]) -> int:
     if failures:
         print("does not fit: " + "; ".join(failures))
         print("what would make it fit: " + "; ".join(knobs(cfg, failures)))

@@ -45,10 +45,12 @@ def test_a_corpus_that_does_not_fit_on_the_disk_is_one_line(tmp_path):
     (tmp_path / "raw").mkdir()
     WRITERS["squad"](tmp_path / "raw")
     (tmp_path / "out").mkdir()
-    done = run_limited(*BUILD, f"--input={tmp_path / 'raw'}", f"--output={tmp_path / 'out' / 'squad.parquet'}")
+    earlier = tmp_path / "out" / "squad.parquet"
+    earlier.write_bytes(b"of an earlier build")
+    done = run_limited(*BUILD, f"--input={tmp_path / 'raw'}", f"--output={earlier}")
     assert done.returncode == exits.STOPPED, done.stderr
     assert done.stderr.splitlines()[-1].endswith("File too large") and "Traceback" not in done.stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").iterdir()) == [earlier] and earlier.read_bytes() == b"of an earlier build"
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no file size limits here")

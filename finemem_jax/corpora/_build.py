@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from finemem_jax.config import UserError, resolve
 from finemem_jax.corpora._chunking import token_counter
 from finemem_jax.corpora._options import BuildOptions, parse_options
+from finemem_jax.reporting.records import write_atomically
 from finemem_jax.types import Episode, Question
 
 
@@ -90,8 +92,9 @@ def write_rows(episodes: Sequence[Episode], options: BuildOptions) -> None:
             ("num_questions", pyarrow.int64()),
         ]
     )
-    Path(options.output).parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), options.output, compression="zstd")
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), content, compression="zstd")
+    write_atomically(Path(options.output), content.getvalue())
 
 
 def _row(number: int, episode: Episode, options: BuildOptions) -> dict[str, object]:

@@ -65,13 +65,13 @@ def read_lines(path: Path) -> list[dict]:
     return lines
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces the file in one step: a reader sees the old text or the new one, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces the file in one step: a reader sees the old content or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb", buffering=0) as file:
-            _write_all(file, _encode(text))
+            _write_all(file, _encode(content) if isinstance(content, str) else content)
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
