@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from finemem_jax import __version__, config, distributed
-from finemem_jax.benchmarks import contamination, with_reference_metrics
+from finemem_jax.benchmarks import contamination
 from finemem_jax.collect import Job, collect_rollouts, play_scripted
-from finemem_jax.config import MODEL_BASELINES, Config, UserError, resolve
+from finemem_jax.config import MODEL_BASELINES, Config
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env import scripted
 from finemem_jax.env.attribution import CAUSES
@@ -36,6 +36,7 @@ from finemem_jax.policy import (
     load_answerer,
     load_environment,
     load_given,
+    load_held_out,
     load_judge,
 )
 from finemem_jax.reporting.evaluation_log import EvaluationLog
@@ -84,7 +85,10 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = ""
 
 
 def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str, Evaluation]:
-    episodes = _load_episodes(cfg)
+    episodes = load_held_out(cfg)
+    for line in contamination(episode.source for episode in episodes):
+        if distributed.is_lead():
+            print(line, file=sys.stderr)
     loaded = load_given(cfg, given, workdir)
     answerer, judge, opened = load_answerer(cfg, workdir), load_judge(cfg, workdir), OpenPolicies()
 
@@ -120,19 +124,6 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
     _print(f"{cfg.data.name}: {len(episodes)} held-out episodes", {name: e.metrics for name, e in found.items()})
     _print_spent(answerer)
     return found
-
-
-def _load_episodes(cfg: Config) -> list[Episode]:
-    episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, "eval", cfg.seed)
-    episodes = [episodes[i] for i in range(min(cfg.eval.episodes or len(episodes), len(episodes)))]
-    if not episodes:
-        raise UserError(f"no held-out episodes in {cfg.data.eval_path or cfg.data.path or cfg.data.name}")
-    for line in contamination(episode.source for episode in episodes):
-        if distributed.is_lead():
-            print(line, file=sys.stderr)
-    if cfg.eval.metrics == "reference":
-        episodes = [with_reference_metrics(episode) for episode in episodes]
-    return episodes
 
 
 def _summary(records: list[dict], cfg: Config) -> Evaluation:

@@ -1,10 +1,11 @@
-"""From a config to what a run works with: tokenizer, model, parameters, environment."""
+"""From a config to what a run works with: tokenizer, model, parameters, environment, episodes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ from finemem_jax import distributed
 from finemem_jax.answerers._cache import AskedOnce
 from finemem_jax.answerers._judge import ModelJudge
 from finemem_jax.answerers._model import open_endpoint
+from finemem_jax.benchmarks import with_reference_metrics
 from finemem_jax.config import AnswererConfig, Config, ModelConfig, UserError, resolve, unknown
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env import tokenizer as tokenizers
-from finemem_jax.env.environment import Environment
+from finemem_jax.env.environment import LLM_JUDGE, Environment
+from finemem_jax.env.episodes import drawn_evenly, left_out
 from finemem_jax.local_chat import EngineChat
 from finemem_jax.nn.sharding import init_params, make_mesh
+from finemem_jax.reporting.untrusted import printable
 from finemem_jax.transplant import vocabulary_settings, with_vocabulary
-from finemem_jax.types import Answerer, Chat, Judge
+from finemem_jax.types import Answerer, Chat, Episode, Judge
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints
 from finemem_jax.workdir import stored_config
@@ -168,12 +172,45 @@ def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
     if cfg.model.tokenizer == BUILD_TINY:
         return tokenizers.build_tiny(resolve("finemem_jax.benchmarks", "diary").sentences())
     if cfg.model.tokenizer == BUILD_FROM_CORPUS:
-        episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, "train", cfg.seed)
-        texts = (chunk.text for episode in episodes for chunk in episode.chunks)
+        texts = (chunk.text for episode in load_training(cfg) for chunk in episode.chunks)
         return tokenizers.build_tiny(texts, subwords=CORPUS_SUBWORDS)
     if not cfg.model.tokenizer:
         raise UserError("config.model.tokenizer is needed when config.model.path is empty")
     return tokenizers.load(cfg.model.tokenizer)
+
+
+def load_training(cfg: Config) -> Sequence[Episode]:
+    """The training episodes, at least one."""
+    return _load_split(cfg, "train")
+
+
+def load_held_out(cfg: Config) -> list[Episode]:
+    """The held-out episodes that evaluations use, `config.eval.episodes` of them, judged as `config.eval.metrics` says.
+
+    `train` and `evaluate` both come here, so that their numbers are of the same questions."""
+    there = _load_split(cfg, "eval")
+    episodes = drawn_evenly(there, cfg.eval.episodes, cfg.eval.seed)
+    if len(episodes) < len(there) and distributed.is_lead():
+        chosen = f"{len(episodes)} of {len(there)} held-out episodes are judged"
+        drawn = f"drawn over their data sources by config.eval.seed={cfg.eval.seed}"
+        note = f"{chosen} (config.eval.episodes), {drawn}: {left_out(there, episodes)}"
+        print(printable(note), file=sys.stderr)
+    if cfg.eval.metrics == "reference":
+        episodes = [with_reference_metrics(episode) for episode in episodes]
+    judged = sorted({e.source for e in episodes if any(q.metric == LLM_JUDGE for q in e.questions)})
+    if judged and cfg.judge.name == "none":
+        raise UserError(
+            f"config.eval.metrics={cfg.eval.metrics} judges {', '.join(judged)} by a model: set config.judge.name "
+            "(endpoint, local), or keep other data sources with config.data.sources"
+        )
+    return episodes
+
+
+def _load_split(cfg: Config, split: str) -> Sequence[Episode]:
+    episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, split, cfg.seed)
+    if not len(episodes):
+        raise UserError(f"config.data: no episodes in the {split} split of {cfg.data.path or cfg.data.name}")
+    return episodes
 
 
 def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Judge | None = None) -> Environment:

@@ -34,12 +34,12 @@ import numpy as np
 
 from finemem_jax import distributed, packing
 from finemem_jax.collect import Job, play_scripted
-from finemem_jax.config import Config, LossConfig, resolve
+from finemem_jax.config import Config, LossConfig
 from finemem_jax.env import operations, prompts, scripted
 from finemem_jax.env.environment import Asked, Environment
 from finemem_jax.env.tokenizer import ITEM_IDS
 from finemem_jax.packing import Lengths, TrainSequence
-from finemem_jax.policy import Policy, load_environment, load_mesh, load_policy
+from finemem_jax.policy import Policy, load_environment, load_mesh, load_policy, load_training
 from finemem_jax.reporting.progress import Progress
 from finemem_jax.reporting.records import JsonLines
 from finemem_jax.rl import metrics as metrics_lib
@@ -58,8 +58,7 @@ def sft(cfg: Config, workdir: Path) -> Policy:
     mesh = load_mesh(cfg)
     policy = load_policy(cfg, mesh)
     env = load_environment(cfg, policy.tokenizer)
-    episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, "train", cfg.seed)
-    exercises = Exercises(cfg, env, episodes)
+    exercises = Exercises(cfg, env, load_training(cfg))
     is_muted = not distributed.is_lead()
     log = JsonLines(workdir / "sft_metrics.jsonl", keep_below=0, is_muted=is_muted)
     params, done = policy.params, 0

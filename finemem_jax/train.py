@@ -33,7 +33,7 @@ from finemem_jax import config, distributed, exits, packing
 from finemem_jax import workdir as workdirs
 from finemem_jax.benchmarks import contamination
 from finemem_jax.collect import Job, collect_rollouts, warm_up
-from finemem_jax.config import Config, UserError, resolve
+from finemem_jax.config import Config, UserError
 from finemem_jax.decoding.engine import Engine, EpisodesFailed
 from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.environment import Environment, training_questions
@@ -46,7 +46,16 @@ from finemem_jax.groups import check_groups, mini_batches, own_groups, pack_grou
 from finemem_jax.journal import CHECKPOINTS, Journal, say, scores
 from finemem_jax.memory_estimate import check_memory
 from finemem_jax.nn.lora import without_adapters
-from finemem_jax.policy import Policy, load_answerer, load_environment, load_judge, load_mesh, load_policy
+from finemem_jax.policy import (
+    Policy,
+    load_answerer,
+    load_environment,
+    load_held_out,
+    load_judge,
+    load_mesh,
+    load_policy,
+    load_training,
+)
 from finemem_jax.preemption import Preempted, Preemption
 from finemem_jax.profiling import Profile
 from finemem_jax.reporting.plots import plot_run
@@ -98,7 +107,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         policy = load_policy(cfg, mesh)
         env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
         answerer = load_answerer(cfg, workdir)
-        episodes, held_out = load_episodes(cfg)
+        episodes, held_out = load_training(cfg), load_held_out(cfg)
         optimizer = make_optimizer(cfg.optimizer, max(cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches, 1))
         state = create_train_state(policy.params, optimizer)
         update = make_train_step(
@@ -264,17 +273,6 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         raise RunEnded(f"{why}; {saved}; the same command goes on from there", code) from None
     except FloatingPointError as error:  # the engine met NaN: this state is worth nothing, an older one may be
         raise RunEnded(f"step {done}: {error}; not saved, older checkpoints count", exits.STOPPED) from error
-
-
-def load_episodes(cfg: Config) -> tuple[Sequence[Episode], list[Episode]]:
-    """The training episodes, and the held-out ones that evaluations use."""
-    benchmark = resolve("finemem_jax.benchmarks", cfg.data.name)
-    episodes = benchmark.load(cfg.data, "train", cfg.seed)
-    held_out = benchmark.load(cfg.data, "eval", cfg.seed)
-    held_out = [held_out[i] for i in range(min(cfg.eval.episodes or len(held_out), len(held_out)))]
-    if len(episodes) == 0 or len(held_out) == 0:
-        raise UserError(f"config.data: {len(episodes)} training and {len(held_out)} held-out episodes")
-    return episodes, held_out
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -447,7 +445,7 @@ def report(
         before = {f"before {line['policy']}": line for line in evaluations if line["step"] == 0}
         table = {**{name: e.metrics for name, e in baselines.items()}, **before, **after}
         write_atomically(workdir / "results.json", json.dumps(table, indent=1))
-        print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes})", table)
+        print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes or 'all'})", table)
         plot_run(
             workdir / "curves.png",
             read_lines(workdir / "metrics.jsonl"),

@@ -29,10 +29,10 @@ def flat_memory(cfg: MemoryConfig | None = None):
     return resolve("finemem_jax.memory", "flat").create(cfg or MemoryConfig(), count_words)
 
 
-def episode(chunks: Sequence[str], questions: Sequence[tuple[str, str]] = ()) -> Episode:
+def episode(chunks: Sequence[str], questions: Sequence[tuple[str, str]] = (), *, source: str = "fake") -> Episode:
     return Episode(
         "fake",
-        "fake",
+        source,
         tuple(Chunk(text, i) for i, text in enumerate(chunks)),
         tuple(Question(text, (answer,), "exact_match") for text, answer in questions),
     )

@@ -1,8 +1,10 @@
-"""Streams of episodes: in an order fixed by a seed, in shards per process, from a position that can be saved."""
+"""Streams of episodes: in an order fixed by a seed, in shards per process, from a position that can be saved. And a
+sample of them that stands for all their data sources."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -50,3 +52,32 @@ class EpisodeStream:
         start = self.position + self.shard * count
         indices = stream_indices(len(self.episodes), self.seed, range(start, start + count))
         return [self.episodes[i] for i in indices], replace(self, position=self.position + count * self.shards)
+
+
+def drawn_evenly(episodes: Sequence[Episode], count: int, seed: int) -> list[Episode]:
+    """`count` of the episodes in their order (0 or too many = all), as evenly over their data sources as these allow.
+
+    Files are often sorted by source, so the first rows would stand for one source alone. A source with fewer episodes
+    than its share gives all it has, and the others share the rest; with fewer episodes wanted than there are sources,
+    chance says which have one. Which episodes of a source are taken is drawn too.
+    """
+    if not 0 < count < len(episodes):
+        return list(episodes)
+    rng = random.Random(f"held out {seed}")
+    by_source: dict[str, list[int]] = {}
+    for index, episode in enumerate(episodes):
+        by_source.setdefault(episode.source, []).append(index)
+    waiting = [rng.sample(found, len(found)) for _, found in sorted(by_source.items())]
+    rng.shuffle(waiting)
+    chosen: list[int] = []
+    while len(chosen) < count:
+        for indices in waiting:
+            if indices and len(chosen) < count:
+                chosen.append(indices.pop())
+    return [episodes[index] for index in sorted(chosen)]
+
+
+def left_out(episodes: Sequence[Episode], chosen: Sequence[Episode]) -> str:
+    """Per data source, how many of its episodes were chosen: "hotpotqa 21 of 219, squad 21 of 30"."""
+    there, taken = (Counter(episode.source for episode in group) for group in (episodes, chosen))
+    return ", ".join(f"{source} {taken[source]} of {there[source]}" for source in sorted(there))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from finemem_jax.env.episodes import EpisodeStream, stream_indices
+from finemem_jax.env.episodes import EpisodeStream, drawn_evenly, left_out, stream_indices
+from tests import fakes
 
 EPISODES = [f"episode {i}" for i in range(7)]
 
@@ -58,3 +59,29 @@ def test_positions_are_those_of_the_training_loop():
 def test_an_impossible_stream_is_refused(fields):
     with pytest.raises(ValueError, match="position"):
         EpisodeStream(**({"episodes": EPISODES, "seed": 0} | fields))
+
+
+def sorted_by_source(**counts):
+    return [fakes.episode([f"{source} {i}"], source=source) for source, count in counts.items() for i in range(count)]
+
+
+def test_a_sample_stands_for_every_source_of_a_file_sorted_by_source():
+    there = sorted_by_source(squad=40, hotpotqa=100, booksum=3)
+    drawn = drawn_evenly(there, 15, seed=7)
+    assert left_out(there, drawn) == "booksum 3 of 3, hotpotqa 6 of 100, squad 6 of 40"
+    assert [there.index(episode) for episode in drawn] == sorted(there.index(episode) for episode in drawn)
+    assert drawn == drawn_evenly(there, 15, seed=7) != drawn_evenly(there, 15, seed=8)
+    assert drawn != there[:15]
+
+
+def test_with_fewer_episodes_than_sources_each_has_one_at_most():
+    there = sorted_by_source(a=5, b=5, c=5, d=5)
+    drawn = drawn_evenly(there, 3, seed=0)
+    assert len({episode.source for episode in drawn}) == 3
+    assert len({tuple(e.source for e in drawn_evenly(there, 3, seed)) for seed in range(20)}) > 1
+
+
+@pytest.mark.parametrize("count", [0, 8, 9])
+def test_all_episodes_stay_as_they_are(count):
+    there = sorted_by_source(a=3, b=5)
+    assert drawn_evenly(there, count, seed=0) == there
