@@ -337,6 +337,12 @@ class GuardsConfig:
     reward_collapse: GuardConfig = field(  # share of (group, step) pairs with a gradient, at or below
         default_factory=lambda: GuardConfig(limit=0.0)
     )
+    missing_rewards: GuardConfig = field(  # share of (group, step) pairs without a reward: no answers came, at or above
+        default_factory=lambda: GuardConfig(limit=0.05)
+    )
+    missing_rewards_stop: GuardConfig = field(  # the same, where going on is of no use
+        default_factory=lambda: GuardConfig(limit=0.5, action="stop")
+    )
     reward_drop: GuardConfig = field(  # smoothed total reward, this much or more below its best so far
         default_factory=lambda: GuardConfig(limit=0.5)
     )
@@ -612,6 +618,8 @@ _RANGES = {
     "guards.patience": (1, math.inf),
     "guards.non_finite.limit": (1, math.inf),
     "guards.reward_collapse.limit": (0, 1),
+    "guards.missing_rewards.limit": (1e-9, 1),
+    "guards.missing_rewards_stop.limit": (1e-9, 1),
     "guards.reward_drop.limit": (0, math.inf),
     "guards.format_collapse.limit": (0, 1),
     "guards.length_explosion.limit": (0, 1),

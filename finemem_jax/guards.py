@@ -31,6 +31,12 @@ WATCHES = {
     "reward_collapse": Watch(
         "groups_with_gradient", operator.le, "the samples of nearly every group are rewarded alike: nothing is learned"
     ),
+    "missing_rewards": Watch(
+        "missing_rewards", operator.ge, "groups have no reward and teach nothing, because answers are missing"
+    ),
+    "missing_rewards_stop": Watch(
+        "missing_rewards", operator.ge, "hardly a group has a reward, because answers are missing"
+    ),
     "reward_drop": Watch("reward/drop", operator.ge, "the smoothed reward fell below its best"),
     "format_collapse": Watch("valid_operations", operator.le, "hardly an operation is well-formed and applies"),
     "length_explosion": Watch("unfinished", operator.ge, "turns are cut off at prompt.max_completion_tokens"),

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -38,7 +39,13 @@ from finemem_jax.decoding.engine import Engine, EpisodesFailed
 from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.environment import Environment, training_questions
 from finemem_jax.env.episodes import stream_indices
-from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step_rewards, variance_shares
+from finemem_jax.env.step_rewards import (
+    StepRewards,
+    around_group_mean,
+    asks_chunk_questions,
+    step_rewards,
+    variance_shares,
+)
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
 from finemem_jax.exits import RunEnded
@@ -195,6 +202,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     )
                 losses, batches = [], []
                 for chosen in mini_batches(cfg, step, len(groups)):
+                    if np.isnan(advantages[chosen]).all():
+                        continue  # no answers, no gradient: not even momentum and weight decay may move the policy
                     with clock.phase("pack"):
                         packed, padding_share = pack_groups(chosen, own, lengths, advantages, cfg)
                         batch = packing.to_device(packed, mesh)
@@ -357,12 +366,13 @@ class _Clock:
 
 
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What the policy wrote in a step's rollouts."""
+    """What the policy wrote in a step's rollouts; without an accuracy where every answer is missing."""
     steps = [step for rollout in rollouts for step in rollout.steps]
     outcomes = [outcome for step in steps for outcome in step.outcomes]
-    final = [a.score for r in rollouts for a in r.answers if a.step is None and a.score is not None]
+    asked = [a.score for r in rollouts for a in r.answers if a.step is None]
+    final = [score for score in asked if score is not None]
     return {
-        "accuracy": float(np.mean(final)) if final else 0.0,
+        **({"accuracy": float(np.mean(final)) if final else 0.0} if final or not asked else {}),
         "valid_operations": float(np.mean([o.ok for o in outcomes])) if outcomes else 0.0,
         "operations_per_step": len(outcomes) / max(len(steps), 1),
         "updates_per_step": sum(
@@ -378,24 +388,31 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def reward_metrics(rewards: StepRewards, advantages: np.ndarray, weights: Mapping[str, float]) -> dict[str, float]:
-    """Of every term: mean, spread in groups, share of the advantages' variance. How many groups carry a gradient."""
-    line = {"reward/total": float(np.nanmean(rewards.total))}
+    """Of every term: mean, spread in groups, share of the advantages' variance. How many groups carry a gradient, and
+    how many have no reward. What was not measured at all (every answer is missing) is left out."""
+    has_reward = ~np.isnan(rewards.total).all(axis=1)  # [groups, steps]
+    line = {"reward/total": float(np.nanmean(rewards.total))} if has_reward.any() else {}
     for name, term in rewards.terms.items():
         if np.isnan(term).all():
             continue
         line[f"reward/{name}"] = float(np.nanmean(term))
-        centred = term - np.nanmean(term, axis=1, keepdims=True)
-        line[f"spread/{name}"] = float(np.sqrt(np.nanmean(centred**2)))
+        present = ~np.isnan(term)
+        centred = around_group_mean(term, present)
+        line[f"spread/{name}"] = float(np.sqrt((centred**2).sum() / present.sum()))
     shares = variance_shares(rewards, weights, advantages)
     line |= {f"share/{name}": share for name, share in shares.items()}
-    live = np.nan_to_num(np.abs(advantages)).max(axis=1) > 0  # [groups, steps]
-    line["groups_with_gradient"] = float(live.mean())
-    line["missing_rewards"] = float(rewards.missing)
+    if has_reward.any():
+        live = np.nan_to_num(np.abs(advantages)).max(axis=1) > 0  # [groups, steps]
+        line["groups_with_gradient"] = float(live[has_reward].mean())
+    line["missing_rewards"] = rewards.missing / max(rewards.pairs, 1)
     return line
 
 
 def loss_metrics(losses: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:
-    """Means over the step's updates. "first_…" is of the first, where the importance ratio is 1 but for rounding."""
+    """Means over the step's updates. "first_…" is of the first, where the importance ratio is 1 but for rounding.
+    Nothing where no group had a reward, and so no update was made."""
+    if not losses:
+        return {}
     names = losses[0][1]
     line = {f"loss/{name}": float(np.mean([values[name] for _, values in losses])) for name in names}
     line["loss/first_log_ratio_abs_max"] = losses[0][1]["log_ratio_abs_max"]
@@ -419,8 +436,12 @@ def engine_metrics(engine: Engine, rollout_seconds: float) -> dict[str, float]:
 def live_values(line: Mapping[str, float], timing: Mapping[str, float], alarms: int) -> dict[str, float | str]:
     """What the live view shows of a step."""
     terms = {name.removeprefix("reward/"): value for name, value in line.items() if name.startswith("reward/")}
-    shown = {"reward": terms.pop("total"), **terms, "accuracy": line["accuracy"], "valid": line["valid_operations"]}
-    shown |= {"memory tokens": line["memory_tokens"], "tokens/s": timing["engine/tokens_per_second"]}
+    shown = {"reward": terms.pop("total", math.nan), **terms, "accuracy": line.get("accuracy", math.nan)}
+    shown |= {
+        "valid": line["valid_operations"],
+        "memory tokens": line["memory_tokens"],
+        "tokens/s": timing["engine/tokens_per_second"],
+    }
     return shown | {"occupancy": timing["engine/occupancy"]} | ({"ALARMS": alarms} if alarms else {})
 
 

@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from finemem_jax.config import MemoryConfig, resolve
 from finemem_jax.types import (
     Answer,
+    Answerer,
+    AnswerRequest,
     Chat,
     Chunk,
     Completion,
@@ -81,3 +83,21 @@ class EchoChat(Chat):
             text, future = self._waiting.pop(0)
             self.asked.append(text)
             future.set_result(Reply(self.say(text), 5, 1))
+
+
+class LossyAnswerer(Answerer):
+    """`inner`, whose replies are lost where `loses` says so."""
+
+    def __init__(self, inner: Answerer, loses: Callable[[AnswerRequest], bool] = lambda request: True):
+        self.inner, self.loses = inner, loses
+
+    def submit(self, requests) -> list[Future[Reply]]:
+        futures = self.inner.submit(requests)
+        for i, request in enumerate(requests):
+            if self.loses(request):
+                futures[i] = Future()
+                futures[i].set_result(Reply(None, problem="HTTP 500"))
+        return futures
+
+    def settle(self) -> None:
+        self.inner.settle()

@@ -14,6 +14,7 @@ HEALTHY = {
     "groups_with_gradient": 0.9,
     "valid_operations": 0.9,
     "unfinished": 0.0,
+    "missing_rewards": 0.0,
     "reward/total": 1.0,
     "loss/ref_kl": 0.01,
     "loss/old_kl": 0.001,
@@ -35,6 +36,7 @@ def test_a_healthy_run_sounds_no_alarm():
         ("reward_collapse", "groups_with_gradient", 0.0),
         ("format_collapse", "valid_operations", 0.05),
         ("length_explosion", "unfinished", 0.8),
+        ("missing_rewards", "missing_rewards", 0.05),
         ("kl", "loss/ref_kl", 11.0),
         ("drift", "loss/old_kl", 1.5),
         ("entropy_low", "loss/nll", 1e-5),
@@ -57,8 +59,14 @@ def test_an_alarm_sounds_after_patience_steps_in_a_row_and_names_its_knob(name, 
 
 def test_every_alarm_is_tested_and_has_a_config():
     tested = {"reward_collapse", "format_collapse", "length_explosion", "kl", "drift", "entropy_low", "entropy_high"}
-    assert set(WATCHES) == tested | {"reward_drop"}
+    assert set(WATCHES) == tested | {"reward_drop", "missing_rewards", "missing_rewards_stop"}
     assert all(isinstance(getattr(GuardsConfig(), name), GuardConfig) for name in WATCHES)
+
+
+def test_answers_that_are_missing_warn_at_5_percent_and_stop_at_50():
+    found = Guards(GuardsConfig(patience=1)).check({**HEALTHY, "missing_rewards": 0.5})
+    assert {alarm.name: alarm.action for alarm in found} == {"missing_rewards": "warn", "missing_rewards_stop": "stop"}
+    assert sounded(Guards(GuardsConfig(patience=1)), [{**HEALTHY, "missing_rewards": 0.049}]) == []
 
 
 def test_a_fall_of_the_smoothed_reward_below_its_best_is_an_alarm():

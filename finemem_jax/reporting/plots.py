@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,11 +32,10 @@ def plot_run(
         left.axhline(value, linestyle=":", color=f"C{i + 4}", label=f"{name} {value:.2f}")
     left.set(xlabel="step", ylabel="held-out question accuracy", ylim=(0, 1), title=title)
     left.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves, never over them
-    terms = [key for key in (metrics[0] if metrics else {}) if key.startswith("reward/")]
-    for term in terms:
-        right.plot(
-            [line["step"] for line in metrics], [line[term] for line in metrics], label=term.removeprefix("reward/")
-        )
+    terms = dict.fromkeys(key for line in metrics for key in line if key.startswith("reward/"))
+    for term in terms:  # a step that could not measure a term has no such value
+        values = [math.nan if line.get(term) is None else line[term] for line in metrics]
+        right.plot([line["step"] for line in metrics], values, label=term.removeprefix("reward/"))
     right.set(xlabel="step", ylabel="mean over the step's rollouts", title="reward terms")
     if terms:
         right.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

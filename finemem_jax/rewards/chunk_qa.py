@@ -11,12 +11,19 @@ ASKS_CHUNK_QUESTIONS = True  # the environment asks them only when a term that r
 
 
 def step_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
-    """[steps] in [0, 1]; NaN (missing, not 0) where the answerer failed on a question of the step.
+    """[steps] in [0, 1], over the questions that were answered; NaN (missing, not 0) where the answerer failed on all.
 
     A chunk without questions gives 0 to every sample alike, hence no advantage.
     """
-    scores: list[list[float]] = [[] for _ in rollout.steps]
+    scores: list[list[float | None]] = [[] for _ in rollout.steps]
     for answer in rollout.answers:
         if answer.step is not None:
-            scores[answer.step].append(np.nan if answer.score is None else answer.score)
-    return np.array([np.mean(s) if s else 0.0 for s in scores], dtype=np.float64)
+            scores[answer.step].append(answer.score)
+    return np.array([_accuracy(of_step) for of_step in scores], dtype=np.float64)
+
+
+def _accuracy(scores: list[float | None]) -> float:
+    answered = [score for score in scores if score is not None]
+    if not answered:
+        return np.nan if scores else 0.0
+    return float(np.mean(answered))

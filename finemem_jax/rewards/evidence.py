@@ -53,9 +53,10 @@ def evidence_rewards(
 
 
 def step_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
-    """[steps]; NaN (missing, not 0) everywhere when the answerer failed on a final question."""
-    final = [answer for answer in rollout.answers if answer.step is None]
-    if any(answer.score is None for answer in final):
+    """[steps], from the final questions that were answered; NaN (missing, not 0) where the answerer failed on all."""
+    asked = [answer for answer in rollout.answers if answer.step is None]
+    final = [answer for answer in asked if answer.score is not None]
+    if asked and not final:
         return np.full(len(rollout.steps), np.nan)
     shared = cfg.evidence.update_credit == "shared"
     return evidence_rewards(

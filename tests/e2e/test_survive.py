@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from finemem_jax import exits, main
+from finemem_jax.policy import load_policy
 from finemem_jax.reporting.records import read_lines
+from finemem_jax.weights.checkpoints import Checkpoints
 from tests.fake_server import FakeServer
 
 HARNESS = Path(__file__).with_name("kill_harness.py")
@@ -97,6 +101,23 @@ def test_an_answerer_that_is_away_is_waited_for_and_one_that_stays_away_ends_the
         assert "resumed at step 1" in capfd.readouterr().err
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert (tmp_path / "struck" / name).read_bytes() == (tmp_path / "untouched" / name).read_bytes()
+
+
+def test_an_answerer_that_answers_nothing_moves_no_parameter_and_stops_the_run(tmp_path, capfd):
+    """Every request is refused, so nothing is known of any sample: neither a gradient nor weight decay may act."""
+    with FakeServer(lambda question, attempt: "400") as server:
+        url = f"--config.answerer.url={server.url}"
+        arguments = [*OUTAGE, "--config.train.steps=4", "--config.guards.patience=2", url]
+        assert main.main(["train", *arguments, f"--workdir={tmp_path}"]) == exits.STOPPED
+    assert "hardly a group has a reward, because answers are missing" in capfd.readouterr().err
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert [line["missing_rewards"] for line in lines] == [1.0, 1.0]
+    assert not any(name.startswith("loss/") or name in ("reward/total", "accuracy") for name in lines[0])
+    alarms = [(line["step"], line["name"], line["action"]) for line in read_lines(tmp_path / "alarms.jsonl")]
+    assert alarms == [(1, "missing_rewards", "warn"), (1, "missing_rewards_stop", "stop")]
+    start = load_policy(main.load_config("configs/quickstart.py", arguments[1:]))
+    kept = Checkpoints(tmp_path / "checkpoints", keep=1, read_only=True).restore_params(start.params)
+    jax.tree.map(np.testing.assert_array_equal, start.params, kept)
 
 
 @pytest.mark.slow

@@ -88,9 +88,12 @@ def test_shared_update_credit_is_split_over_all_writers():
     np.testing.assert_allclose(evidence.step_rewards(rollout, shared, fakes.count_words), [0.5, 0.5])
 
 
-def test_a_failed_final_answer_is_missing_not_zero():
+def test_a_failed_final_answer_is_left_out_and_evidence_is_missing_when_all_failed():
+    cfg = RewardsConfig(evidence=EvidenceConfig(beta=0.0))
     rollout = fakes.rollout([["x"], ["y"]], answers=[answer(1.0), answer(None)])
-    assert np.isnan(evidence.step_rewards(rollout, RewardsConfig(), fakes.count_words)).all()
+    np.testing.assert_allclose(evidence.step_rewards(rollout, cfg, fakes.count_words), [0.5, 0.5])
+    rollout = fakes.rollout([["x"], ["y"]], answers=[answer(None), answer(None)])
+    assert np.isnan(evidence.step_rewards(rollout, cfg, fakes.count_words)).all()
 
 
 def test_format_is_the_share_of_good_operations_and_0_without_any():
@@ -98,10 +101,11 @@ def test_format_is_the_share_of_good_operations_and_0_without_any():
     np.testing.assert_allclose(format.step_rewards(rollout, RewardsConfig(), fakes.count_words), [0.5, 0.0, 1.0])
 
 
-def test_chunk_qa_is_the_mean_score_of_the_step_and_missing_when_one_failed():
+def test_chunk_qa_is_the_mean_score_of_the_step_and_missing_when_all_failed():
     answers = [answer(1.0, 0), answer(0.0, 0), answer(0.5, 1), answer(None, 2), answer(1.0, 2), answer(0.0)]
-    got = chunk_qa.step_rewards(fakes.rollout([["x"]] * 4, answers=answers), RewardsConfig(), fakes.count_words)
-    np.testing.assert_allclose(got, [0.5, 0.5, np.nan, 0.0])
+    answers += [answer(None, 3), answer(None, 3)]
+    got = chunk_qa.step_rewards(fakes.rollout([["x"]] * 5, answers=answers), RewardsConfig(), fakes.count_words)
+    np.testing.assert_allclose(got, [0.5, 0.5, 1.0, np.nan, 0.0])
 
 
 def test_compression_is_one_minus_kept_over_read():
@@ -129,13 +133,14 @@ def test_total_is_the_weighted_sum_and_a_weight_of_0_computes_nothing():
     assert set(rewards.terms) == {"format", "chunk_qa"} and rewards.missing == 0
 
 
-def test_a_missing_term_leaves_out_the_whole_group_at_that_step_only():
+def test_a_missing_term_leaves_the_whole_group_without_a_reward_at_that_step_only():
     cfg = RewardsConfig(weights={"format": 1.0, "chunk_qa": 0.5})
     groups = [group([1.0, 1.0], [None, 0.0]), group([1.0, 1.0], [0.0, 0.0])]
     rewards = step_rewards(groups, cfg, fakes.count_words)
-    np.testing.assert_allclose(rewards.total[0], [[1.0, 0.5], [1.0, 0.0]])
+    np.testing.assert_allclose(rewards.total[0], [[np.nan, 0.5], [np.nan, 0.0]])
     np.testing.assert_allclose(rewards.total[1], [[1.5, 0.5], [1.0, 0.0]])
-    assert rewards.missing == 1
+    assert (rewards.missing, rewards.pairs) == (1, 4)
+    assert np.isnan(group_advantages(rewards.total)[0, :, 0]).all()
 
 
 def test_steps_a_rollout_does_not_have_are_nan():
@@ -190,9 +195,9 @@ def test_shares_pass_over_missing_steps_and_missing_terms():
         "format": np.array([[[0.0, 1.0], [1.0, nan], [1.0, 0.0]]]),  # the second sample has one step only
         "evidence": np.array([[[nan, 0.5], [0.9, nan], [0.1, 0.1]]]),  # missing at step 0: left out
     }
-    total = np.array([[[0.0, 1.5], [1.0, nan], [1.0, 0.1]]])
+    total = np.array([[[nan, 1.5], [nan, nan], [nan, 0.1]]])
     shares = variance_shares(StepRewards(total, terms, 1), {"format": 1.0, "evidence": 1.0}, group_advantages(total))
-    # step 0: format alone, Σ A A = 2 (three samples); step 1: two samples, Σ A A = 1, of which 1/1.4 is format's
-    assert shares == pytest.approx({"format": (2 + 1 / 1.4) / 3, "evidence": (0.4 / 1.4) / 3}, abs=1e-5)
+    # step 0 has no reward; step 1: two samples, of whose difference of 1.4 the format's is 1
+    assert shares == pytest.approx({"format": 1 / 1.4, "evidence": 0.4 / 1.4}, abs=1e-5)
     nothing = variance_shares(StepRewards(total * 0, terms, 1), {"format": 1.0, "evidence": 1.0}, total * 0)
     assert set(nothing.values()) == {0.0}
