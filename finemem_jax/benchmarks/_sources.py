@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from finemem_jax.config import UserError
 from finemem_jax.types import Episode
 
 
@@ -15,7 +16,7 @@ class Source:
     metric: str  # a function of env/scoring.py
     kind: str  # Question.kind
     query_prompt: str = ""
-    reference: str = "reference_sub_em"  # what the published evaluation of Mem-α judges it with
+    reference: str = "reference_sub_em"  # what the published evaluation of Mem-α judges it with; "" = not reproduced
 
 
 _NUMBERED = (
@@ -53,7 +54,7 @@ SOURCES = {
     ),
     "eventqa": Source("substring_match", "event", reference="reference_all_contained"),
     "detective": Source("exact_match", "reasoning", reference="reference_boxed_equal"),
-    "recsys": Source("parts_recall", "recommendation"),
+    "recsys": Source("parts_recall", "recommendation", reference=""),
     "factconsolidation": Source("substring_match", "changed", _PRESENT),
 }
 
@@ -66,8 +67,15 @@ def source_of(data_source: str) -> Source:
 
 
 def with_reference_metrics(episode: Episode) -> Episode:
-    """The episode, its final questions judged as in the published evaluation (`config.eval.metrics=reference`)."""
+    """The episode, its final questions judged as in the published evaluation (`config.eval.metrics=reference`).
+
+    Raises UserError where that cannot be reproduced."""
     metric = source_of(episode.source).reference
+    if not metric:
+        raise UserError(
+            f"config.eval.metrics=reference: the published score of {episode.source} needs its authors' table of "
+            "titles; leave it out with config.data.sources, or take config.eval.metrics=strict"
+        )
     return replace(episode, questions=tuple(replace(question, metric=metric) for question in episode.questions))
 
 
