@@ -81,10 +81,18 @@ def records_of(folder):
             parts = b""
 
 
-def test_wandb_holds_the_documented_names(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="Weights & Biases (the extra `wandb`) is not installed")
+@pytest.fixture
+def wandb(monkeypatch):
+    """Weights & Biases, offline. It reads its variables once, for all runs of a process, until it is torn down."""
+    library = pytest.importorskip("wandb", reason="Weights & Biases (the extra `wandb`) is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    library.teardown()
+    yield library
+    library.teardown()
+
+
+def test_wandb_holds_the_documented_names(tmp_path, wandb):
     groups = [[runs.rollout(0, sample=s, nasty="<script>") for s in range(2)]]
     terms = {"format": np.array([[[0.0, 0.5, 1.0], [1.0, np.nan, 1.0]]])}
     logged = {step: {"accuracy": step / 4, "reward/format": 1.0, "seconds/rollout": 0.5} for step in range(3)}
@@ -97,6 +105,8 @@ def test_wandb_holds_the_documented_names(tmp_path, monkeypatch):
             board.scalars(step, {"seconds/rollout": timing})
             values["seconds/rollout"] = timing
         board.evaluation(3, "T=1", {"accuracy": 0.75})
+    # A run that is finished may still be on its way into its file: another process writes it, and has when that ends.
+    wandb.teardown()
     rows = [
         {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
         for record in records_of(tmp_path)
@@ -114,9 +124,7 @@ def test_wandb_holds_the_documented_names(tmp_path, monkeypatch):
     assert "chunk 0 of episode 0 <script>" in json.loads(table.read_text())["data"][0][0]
 
 
-def test_wandb_that_refuses_is_one_line(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="Weights & Biases (the extra `wandb`) is not installed")
-    monkeypatch.setenv("WANDB_MODE", "offline")
+def test_wandb_that_refuses_is_one_line(tmp_path, wandb):
     with pytest.raises(UserError, match=r"config\.logging\.wandb=true: .*project.*WANDB_MODE=offline"):
         open_trackers(tmp_path, tensorboard=False, wandb=True, wandb_project="no/such")
 
