@@ -54,9 +54,9 @@ class MemoryItem:
 
     id: str
     text: str
-    written_at: int  # step of the last INSERT or UPDATE that wrote `text`
+    written_at: int  # φ(m): step of the last INSERT or UPDATE that changed what it says
     kind: str = ""  # the store it lives in, for layered memories; "" in a flat one
-    writers: tuple[int, ...] = ()  # every step that wrote this item, oldest first; the last equals `written_at`
+    writers: tuple[int, ...] = ()  # every step that changed what it says, oldest first; the last equals `written_at`
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,16 @@
-"""Fine-Mem's memory: one flat list of items, written by INSERT, UPDATE, DELETE and SKIP."""
+"""Fine-Mem's memory: one flat list of items, written by INSERT, UPDATE, DELETE and SKIP.
+
+φ(m), the step that wrote an item, decides who is paid for it. It moves only with what an item says: a text that differs
+from one in memory in case, spaces or a full stop is a duplicate, and what a step removes and writes again (as another
+item, or back over its own change) still belongs to the step that first wrote it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
 from finemem_jax.config import MemoryConfig
+from finemem_jax.memory._substance import substance
 from finemem_jax.types import CountTokens, Memory, MemoryItem, Operation, Outcome, ToolSpec
 
 SPECS = (
@@ -22,9 +27,6 @@ SPECS = (
 )
 
 
-_TEXT = attrgetter("text")
-
-
 @dataclass(frozen=True, slots=True)
 class Flat(Memory):
     """An immutable flat store. Ids are "#1", "#2", … in order of insertion and are never reused."""
@@ -33,9 +35,10 @@ class Flat(Memory):
     count_tokens: CountTokens
     items: tuple[MemoryItem, ...] = ()
     next_id: int = 1
-    held: int = (
-        0  # tokens of all items, carried along: summed at every write they cost more than all else at 5,000 items
-    )
+    # tokens of all items, carried along: summed at every write they cost more than all else at 5,000 items
+    held: int = 0
+    step: int = -1  # of the last operation that applied
+    before: tuple[MemoryItem, ...] = ()  # the items as that step found them
 
     def tokens(self) -> int:
         return self.held
@@ -58,7 +61,8 @@ class Flat(Memory):
                     return self, Outcome("unknown id", ok=False)
                 rest = tuple(other for other in self.items if other is not item)
                 held = self.held - self.count_tokens(item.text)
-                return replace(self, items=rest, held=held), Outcome("applied", ok=True, item=item.id)
+                after = replace(self, items=rest, held=held, step=step, before=self._found_by(step))
+                return after, Outcome("applied", ok=True, item=item.id)
             case "memory_skip":
                 return self, Outcome("skipped", ok=True)
         return self, Outcome(f"malformed: unknown tool {operation.name[:40]!r}", ok=False)
@@ -66,22 +70,34 @@ class Flat(Memory):
     def _find(self, item_id: str) -> MemoryItem | None:
         return next((item for item in self.items if item.id == item_id), None)
 
+    def _found_by(self, step: int) -> tuple[MemoryItem, ...]:
+        """The items as `step` found them."""
+        return self.before if step == self.step else self.items
+
     def _write(self, old: MemoryItem | None, text: str, step: int) -> tuple[Flat, Outcome]:
         """INSERT (`old` is None) or UPDATE of `old`, under the limits and the overflow rule."""
-        if not text.strip():
+        said = substance(text)
+        if not said:
             return self, Outcome("malformed: empty content", ok=False)
-        if text in map(_TEXT, self.items):
+        if any(substance(other.text) == said for other in self.items):
             return self, Outcome("duplicate", ok=False)
         tokens = self.count_tokens(text)
         if tokens > self.cfg.max_item_tokens:
             return self, Outcome("over limit", ok=False)
         held = self.held + tokens
+        before = self._found_by(step)
+        known = next((other for other in before if substance(other.text) == said), None)
+        if known is not None:
+            written_at, writers = known.written_at, known.writers
+        elif old is None or old.written_at == step:
+            written_at, writers = step, (step,) if old is None else old.writers
+        else:
+            written_at, writers = step, (*old.writers, step)
         if old is None:
-            item = MemoryItem(f"#{self.next_id}", text, step, writers=(step,))
+            item = MemoryItem(f"#{self.next_id}", text, written_at, writers=writers)
             items, next_id = (*self.items, item), self.next_id + 1
         else:
-            writers = old.writers if old.written_at == step else (*old.writers, step)
-            item = replace(old, text=text, written_at=step, writers=writers)
+            item = replace(old, text=text, written_at=written_at, writers=writers)
             items, next_id = tuple(item if other is old else other for other in self.items), self.next_id
             held -= self.count_tokens(old.text)
         evicted: list[str] = []
@@ -93,7 +109,8 @@ class Flat(Memory):
             items = tuple(other for other in items if other is not oldest)
             held -= self.count_tokens(oldest.text)
             evicted.append(oldest.id)
-        return replace(self, items=items, next_id=next_id, held=held), Outcome("applied", True, item.id, tuple(evicted))
+        after = replace(self, items=items, next_id=next_id, held=held, step=step, before=before)
+        return after, Outcome("applied", True, item.id, tuple(evicted))
 
 
 def create(cfg: MemoryConfig, count_tokens: CountTokens) -> Flat:

@@ -78,6 +78,64 @@ def test_an_item_too_big_for_the_whole_memory_evicts_nothing():
     assert after == memory and outcome.status == "over limit"
 
 
+SAME = (
+    "Maya's dentist is Orlov",
+    "maya's dentist is orlov.",
+    " Maya's  dentist is Orlov\n",
+    "“Maya’s dentist is Orlov!”",
+    "Maya's dentist is Orlov\u200b",
+    "Ｍaya's dentist is Orlov",
+)
+
+
+@pytest.mark.parametrize("text", SAME)
+def test_a_text_that_says_the_same_as_an_item_is_a_duplicate(text):
+    memory, _ = run(flat_memory(), insert(SAME[0]), insert("red is Leo's sofa"))
+    for operation in (insert(text), update("#1", text), update("#2", text)):
+        after, outcome = memory.apply(operation, 7)
+        assert after == memory and outcome.status == "duplicate" and not outcome.ok
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("it costs 3.5", "it costs 35"), ("-5 degrees", "5 degrees"), ("C", "C++"), ("a b", "ab"), ("no. 5", "no. .5")],
+)
+def test_what_says_something_else_is_a_write(one, other):
+    assert run(flat_memory(), insert(one), insert(other))[1] == ["applied", "applied"]
+
+
+def test_a_text_without_a_word_says_nothing():
+    assert run(flat_memory(), insert("…"), insert("\u200b"), insert("+"))[1] == [
+        *["malformed: empty content"] * 2,
+        "applied",
+    ]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        (delete("#1"), insert("Tea")),
+        (update("#1", "coffee"), update("#1", "tea.")),
+        (update("#1", "coffee"), insert("tea")),
+        (delete("#1"), update("#2", "tea")),
+        (delete("#1"), insert("milk"), update("#3", "tea")),
+    ],
+)
+def test_what_a_step_takes_away_and_writes_again_belongs_to_the_step_that_first_wrote_it(written):
+    memory, _ = run(flat_memory(), insert("tea"), insert("bread"))
+    for operation in written:
+        memory, outcome = memory.apply(operation, 5)
+        assert outcome.status == "applied"
+    (again,) = (item for item in memory.items if "tea" in item.text.lower())
+    assert (again.written_at, again.writers) == (0, (0,))
+    assert all(item.written_at in (1, 5) for item in memory.items if item is not again)
+
+
+def test_what_a_later_step_writes_again_is_its_own():
+    memory, _ = run(flat_memory(), insert("tea"), delete("#1"), insert("tea"))
+    assert [(item.id, item.written_at, item.writers) for item in memory.items] == [("#2", 2, (2,))]
+
+
 texts = st.text("ab ", max_size=6)
 ids = st.sampled_from(["#1", "#2", "#3", "#9", ""])
 operations = st.one_of(

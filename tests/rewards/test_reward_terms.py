@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from finemem_jax.config import EvidenceConfig, RewardsConfig
 from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step_rewards, variance_shares
 from finemem_jax.rewards import chunk_qa, compression, evidence, format
-from finemem_jax.types import Answer, Question, Retrieved
+from finemem_jax.types import Answer, Operation, Question, Retrieved
 from tests import fakes
 
 QUESTION = Question("q", ("a",))
@@ -21,6 +23,14 @@ def answer(score, step=None, retrieved=()):
     items = tuple(Retrieved(f"#{i}", w if isinstance(w, int) else w[-1], (w,) if isinstance(w, int) else w, "t")
                   for i, w in enumerate(retrieved))  # fmt: skip
     return Answer(QUESTION, items, "", score, step)
+
+
+def insert(text):
+    return Operation("memory_insert", {"content": text})
+
+
+def update(text):
+    return Operation("memory_update", {"content": text, "id": "#1"})
 
 
 def slow_evidence(scores, writers, steps, beta, unanchored):
@@ -86,6 +96,28 @@ def test_shared_update_credit_is_split_over_all_writers():
     shared = RewardsConfig(evidence=EvidenceConfig(beta=1.0, update_credit="shared"))
     np.testing.assert_allclose(evidence.step_rewards(rollout, last, fakes.count_words), [0.0, 1.0])
     np.testing.assert_allclose(evidence.step_rewards(rollout, shared, fakes.count_words), [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        [insert("the boat is RED.")],
+        [update("The boat is red ")],
+        [Operation("memory_delete", {"id": "#1"}), insert("the boat is red")],
+        [update("something else"), update("the boat is red!")],
+    ],
+)
+def test_a_step_that_writes_again_what_is_there_is_not_paid_for_it(written):
+    first = fakes.rollout([["the boat is red"], []])
+    memory = first.steps[1].memory_after
+    for operation in written:
+        memory, _ = memory.apply(operation, 1)
+    (item,) = memory.items
+    found = (Retrieved(item.id, item.written_at, item.writers, item.text),)
+    played = dataclasses.replace(first, answers=(Answer(QUESTION, found, "red", 1.0),))
+    for credit in ("last_write", "shared"):
+        cfg = RewardsConfig(evidence=EvidenceConfig(beta=1.0, update_credit=credit))
+        np.testing.assert_allclose(evidence.step_rewards(played, cfg, fakes.count_words), [1.0, 0.0])
 
 
 def test_a_failed_final_answer_is_left_out_and_evidence_is_missing_when_all_failed():
