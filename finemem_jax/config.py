@@ -279,11 +279,15 @@ class SftConfig:
     steps: tuple[int, ...] = (200,)  # optimizer steps of each stage
     lr: tuple[float, ...] = (1e-5,)  # peak learning rate of each stage
     batch: int = 32  # sequences per step
-    permuted: float = 0.25  # share of sequences whose non-structural tokens are permuted (not in copy_random)
-    copy_mix: float = 0.25  # expert: share of copying sequences mixed in, against forgetting
+    # Share of sequences whose non-structural tokens are permuted (not in copy_random); -1 = 0 with model.path, whose
+    # tokenizer may spell calls with tokens that a permutation makes noise of, else 0.25
+    permuted: float = -1.0
+    copy_mix: float = -1.0  # expert: share of copying sequences mixed in, against forgetting; -1 = likewise
     update_mix: float = 0.0  # copy_shuffled, expert: share of exercises in looking up the item to update
     pool: int = 2048  # distinct episodes the expert is run on
     save_dtype: str = "float32"  # dtype of the written folder: float32 | bfloat16
+    eval_every: int = 0  # steps between evaluations on held-out episodes, one before the first included; 0 = only after
+    eval_examples: int = 128  # turns of the expert on held-out episodes whose nll every evaluation gives; 0 = none
     expert: ExpertConfig = field(default_factory=lambda: ExpertConfig())
 
 
@@ -633,10 +637,12 @@ _RANGES = {
     "profile.steps": (0, math.inf),
     "profile.start": (0, math.inf),
     "sft.batch": (1, math.inf),
-    "sft.permuted": (0, 1),
-    "sft.copy_mix": (0, 1),
+    "sft.permuted": (-1, 1),
+    "sft.copy_mix": (-1, 1),
     "sft.update_mix": (0, 1),
     "sft.pool": (1, math.inf),
+    "sft.eval_every": (0, math.inf),
+    "sft.eval_examples": (0, math.inf),
 }
 
 

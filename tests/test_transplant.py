@@ -9,10 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from finemem_jax import main, packing, sft
+from finemem_jax import main, packing
 from finemem_jax.config import UserError, resolve
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.tokenizer import ITEM_IDS, build_tiny
+from finemem_jax.imitation.examples import pack_examples
+from finemem_jax.imitation.exercises import Exercises
 from finemem_jax.memory_estimate import model_shape
 from finemem_jax.nn.sharding import init_params
 from finemem_jax.policy import load_environment, load_policy
@@ -47,9 +49,9 @@ def test_lines_of_new_words_are_copied_far_better_than_by_a_random_model(warm_st
     new = build_tiny(resolve("finemem_jax.benchmarks", "diary").sentences(), subwords=400)
     model, params = with_vocabulary(policy.model, policy.params, old, new, seed=0)
     env = load_environment(cfg, new)
-    exercises = sft.Exercises(cfg, env, resolve("finemem_jax.benchmarks", "diary").load(cfg.data, "train", 0))
-    examples = itertools.islice(exercises.stream("copy_random", np.random.default_rng(0)), 16)
-    batch = packing.to_device(sft.pack_examples(examples, cfg), None)
+    exercises = Exercises(cfg, env, resolve("finemem_jax.benchmarks", "diary").load(cfg.data, "train", 0))
+    examples = list(itertools.islice(exercises.stream("copy_random", np.random.default_rng(0)), 16))
+    batch = packing.to_device(pack_examples(examples, cfg, cfg.train.row_tokens).rows, None)
     tokens, positions, segments = (
         a.reshape(-1, a.shape[-1]) for a in (batch.tokens, batch.positions, batch.segment_ids)
     )

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from finemem_jax import exits, main, sft, train
+from finemem_jax import exits, main, train
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.nn.lora import without_adapters
-from finemem_jax.policy import load_environment, load_policy
+from finemem_jax.policy import load_policy
 from finemem_jax.reporting.records import read_lines
-from finemem_jax.types import Chunk, Episode, Question
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints
 
@@ -249,40 +248,3 @@ def test_a_mesh_of_devices_trains_like_one(cfg, run, tmp_path):
     # Gradients of equal parameters are compared in tests/rl; here the second update starts from updated ones.
     for name in ("loss/loss", "loss/nll", "reward/total", "accuracy"):
         assert eight[0][name] == pytest.approx(one[0][name], abs=1e-4), name
-
-
-def test_sft_lowers_the_loss_and_exports(tmp_path):
-    overrides = [
-        "--config.sft.stages=('copy_lines', 'expert')",
-        "--config.sft.steps=(3, 3)",
-        "--config.sft.lr=(1e-3, 1e-3)",
-        "--config.sft.batch=8",
-        "--config.sft.save_dtype=bfloat16",
-        "--config.sft.pool=16",
-        "--config.mesh.data=1",
-    ]
-    cfg = main.load_config("configs/warm_start.py", overrides)
-    trained = sft.sft(cfg, tmp_path)
-    _, params = hf.load_pretrained(str(tmp_path / "hf"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), params, trained.params)  # bfloat16
-    lines = read_lines(tmp_path / "sft_metrics.jsonl")
-    assert lines[0]["stage"] == "copy_lines" and lines[-1]["stage"] == "expert"
-    assert lines[1]["nll"] < lines[0]["nll"]
-
-
-def test_exercises_teach_what_they_say(cfg):
-    policy_tokenizer = tokenizers.load(cfg.model.path)
-    env = load_environment(cfg, policy_tokenizer)
-    lines = ("a b c", "d e f", "g h", "i j")
-    episode = Episode("x", "s", (Chunk("\n".join(lines), 0),), (Question("d", ("f",)),))
-    exercises = sft.Exercises(dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, permuted=0.0)), env, [episode])
-
-    def decoded(stage):
-        example = next(exercises.stream(stage, np.random.default_rng(0)))
-        assert example.completion[-1] == policy_tokenizer.eos_token_id
-        return policy_tokenizer.decode(example.prompt), policy_tokenizer.decode(example.completion)
-
-    prompt, completion = decoded("copy_lines")
-    assert all(line in prompt and f'"{line}"' in completion for line in lines)
-    prompt, completion = decoded("copy_random")
-    assert completion.count("memory_insert") == len(lines) and not any(f'"{line}"' in completion for line in lines)

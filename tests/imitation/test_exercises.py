@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
 import numpy as np
 import pytest
 
-from finemem_jax import main, sft
-from finemem_jax.config import resolve
+from finemem_jax import main
+from finemem_jax.config import UserError, resolve
 from finemem_jax.env import operations, scripted
+from finemem_jax.imitation.exercises import Exercises, expert_rollouts
 from finemem_jax.memory import flat
 from finemem_jax.policy import load_environment, load_tokenizer
+from finemem_jax.types import Chunk, Episode, Question
 
 MEMORY = re.compile(r"<memory>\n(.*)\n</memory>", re.DOTALL)
 CHUNK = re.compile(r"<chunk>\n(.*)\n</chunk>", re.DOTALL)
@@ -22,7 +25,7 @@ CHUNK = re.compile(r"<chunk>\n(.*)\n</chunk>", re.DOTALL)
 def exercises():
     cfg = main.load_config("configs/warm_start.py", ["--config.sft.pool=24"])
     env = load_environment(cfg, load_tokenizer(cfg))
-    return sft.Exercises(cfg, env, resolve("finemem_jax.benchmarks", "diary").load(cfg.data, "train", 0))
+    return Exercises(cfg, env, resolve("finemem_jax.benchmarks", "diary").load(cfg.data, "train", 0))
 
 
 def test_an_update_exercise_names_the_item_that_each_line_supersedes(exercises):
@@ -90,3 +93,68 @@ def test_random_lines_stand_in_the_calls_for_lines_of_any_text(exercises):
     assert written.count("memory_insert") == len(lines)
     places = [written.index(f'"content": "{line}"') for line in drawn]
     assert places == sorted(places, reverse=True)
+
+
+def test_a_pretrained_model_is_shown_what_the_expert_wrote_and_nothing_else(exercises):
+    """No noise and no exercises beside it, unless the config asks for them."""
+    cfg, env = exercises._cfg, exercises._env
+    cfg = dataclasses.replace(
+        cfg,
+        model=dataclasses.replace(cfg.model, path="embedded:warm_start"),
+        sft=dataclasses.replace(cfg.sft, permuted=-1.0, copy_mix=-1.0, update_mix=0.0, pool=6),
+    )
+    episodes = resolve("finemem_jax.benchmarks", "diary").load(cfg.data, "train", 0)
+    rollouts = expert_rollouts(cfg, env, [episodes[i] for i in range(6)])
+    written = {(step.prompt_tokens, step.completion.tokens) for rollout in rollouts for step in rollout.steps}
+
+    def drawn(**settings):
+        own = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, **settings))
+        stream = Exercises(own, env, episodes).stream("expert", np.random.default_rng(0))
+        return {(e.prompt, e.completion) for e, _ in zip(stream, range(60), strict=False)}
+
+    assert drawn() <= written and len(drawn()) > 10
+    assert drawn(permuted=0.5) - written and drawn(copy_mix=0.5) - written
+    from_random = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=""))
+    stream = Exercises(from_random, env, episodes).stream("expert", np.random.default_rng(0))
+    assert {(e.prompt, e.completion) for e, _ in zip(stream, range(60), strict=False)} - written
+
+
+def test_an_unknown_stage_trains_nothing(exercises):
+    with pytest.raises(UserError, match="'copy_lnes' is no stage; known: copy_random, copy_lines"):
+        next(exercises.stream("copy_lnes", np.random.default_rng(0)))
+
+
+def test_the_exercises_are_written_in_the_codec_of_the_prompt(exercises):
+    cfg = dataclasses.replace(
+        exercises._cfg,
+        prompt=dataclasses.replace(exercises._cfg.prompt, codec="function_args"),
+        sft=dataclasses.replace(exercises._cfg.sft, permuted=0.0, pool=4),
+    )
+    env = load_environment(cfg, exercises._env.tokenizer)
+    own = Exercises(cfg, env, resolve("finemem_jax.benchmarks", "diary").load(cfg.data, "train", 0))
+    for example, _ in zip(own.stream("copy_lines", np.random.default_rng(3)), range(9), strict=False):
+        text = env.tokenizer.decode(example.completion[:-1])
+        calls = operations.parse(text, flat.SPECS, codec="function_args")
+        assert calls and not any(call.error for call in calls)
+        assert [c.arguments["content"] for c in calls] == CHUNK.search(env.tokenizer.decode(example.prompt))[1].split(
+            "\n"
+        )
+
+
+def test_exercises_teach_what_they_say():
+    cfg = main.load_config("configs/quickstart.py", ["--config.sft.permuted=0"])
+    policy_tokenizer = load_tokenizer(cfg)
+    env = load_environment(cfg, policy_tokenizer)
+    lines = ("a b c", "d e f", "g h", "i j")
+    episode = Episode("x", "s", (Chunk("\n".join(lines), 0),), (Question("d", ("f",)),))
+    exercises = Exercises(cfg, env, [episode])
+
+    def decoded(stage):
+        example = next(exercises.stream(stage, np.random.default_rng(0)))
+        assert example.completion[-1] == policy_tokenizer.eos_token_id
+        return policy_tokenizer.decode(example.prompt), policy_tokenizer.decode(example.completion)
+
+    prompt, completion = decoded("copy_lines")
+    assert all(line in prompt and f'"{line}"' in completion for line in lines)
+    prompt, completion = decoded("copy_random")
+    assert completion.count("memory_insert") == len(lines) and not any(f'"{line}"' in completion for line in lines)
