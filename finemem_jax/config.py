@@ -332,7 +332,7 @@ class GuardConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardsConfig:
-    """Alarms (`guards.py`), the stall watchdog (`watchdog.py`), and what happens when a part of the run fails."""
+    """Alarms (`run/guards.py`), the watchdog of stalls (`run/watchdog.py`), and what a failing part of a run does."""
 
     patience: int = 5  # an alarm sounds after so many steps in a row beyond its limit, then after 2, 4, 8 times as many
     non_finite: GuardConfig = field(  # this many updates in a row were skipped for a loss or gradient of NaN or inf
@@ -387,7 +387,7 @@ class LoggingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileConfig:
-    """A trace of `jax.profiler` and a table of the phases, in WORKDIR/profile (`profiling.py`)."""
+    """A trace of `jax.profiler` and a table of the phases, in WORKDIR/profile (`run/profiling.py`)."""
 
     steps: int = 0  # training steps to trace; 0 = none
     start: int = 2  # the first of them; the steps before it compile

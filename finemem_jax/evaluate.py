@@ -17,20 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from finemem_jax import __version__, config, distributed
+from finemem_jax import __version__, config
+from finemem_jax.baselines import _scripted as scripted
+from finemem_jax.baselines._rewriting import NAMES as REWRITERS
+from finemem_jax.baselines._rewriting import rewriting
 from finemem_jax.benchmarks import contamination
-from finemem_jax.collect import Job, collect_rollouts, play_scripted
 from finemem_jax.config import MODEL_BASELINES, Config
+from finemem_jax.console import Progress, print_table
 from finemem_jax.decoding.engine import Engine
-from finemem_jax.env import scripted
-from finemem_jax.env.attribution import CAUSES
-from finemem_jax.env.chatting import play_by_chat
 from finemem_jax.env.environment import Environment, Play, all_questions, play, replay
-from finemem_jax.env.evaluation import episode_record, full_record, record_details, record_metrics
-from finemem_jax.env.rewriters import NAMES as REWRITERS
-from finemem_jax.env.rewriters import rewriting
 from finemem_jax.env.tokenizer import stop_tokens
-from finemem_jax.policy import (
+from finemem_jax.evaluation.causes import CAUSES
+from finemem_jax.evaluation.log import EvaluationLog
+from finemem_jax.evaluation.records import episode_record, full_record, record_details, record_metrics
+from finemem_jax.files import write_atomically, write_json_lines
+from finemem_jax.hosts import agreement
+from finemem_jax.loading import (
     Given,
     OpenPolicies,
     load_answerer,
@@ -39,11 +41,10 @@ from finemem_jax.policy import (
     load_held_out,
     load_judge,
 )
-from finemem_jax.reporting.evaluation_log import EvaluationLog
-from finemem_jax.reporting.progress import Progress, print_table
-from finemem_jax.reporting.records import write_atomically, write_json_lines
+from finemem_jax.rollouts.by_chat import play_by_chat
+from finemem_jax.rollouts.collect import Job, collect_rollouts, play_scripted
+from finemem_jax.run.workdir import locked
 from finemem_jax.types import Answerer, Episode, Rollout, Sampling
-from finemem_jax.workdir import locked
 
 _T = TypeVar("_T")
 _UNLIMITED = 2**30
@@ -79,7 +80,7 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = ""
     OpenAI-compatible server (http://…/v1, model config.eval.policy_model); "" = config.model.
     Writes WORKDIR/evaluation.json (the table), WORKDIR/questions-NAME.jsonl (every question) and, while it goes on,
     WORKDIR/evaluation/NAME.jsonl."""
-    lock = locked(workdir / "evaluation") if distributed.is_lead() else contextlib.nullcontext()
+    lock = locked(workdir / "evaluation") if agreement.is_lead() else contextlib.nullcontext()
     with lock:  # two processes must not write the same files
         return _evaluate(cfg, workdir, policy, given)
 
@@ -87,7 +88,7 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = ""
 def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str, Evaluation]:
     episodes = load_held_out(cfg)
     for line in contamination(episode.source for episode in episodes):
-        if distributed.is_lead():
+        if agreement.is_lead():
             print(line, file=sys.stderr)
     loaded = load_given(cfg, given, workdir)
     answerer, judge, opened = load_answerer(cfg, workdir), load_judge(cfg, workdir), OpenPolicies()
@@ -102,23 +103,23 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
     found = {}
     size = cfg.eval.block
     blocks = [episodes[start : start + size] for start in range(0, len(episodes), size)]
-    with Progress(len(contestants) * len(episodes), "evaluate", is_muted=not distributed.is_lead()) as progress:
+    with Progress(len(contestants) * len(episodes), "evaluate", is_muted=not agreement.is_lead()) as progress:
         for number, contestant in enumerate(contestants):
             log = None
-            if distributed.is_lead():  # it alone reads and writes the file; each process plays its share of a block
+            if agreement.is_lead():  # it alone reads and writes the file; each process plays its share of a block
                 path = workdir / "evaluation" / f"{_file_name(contestant.name)}.jsonl"
                 sizes = [len(block) for block in blocks]
                 log = EvaluationLog(path, _fingerprint(loaded.cfg, contestant, episodes), sizes)
-            for block in distributed.from_lead(log and log.missing()):
+            for block in agreement.from_lead(log and log.missing()):
                 records = _in_shares(
                     blocks[block], lambda own, c=contestant: [full_record(r, c.has_model) for r in c.play(own)]
                 )
                 if log:
                     log.write(block, records)
                 progress.update(number * len(episodes) + min((block + 1) * size, len(episodes)))
-            found[contestant.name] = _summary(distributed.from_lead(log and log.records()), cfg)
+            found[contestant.name] = _summary(agreement.from_lead(log and log.records()), cfg)
         progress.update(len(contestants) * len(episodes))
-    if not distributed.is_lead():
+    if not agreement.is_lead():
         return found
     _write(workdir, found)
     _print(f"{cfg.data.name}: {len(episodes)} held-out episodes", {name: e.metrics for name, e in found.items()})
@@ -251,11 +252,11 @@ def _in_shares(
 ) -> list[_T]:
     """What `play` gives for each episode, in their order; each process plays its share of them.
 
-    shared: what every process has and need not be sent, see `distributed.all_gather`."""
-    own = range(distributed.process_index(), len(episodes), distributed.process_count())
-    with distributed.together():
+    shared: what every process has and need not be sent, see `agreement.all_gather`."""
+    own = range(agreement.process_index(), len(episodes), agreement.process_count())
+    with agreement.together():
         results = play([episodes[index] for index in own])
-    return list(distributed.union(dict(zip(own, results, strict=True)), shared).values())
+    return list(agreement.union(dict(zip(own, results, strict=True)), shared).values())
 
 
 def evaluate_policy(

@@ -18,9 +18,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from finemem_jax import cluster, config, exits
+from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.exits import RunEnded
+from finemem_jax.hosts import place
 from finemem_jax.reporting.untrusted import printable
 from finemem_jax.types import AnswererDown
 
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunEnded as end:
         print(f"finemem {arguments.command}: {printable(str(end), one_line=True)}", file=sys.stderr)
         return end.code
-    except KeyboardInterrupt:  # a training under way takes Ctrl-C itself (preemption.py); here nothing is lost by it
+    except (
+        KeyboardInterrupt
+    ):  # a training under way takes Ctrl-C itself (run/preemption.py); here nothing is lost by it
         print(f"finemem {arguments.command}: interrupted; the same command goes on from what is saved", file=sys.stderr)
         return exits.INTERRUPTED
     except OSError as error:
@@ -139,10 +142,10 @@ def _config_options(parser: argparse.ArgumentParser, default: str) -> None:
 
 def _joined(arguments: argparse.Namespace) -> contextlib.AbstractContextManager:
     """This process among those of its run; it ends with them."""
-    place = cluster.find_place(arguments.coordinator, arguments.processes, arguments.process)
-    from finemem_jax import distributed  # jax starts here, after every mistake in the config was reported
+    here = place.find_place(arguments.coordinator, arguments.processes, arguments.process)
+    from finemem_jax.hosts import agreement  # jax starts here, after every mistake in the config was reported
 
-    return distributed.joined(place, silence=arguments.peer_timeout, start_timeout=arguments.start_timeout)
+    return agreement.joined(here, silence=arguments.peer_timeout, start_timeout=arguments.start_timeout)
 
 
 def load_config(path: str, overrides: Sequence[str]) -> Config:
@@ -223,9 +226,9 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     cfg, _ = _load(arguments, overrides)
     if not arguments.topology and not arguments.gpu_memory:
         raise UserError("finemem plan needs --topology=NAME:SHAPE or --gpu-memory=GIB")
-    from finemem_jax import plan
+    from finemem_jax.plan.command import command
 
-    return plan.plan(cfg, arguments.topology, gpu_memory=arguments.gpu_memory, gpus=arguments.gpus)
+    return command.plan(cfg, arguments.topology, gpu_memory=arguments.gpu_memory, gpus=arguments.gpus)
 
 
 def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

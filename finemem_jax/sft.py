@@ -18,13 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from finemem_jax import distributed, packing
 from finemem_jax.config import Config
+from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.evaluate import evaluate_all, headline
+from finemem_jax.files import JsonLines
+from finemem_jax.hosts import agreement
 from finemem_jax.imitation.examples import Example, choose_row_tokens, pack_examples
 from finemem_jax.imitation.exercises import Exercises, expert_examples
-from finemem_jax.policy import (
+from finemem_jax.loading import (
     Policy,
     load_answerer,
     load_environment,
@@ -34,11 +36,10 @@ from finemem_jax.policy import (
     load_policy,
     load_training,
 )
-from finemem_jax.reporting.progress import Progress
-from finemem_jax.reporting.records import JsonLines
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.train_state import create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_sft_step
+from finemem_jax.rollouts import packing
 
 TRIAL_BATCHES = 8  # batches of a stage that are drawn to choose the length of its rows
 
@@ -56,15 +57,15 @@ def sft(cfg: Config, workdir: Path) -> Policy:
     exercises = Exercises(cfg, env, episodes)
     expert = expert_examples(cfg, env, held_out, cfg.sft.eval_examples)
     measure = NegativeLogLikelihood(policy, cfg, mesh)
-    engine = Engine(policy.model, distributed.gather_params(policy.model, policy.params), cfg.engine)
-    is_muted = not distributed.is_lead()
+    engine = Engine(policy.model, agreement.gather_params(policy.model, policy.params), cfg.engine)
+    is_muted = not agreement.is_lead()
     log = JsonLines(workdir / "sft_metrics.jsonl", keep_below=0, is_muted=is_muted)
     evaluations = JsonLines(workdir / "evaluations.jsonl", keep_below=0, is_muted=is_muted)
     params, done = policy.params, 0
 
     def evaluate_now(params: Any) -> None:
         nll = {"nll": measure(params, expert)} if expert else {}
-        engine.set_params(distributed.gather_params(policy.model, params))
+        engine.set_params(agreement.gather_params(policy.model, params))
         found = evaluate_all(engine, env, answerer, held_out, cfg)
         engine.release()
         for name, evaluation in found.items():

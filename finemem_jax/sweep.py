@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from finemem_jax import config
-from finemem_jax import workdir as workdirs
 from finemem_jax.config import Config, UserError
-from finemem_jax.reporting.progress import Progress
+from finemem_jax.console import Progress
 from finemem_jax.reporting.sweep_table import Row, write_sweep
+from finemem_jax.run import workdir as workdirs
 
 INTERRUPTED, PREEMPTED = 130, 75  # exit codes after Ctrl-C and after SIGTERM, of a run and of the sweep
 

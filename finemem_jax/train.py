@@ -30,11 +30,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finemem_jax import config, distributed, exits, packing
-from finemem_jax import workdir as workdirs
+from finemem_jax import config, exits
 from finemem_jax.benchmarks import contamination
-from finemem_jax.collect import Job, collect_rollouts, warm_up
 from finemem_jax.config import Config, UserError
+from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine, EpisodesFailed
 from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.environment import Environment, training_questions
@@ -49,11 +48,9 @@ from finemem_jax.env.step_rewards import (
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
 from finemem_jax.exits import RunEnded
-from finemem_jax.groups import check_groups, mini_batches, own_groups, pack_groups, share_groups
-from finemem_jax.journal import CHECKPOINTS, Journal, say, scores
-from finemem_jax.memory_estimate import check_memory
-from finemem_jax.nn.lora import without_adapters
-from finemem_jax.policy import (
+from finemem_jax.files import read_lines, write_atomically
+from finemem_jax.hosts import agreement
+from finemem_jax.loading import (
     Policy,
     load_answerer,
     load_environment,
@@ -63,11 +60,9 @@ from finemem_jax.policy import (
     load_policy,
     load_training,
 )
-from finemem_jax.preemption import Preempted, Preemption
-from finemem_jax.profiling import Profile
+from finemem_jax.nn.lora import without_adapters
+from finemem_jax.plan.formula import check_memory
 from finemem_jax.reporting.plots import plot_run
-from finemem_jax.reporting.progress import Progress
-from finemem_jax.reporting.records import read_lines, write_atomically
 from finemem_jax.reporting.report import write_report
 from finemem_jax.reporting.rollout_records import group_record, write_heldout
 from finemem_jax.reporting.trackers import Trackers
@@ -75,8 +70,15 @@ from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.grpo import correct_engine_gap
 from finemem_jax.rl.train_state import TrainState, create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state_shardings
+from finemem_jax.rollouts import packing
+from finemem_jax.rollouts.collect import Job, collect_rollouts, warm_up
+from finemem_jax.rollouts.groups import check_groups, mini_batches, own_groups, pack_groups, share_groups
+from finemem_jax.run import workdir as workdirs
+from finemem_jax.run.journal import CHECKPOINTS, Journal, say, scores
+from finemem_jax.run.preemption import Preempted, Preemption
+from finemem_jax.run.profiling import Profile
+from finemem_jax.run.watchdog import Watchdog
 from finemem_jax.types import Answerer, AnswererDown, Episode, Rollout, Sampling
-from finemem_jax.watchdog import Watchdog
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints, reason
 
@@ -90,7 +92,7 @@ def train(cfg: Config, workdir: Path, *, accept_config_change: bool = False) -> 
     and hf/, the trained policy as a Hugging Face folder.
     Raises RunEnded when it ends early on purpose, with the state saved: preemption, an alarm, a failed part.
     """
-    lock = workdirs.locked(workdir) if distributed.is_lead() else contextlib.nullcontext()
+    lock = workdirs.locked(workdir) if agreement.is_lead() else contextlib.nullcontext()
     with lock, Preemption(cfg.guards.grace) as preemption:
         try:
             return _train(cfg, workdir, preemption, accept_config_change)
@@ -102,14 +104,14 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
     # --- setup -------------------------------------------------------------------------------------------------
     with preemption.interruptible():
         changed = workdirs.claim(cfg, workdir, accept_change=accept_config_change)
-        distributed.require_same({"code": workdirs.code_version(), **workdirs.flat(config.to_dict(cfg))}, "config")
-        distributed.require_shared(workdir)
+        agreement.require_same({"code": workdirs.code_version(), **workdirs.flat(config.to_dict(cfg))}, "config")
+        agreement.require_shared(workdir)
         if changed:
             say(f"the config of {workdir} changes: {'; '.join(changed)}")
         mesh = load_mesh(cfg)
-        check_groups(cfg, distributed.process_count())
+        check_groups(cfg, agreement.process_count())
         if mesh is not None:
-            packing.check_rows(mesh, cfg.train.microbatch_rows, distributed.process_count())
+            packing.check_rows(mesh, cfg.train.microbatch_rows, agreement.process_count())
         check_memory(cfg)
         policy = load_policy(cfg, mesh)
         env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
@@ -135,36 +137,36 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         reference = jax.tree.map(jnp.copy, policy.params) if cfg.loss.kl_coef and not cfg.model.lora.rank else None
         journal = Journal(cfg, workdir)
         state, first = journal.resume(state)
-        if distributed.is_lead():
+        if agreement.is_lead():
             workdirs.store_config(cfg, workdir, changed, first)
-        engine = Engine(policy.model, distributed.gather_params(policy.model, state.params), cfg.engine)
+        engine = Engine(policy.model, agreement.gather_params(policy.model, state.params), cfg.engine)
         if cfg.engine.warm_up:
             warm_up(engine)
         trackers = Trackers(
-            cfg.logging, workdir, name=cfg.name, config=config.to_dict(cfg), first=first, is_lead=distributed.is_lead()
+            cfg.logging, workdir, name=cfg.name, config=config.to_dict(cfg), first=first, is_lead=agreement.is_lead()
         )
-        profile = Profile(cfg.profile, workdir, is_lead=distributed.is_lead())
+        profile = Profile(cfg.profile, workdir, is_lead=agreement.is_lead())
 
     def evaluate_now() -> dict[str, Evaluation]:
-        engine.set_params(distributed.gather_params(policy.model, state.params))
+        engine.set_params(agreement.gather_params(policy.model, state.params))
         return evaluate_all(engine, env, answerer, held_out, cfg)
 
     def record(step: int, when: str, found: Mapping[str, Evaluation]) -> None:
-        with distributed.together():
+        with agreement.together():
             if when != "baseline":
                 journal.write_evaluation(step, {name: evaluation.metrics for name, evaluation in found.items()})
                 for name, evaluation in found.items():
                     trackers.evaluation(step, name, evaluation.metrics)
-            if distributed.is_lead():
+            if agreement.is_lead():
                 rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
                 journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
 
     done, results, alarms_so_far = first, {}, 0
-    progress = Progress(cfg.train.steps, "train", is_muted=not distributed.is_lead())
-    watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, distributed.process_index())
+    progress = Progress(cfg.train.steps, "train", is_muted=not agreement.is_lead())
+    watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, agreement.process_index())
     try:
         with progress, watchdog, trackers, profile:
-            processes = f" in {distributed.process_count()} processes" if distributed.process_count() > 1 else ""
+            processes = f" in {agreement.process_count()} processes" if agreement.process_count() > 1 else ""
             devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s){processes}"
             progress.say(f"{cfg.name}: {devices}, workdir {workdir}")
             progress.say(workdirs.summary(cfg))
@@ -188,8 +190,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     record(step, "after" if step else "before", found)
 
                 with clock.phase("rollout"), preemption.interruptible():
-                    engine.set_params(distributed.gather_params(policy.model, state.params))
-                    with distributed.together():
+                    engine.set_params(agreement.gather_params(policy.model, state.params))
+                    with agreement.together():
                         own = collect_groups(
                             engine, env, answerer, episodes, cfg, clock, step=step, position=journal.episodes_drawn
                         )
@@ -231,7 +233,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     **reward_metrics(rewards, advantages, cfg.rewards.weights),
                     **loss_metrics(losses),
                 }
-                with clock.phase("log"), distributed.together():
+                with clock.phase("log"), agreement.together():
                     journal.write(journal.metrics, step, line)
                     for g, group in enumerate(groups[: cfg.train.log_rollouts]):
                         terms = {name: term[g] for name, term in rewards.terms.items()}
@@ -303,7 +305,7 @@ def collect_groups(
     """This process's groups of a step, by number. The step has a group of `train.group_size` rollouts for each of the
     `train.episodes` episodes from `position` on."""
     asks_chunks = asks_chunk_questions(cfg.rewards)
-    mine = set(own_groups(cfg, step, distributed.process_index(), distributed.process_count()))
+    mine = set(own_groups(cfg, step, agreement.process_index(), agreement.process_count()))
     jobs = []
     for group, index in enumerate(episode_indices(len(episodes), cfg.seed, position, cfg.train.episodes)):
         if group in mine:
@@ -461,7 +463,7 @@ def report(
     """The final table, results.json, the curves and the Hugging Face folder."""
     after = {name: evaluation.metrics for name, evaluation in results.items() if name.startswith("after")}
     table = {**{name: e.metrics for name, e in baselines.items()}, **after}
-    if distributed.is_lead():
+    if agreement.is_lead():
         evaluations = read_lines(workdir / "evaluations.jsonl")
         before = {f"before {line['policy']}": line for line in evaluations if line["step"] == 0}
         table = {**{name: e.metrics for name, e in baselines.items()}, **before, **after}
@@ -476,7 +478,7 @@ def report(
         )
     metrics = {f"held-out accuracy, {name}": row["accuracy"] for name, row in table.items()}
     save_policy(cfg, workdir / "hf", policy, state.params, metrics)
-    if distributed.is_lead():
+    if agreement.is_lead():
         print(f"report: {write_report(workdir)}\ncurves: {workdir / 'curves.png'}")
         print(f"policy: {workdir / 'hf'} (Hugging Face format)")
 

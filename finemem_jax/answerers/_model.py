@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-from finemem_jax.answerers._cache import AskedOnce
-from finemem_jax.answerers._http import HttpChat
+from finemem_jax.chat.asked_once import AskedOnce
+from finemem_jax.chat.http import HttpChat
 from finemem_jax.config import AnswererConfig
 from finemem_jax.types import Answerer, AnswerRequest, Chat, Messages, Reply, pass_on
 

@@ -3,7 +3,7 @@
     --config.answerer.name=local --config.answerer.model=FOLDER
 
 It answers when the policy's rollouts are done (`settle`), all questions in one batch: while the policy decodes, the
-device belongs to it. `local` is that model as a chat, see `local_chat.py`.
+device belongs to it. `local` is that model as a chat, see `chat/engine.py`.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ import numpy as np
 from finemem_jax.config import LossConfig, OptimizerConfig, UserError, resolve, unknown
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.sharding import init_params, make_mesh
-from finemem_jax.packing import TrainSequence, pack_rollouts, to_device
 from finemem_jax.rl.train_state import create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state_shardings
+from finemem_jax.rollouts.packing import TrainSequence, pack_rollouts, to_device
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

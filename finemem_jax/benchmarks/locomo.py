@@ -14,8 +14,8 @@ from pathlib import Path
 
 from finemem_jax import config, corpora, types
 from finemem_jax.benchmarks import _fields, _splits
-from finemem_jax.benchmarks._sources import source_of
 from finemem_jax.corpora import locomo as corpus
+from finemem_jax.corpora._sources import source_of
 
 
 def load(cfg: config.DataConfig, split: str, seed: int) -> Sequence[types.Episode]:

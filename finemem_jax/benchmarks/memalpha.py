@@ -34,7 +34,7 @@ from pathlib import Path
 
 from finemem_jax import config, types
 from finemem_jax.benchmarks import _fields, _splits
-from finemem_jax.benchmarks._sources import SOURCES, Source, source_of
+from finemem_jax.corpora._sources import SOURCES, Source, source_of
 
 __all__ = ["SOURCES", "load", "read_file", "read_rows", "source_of"]
 

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from finemem_jax import config, corpora, types
 from finemem_jax.benchmarks import _fields, _splits, memalpha
-from finemem_jax.benchmarks._sources import source_of
 from finemem_jax.config import UserError
+from finemem_jax.corpora._sources import source_of
 
 COMPETENCIES = {
     "accurate_retrieval": ("ruler_", "longmemeval", "eventqa"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from finemem_jax.config import UserError, resolve
 from finemem_jax.corpora._chunking import token_counter
 from finemem_jax.corpora._options import BuildOptions, parse_options
-from finemem_jax.reporting.records import write_atomically
+from finemem_jax.files import write_atomically
 from finemem_jax.types import Episode, Question
 
 

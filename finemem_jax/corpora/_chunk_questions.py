@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from finemem_jax.answerers._model import open_endpoint, without_thought
-from finemem_jax.benchmarks._sources import source_of
 from finemem_jax.config import AnswererConfig, UserError, resolve
+from finemem_jax.console import Progress, print_table
 from finemem_jax.corpora import _question_writing as writing
 from finemem_jax.corpora._options import option, parse_options
 from finemem_jax.corpora._question_writing import Candidate
+from finemem_jax.corpora._sources import source_of
 from finemem_jax.env import scoring
-from finemem_jax.reporting.progress import Progress, print_table
-from finemem_jax.reporting.records import write_atomically, write_json_lines
+from finemem_jax.files import write_atomically, write_json_lines
 from finemem_jax.types import AnswererDown, AnswerRequest, Chunk, Episode, Reply, Retrieved
 
 _Key = tuple[int, int]  # row, chunk

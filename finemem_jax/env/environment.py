@@ -2,8 +2,8 @@
 
 `play` yields a `Turn` (a prompt) whenever the policy must write, receives the `Completion`, and returns how to finish
 the `Rollout` when its answers are in. It holds no clock, no randomness and no device: whoever drives it decides what
-batches with what (`collect.py`). Answers are asked for through `ask`, which returns futures: they are worked on while
-the policy goes on writing, and nobody waits for them before every episode has been played.
+batches with what (`rollouts/collect.py`). Answers are asked for through `ask`, which returns futures: they are worked
+on while the policy goes on writing, and nobody waits for them before every episode has been played.
 """
 
 from __future__ import annotations

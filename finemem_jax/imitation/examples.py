@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finemem_jax import distributed, packing
 from finemem_jax.config import Config, LossConfig
-from finemem_jax.packing import Lengths, TrainSequence
+from finemem_jax.hosts import agreement
+from finemem_jax.rollouts import packing
+from finemem_jax.rollouts.packing import Lengths, TrainSequence
 
 ROW_STEP = 32  # tokens: candidates for the length of a row lie so far apart
 WORTH = 1.02  # a longer row is taken for at least this much less to compute: attention costs the square of its length
@@ -45,7 +46,7 @@ def pack_examples(examples: Sequence[Example], cfg: Config, row_tokens: int) -> 
     packs its share of it."""
     limit = longest_row(cfg)
     sequences = [TrainSequence(e.prompt, e.completion, (0.0,) * len(e.completion)) for e in examples if len(e) <= limit]
-    processes = distributed.process_count()
+    processes = agreement.process_count()
     shares = [sequences[process::processes] for process in range(processes)]
     layout = packing.lay_out(
         [[Lengths(len(s.prompt), len(s.completion)) for s in share] for share in shares],
@@ -54,7 +55,7 @@ def pack_examples(examples: Sequence[Example], cfg: Config, row_tokens: int) -> 
         microbatch_rows=cfg.train.microbatch_rows,
         multiple=cfg.mesh.sequence,
     )
-    rows = layout.rows[distributed.process_index()]
+    rows = layout.rows[agreement.process_index()]
     own = [shares[row.owner][index] for row in rows for index in row.members]
     ends = np.cumsum([0, *(len(row.members) for row in rows)])
     packed = packing.pack_rollouts(
@@ -88,7 +89,7 @@ def choose_row_tokens(batches: Sequence[Sequence[Example]], cfg: Config) -> int:
     if cfg.train.row_tokens or longest >= limit:
         return limit
     step = max(ROW_STEP, (limit - longest) // ROW_STEP // ROW_STEP * ROW_STEP)
-    rows = cfg.train.microbatch_rows * distributed.process_count()
+    rows = cfg.train.microbatch_rows * agreement.process_count()
     best, least = limit, _computed(lengths, limit, rows)
     for row_tokens in reversed(range(-(-longest // ROW_STEP) * ROW_STEP, limit, step)):
         computed = _computed(lengths, row_tokens, rows)

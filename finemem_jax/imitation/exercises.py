@@ -31,12 +31,13 @@ from typing import Literal
 
 import numpy as np
 
-from finemem_jax.collect import Job, play_scripted
+from finemem_jax.baselines import _scripted as scripted
 from finemem_jax.config import Config, UserError
-from finemem_jax.env import operations, prompts, scripted
+from finemem_jax.env import operations, prompts
 from finemem_jax.env.environment import Asked, Environment
 from finemem_jax.env.tokenizer import ITEM_IDS
 from finemem_jax.imitation.examples import Example
+from finemem_jax.rollouts.collect import Job, play_scripted
 from finemem_jax.types import Episode, MemoryItem, Operation, Rollout
 
 NEWLINE = "\n"

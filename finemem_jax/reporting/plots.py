@@ -11,7 +11,7 @@ from pathlib import Path
 
 import matplotlib
 
-from finemem_jax.reporting.records import write_atomically
+from finemem_jax.files import write_atomically
 
 matplotlib.use("Agg")  # no display on a pod
 import matplotlib.pyplot as plt

@@ -15,8 +15,8 @@ from importlib import resources
 from pathlib import Path
 
 from finemem_jax.config import UserError
+from finemem_jax.files import read_lines, write_atomically
 from finemem_jax.reporting import charts
-from finemem_jax.reporting.records import read_lines, write_atomically
 from finemem_jax.reporting.rollout_records import EPISODES, HELDOUT
 
 MAX_BYTES = 20_000_000  # of the file

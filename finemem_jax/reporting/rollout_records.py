@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from finemem_jax.env.attribution import failures
-from finemem_jax.reporting.records import write_json_lines
+from finemem_jax.evaluation.causes import failures
+from finemem_jax.files import write_json_lines
 from finemem_jax.types import Answer, Memory, Rollout, Step
 
 HELDOUT = "heldout"
@@ -58,7 +58,7 @@ def sample_record(rollout: Rollout) -> dict:
 
 def answer_record(answer: Answer, failure: str) -> dict:
     """A question, what was retrieved for it (which step wrote it), and how it was answered. `step` is that of the chunk
-    for a chunk question, null for a final one. failure: where a wrong answer comes from (env/attribution.py)."""
+    for a chunk question, null for a final one. failure: where a wrong answer comes from (evaluation/causes.py)."""
     question = answer.question
     return {
         "step": answer.step,

@@ -13,8 +13,8 @@ import matplotlib
 import numpy as np
 from scipy import stats
 
-from finemem_jax.reporting.progress import print_table
-from finemem_jax.reporting.records import write_atomically
+from finemem_jax.console import print_table
+from finemem_jax.files import write_atomically
 
 matplotlib.use("Agg")  # no display on a pod
 import matplotlib.pyplot as plt

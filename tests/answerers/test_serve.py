@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from finemem_jax import config, main
+from finemem_jax.chat.engine import EngineChat
 from finemem_jax.config import AnswererConfig, UserError
 from finemem_jax.env.tokenizer import load
-from finemem_jax.local_chat import EngineChat
-from finemem_jax.policy import OpenPolicies, load_given
+from finemem_jax.loading import OpenPolicies, load_given
 from finemem_jax.types import AnswerRequest, Retrieved
 from finemem_jax.weights import hf
 from tests.fake_server import FakeServer

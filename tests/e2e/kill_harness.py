@@ -39,8 +39,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from finemem_jax import exits, main, train  # noqa: E402, F401  (train: imported before the fork, not after it)
-from finemem_jax.watchdog import HEARTBEAT  # noqa: E402
-from finemem_jax.workdir import code_version  # noqa: E402
+from finemem_jax.run.watchdog import HEARTBEAT  # noqa: E402
+from finemem_jax.run.workdir import code_version  # noqa: E402
 
 # How many steps lie between two of each: those of TINY's checkpoint_every and eval_every.
 PHASES = {"setup": 1, "rollout": 1, "reward": 1, "update": 1, "log": 1, "checkpoint": 2, "evaluate": 3, "export": 1}

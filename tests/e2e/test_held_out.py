@@ -9,7 +9,7 @@ import pytest
 from finemem_jax import main
 from finemem_jax.config import UserError
 from finemem_jax.evaluate import evaluate
-from finemem_jax.policy import load_held_out
+from finemem_jax.loading import load_held_out
 from finemem_jax.train import train
 
 

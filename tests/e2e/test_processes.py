@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from finemem_jax import exits
-from finemem_jax.reporting.records import read_lines
+from finemem_jax.files import read_lines
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = (

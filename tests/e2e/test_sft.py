@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finemem_jax import main, sft
-from finemem_jax.reporting.records import read_lines
+from finemem_jax.files import read_lines
 from finemem_jax.weights import hf
 
 TINY = (

@@ -9,8 +9,8 @@ import pytest
 
 from finemem_jax import config, evaluate, main, train
 from finemem_jax.benchmarks import memalpha
-from finemem_jax.env.attribution import CAUSES
-from finemem_jax.reporting.records import read_lines
+from finemem_jax.evaluation.causes import CAUSES
+from finemem_jax.files import read_lines
 from tests.corpora.conftest import WRITERS
 
 # name and Arrow type of the columns of the published rows

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from finemem_jax import exits, main
-from finemem_jax.policy import load_policy
-from finemem_jax.reporting.records import read_lines
+from finemem_jax.files import read_lines
+from finemem_jax.loading import load_policy
 from finemem_jax.weights.checkpoints import Checkpoints
 from tests.fake_server import FakeServer
 

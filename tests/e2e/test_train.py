@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from finemem_jax import exits, main, train
 from finemem_jax.env import tokenizer as tokenizers
+from finemem_jax.files import read_lines
+from finemem_jax.loading import load_policy
 from finemem_jax.nn.lora import without_adapters
-from finemem_jax.policy import load_policy
-from finemem_jax.reporting.records import read_lines
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints
 

@@ -9,10 +9,10 @@ import pytest
 from finemem_jax import main
 from finemem_jax.config import resolve
 from finemem_jax.decoding.engine import Engine
-from finemem_jax.env.evaluation import episode_record, record_metrics
 from finemem_jax.env.tokenizer import embedded_path
 from finemem_jax.evaluate import evaluate_policy
-from finemem_jax.policy import load_answerer, load_environment, load_policy
+from finemem_jax.evaluation.records import episode_record, record_metrics
+from finemem_jax.loading import load_answerer, load_environment, load_policy
 
 EPISODES = 48
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from finemem_jax import config
-from finemem_jax.answerers._judge import ModelJudge
 from finemem_jax.answerers._model import ModelAnswerer
-from finemem_jax.collect import Job, play_scripted
+from finemem_jax.baselines import _scripted as scripted
+from finemem_jax.chat.judge import ModelJudge
 from finemem_jax.config import MemoryConfig, PromptConfig, RetrievalConfig, RewardsConfig, UserError, ViewConfig
-from finemem_jax.env import scripted
 from finemem_jax.env.environment import Asked, all_questions, apply, play, replay, training_questions, view
 from finemem_jax.env.prompts import render
+from finemem_jax.rollouts.collect import Job, play_scripted
 from finemem_jax.types import Completion, Episode, MemoryItem, Operation, Question, Reply
 from tests import fakes
 

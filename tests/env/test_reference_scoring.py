@@ -8,8 +8,8 @@ import pytest
 from rouge_score import rouge_scorer
 
 from finemem_jax.benchmarks import with_reference_metrics
-from finemem_jax.benchmarks._sources import SOURCES, source_of
 from finemem_jax.config import UserError
+from finemem_jax.corpora._sources import SOURCES, source_of
 from finemem_jax.env import scoring
 from finemem_jax.env.reference_scoring import judged_yes
 from finemem_jax.types import Episode, Question

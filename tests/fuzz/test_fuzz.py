@@ -28,8 +28,8 @@ from finemem_jax.config import MemoryConfig, UserError
 from finemem_jax.env import operations, scoring
 from finemem_jax.env.environment import apply
 from finemem_jax.env.retrieval import BM25
+from finemem_jax.files import _dump, _encode
 from finemem_jax.memory import flat
-from finemem_jax.reporting.records import _dump, _encode
 from finemem_jax.types import MemoryItem
 
 ROOT = Path(__file__).parents[2]

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from finemem_jax import main
+from finemem_jax.baselines import _scripted as scripted
 from finemem_jax.config import UserError, resolve
-from finemem_jax.env import operations, scripted
+from finemem_jax.env import operations
 from finemem_jax.imitation.exercises import Exercises, expert_rollouts
+from finemem_jax.loading import load_environment, load_tokenizer
 from finemem_jax.memory import flat
-from finemem_jax.policy import load_environment, load_tokenizer
 from finemem_jax.types import Chunk, Episode, Question
 
 MEMORY = re.compile(r"<memory>\n(.*)\n</memory>", re.DOTALL)

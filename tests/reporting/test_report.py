@@ -10,8 +10,8 @@ import re
 import pytest
 
 from finemem_jax import main
+from finemem_jax.files import JsonLines, read_lines
 from finemem_jax.reporting import charts
-from finemem_jax.reporting.records import JsonLines, read_lines
 from finemem_jax.reporting.report import MAX_BYTES, evenly, write_report
 from tests.reporting import runs
 

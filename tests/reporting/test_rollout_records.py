@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finemem_jax.config import MemoryConfig
-from finemem_jax.reporting.records import read_lines
+from finemem_jax.files import read_lines
 from finemem_jax.reporting.rollout_records import group_record, sample_record, write_heldout
 from finemem_jax.types import Completion, Operation, Rollout, Step
 from tests import fakes

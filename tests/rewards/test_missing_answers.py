@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from finemem_jax.collect import Job, play_scripted
+from finemem_jax.baselines import _scripted as scripted
 from finemem_jax.config import (
     AnswererConfig,
     DataConfig,
@@ -19,12 +19,13 @@ from finemem_jax.config import (
     RewardsConfig,
     resolve,
 )
-from finemem_jax.env import operations, scripted
+from finemem_jax.env import operations
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.environment import Environment, all_questions
 from finemem_jax.env.step_rewards import answered_alike, step_rewards
-from finemem_jax.packing import TrainSequence, pack_rollouts
+from finemem_jax.rollouts.collect import Job, play_scripted
+from finemem_jax.rollouts.packing import TrainSequence, pack_rollouts
 from tests import fakes
 
 EPISODES = 6

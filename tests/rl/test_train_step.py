@@ -8,7 +8,6 @@ import pytest
 
 from finemem_jax.config import LossConfig, OptimizerConfig
 from finemem_jax.nn.sharding import make_mesh, param_shardings
-from finemem_jax.packing import TrainSequence, pack_rollouts, to_device
 from finemem_jax.rl import metrics
 from finemem_jax.rl.train_state import create_train_state, make_optimizer, make_schedule
 from finemem_jax.rl.train_step import (
@@ -18,6 +17,7 @@ from finemem_jax.rl.train_step import (
     make_train_step,
     state_shardings,
 )
+from finemem_jax.rollouts.packing import TrainSequence, pack_rollouts, to_device
 
 CFG = LossConfig(kl_coef=0.0, clip_low=0.2, clip_high=0.3, aggregation="sequence_mean")
 SEQ = 32

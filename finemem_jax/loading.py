@@ -1,0 +1,277 @@
+"""From a config to what a run works with: tokenizer, model, parameters, environment, episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+from transformers import PreTrainedTokenizerBase
+
+from finemem_jax.answerers._model import open_endpoint
+from finemem_jax.benchmarks import with_reference_metrics
+from finemem_jax.chat.asked_once import AskedOnce
+from finemem_jax.chat.engine import EngineChat
+from finemem_jax.chat.judge import ModelJudge
+from finemem_jax.config import AnswererConfig, Config, ModelConfig, UserError, resolve, unknown
+from finemem_jax.decoding.engine import Engine
+from finemem_jax.env import tokenizer as tokenizers
+from finemem_jax.env.environment import LLM_JUDGE, Environment
+from finemem_jax.env.episodes import drawn_evenly, left_out
+from finemem_jax.hosts import agreement
+from finemem_jax.nn.sharding import init_params, make_mesh
+from finemem_jax.reporting.untrusted import printable
+from finemem_jax.run.workdir import stored_config
+from finemem_jax.types import Answerer, Chat, Episode, Judge
+from finemem_jax.weights import hf
+from finemem_jax.weights.checkpoints import Checkpoints
+from finemem_jax.weights.vocabulary import vocabulary_settings, with_vocabulary
+
+# config.model.tokenizer: build the tiny tokenizer from the diary's words, or from the training episodes' chunks
+BUILD_TINY, BUILD_FROM_CORPUS = "tiny", "corpus"
+CORPUS_SUBWORDS = 2048  # so that the words of held-out text do not fall apart into bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    tokenizer: PreTrainedTokenizerBase
+    model: nn.Module
+    params: Any
+
+
+def load_policy(cfg: Config, mesh: Mesh | None = None) -> Policy:
+    """The policy a run starts from: the weights at `model.path`, or random ones of `model.family` and `preset`."""
+    tokenizer = load_tokenizer(cfg)
+    folder = cfg.model.path or cfg.model.layers_from
+    if folder:
+        model, params = hf.load_pretrained(
+            tokenizers.resolve_path(folder),
+            dtype=cfg.model.dtype,
+            param_dtype=cfg.model.param_dtype,
+            remat=cfg.model.remat,
+            lora=cfg.model.lora,
+            mesh=mesh,
+            seed=cfg.seed,
+        )
+        if not cfg.model.path:
+            model, params = with_vocabulary(model, params, tokenizers.load(folder), tokenizer, cfg.seed)
+        hf.check_vocabulary(len(tokenizer), model.cfg.vocab_size, cfg.model.tokenizer or cfg.model.path)
+        return Policy(tokenizer, model, params)
+    family = resolve("finemem_jax.models", cfg.model.family)
+    if cfg.model.preset not in family.PRESETS:
+        raise UserError(
+            unknown(cfg.model.preset, sorted(family.PRESETS), f"config.model.preset of {cfg.model.family}:")
+        )
+    settings = dataclasses.replace(
+        family.PRESETS[cfg.model.preset],
+        dtype=cfg.model.dtype,
+        param_dtype=cfg.model.param_dtype,
+        remat=cfg.model.remat,
+        lora=cfg.model.lora,
+    )
+    if cfg.model.tokenizer in (BUILD_TINY, BUILD_FROM_CORPUS):
+        settings = dataclasses.replace(settings, **vocabulary_settings(tokenizer))
+    hf.check_vocabulary(len(tokenizer), settings.vocab_size, cfg.model.tokenizer)
+    model = family.Model(settings)
+    return Policy(tokenizer, model, init_params(model, jax.random.key(cfg.seed), mesh))
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A policy as named on the command line, not loaded yet. identity changes whenever its parameters do."""
+
+    cfg: Config  # with the model and prompt settings that belong to it
+    tokenizer: PreTrainedTokenizerBase
+    identity: str
+    workdir: Path
+    base: ModelConfig  # what it was before training, as far as that is known
+    checkpoint: Path | None = None
+    url: str = ""
+
+
+def load_given(cfg: Config, given: str, workdir: Path) -> Given:
+    """A run's folder, a Hugging Face folder or hub name, or the base URL of a server; "" = `cfg.model`."""
+    if given.startswith(("http://", "https://")):
+        if not cfg.eval.policy_model:
+            raise UserError("config.eval.policy_model is empty: the name under which the server serves the policy")
+        return Given(cfg, load_tokenizer(cfg), f"endpoint {cfg.eval.policy_model}", workdir, cfg.model, url=given)
+    folder = Path(given)
+    if given and (folder / "checkpoints").is_dir() and (folder / "config.json").is_file():
+        stored = stored_config(folder)
+        if stored.prompt != cfg.prompt or stored.memory != cfg.memory:
+            print(f"note: {given} was trained with its own config.prompt and config.memory, used here", file=sys.stderr)
+        cfg = dataclasses.replace(cfg, model=stored.model, prompt=stored.prompt, memory=stored.memory)
+        step = Checkpoints(folder / "checkpoints", keep=1, read_only=True).latest()
+        if step is None:
+            raise UserError(f"no checkpoint in {folder}")
+        identity = f"{folder.resolve()} step {step} {_stamps(folder / 'checkpoints' / str(step))}"
+        return Given(cfg, load_tokenizer(cfg), identity, workdir, stored.model, folder / "checkpoints")
+    base = cfg.model
+    if given:
+        cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=given, tokenizer=""))
+    path = tokenizers.resolve_path(cfg.model.path) if cfg.model.path else ""
+    identity = f"{path} {_stamps(Path(path))}" if path and Path(path).is_dir() else f"{path} seed {cfg.seed}"
+    return Given(cfg, load_tokenizer(cfg), identity, workdir, base)
+
+
+def _stamps(folder: Path) -> str:
+    """Names, sizes and times of a folder's files: other parameters cannot have the same."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return " ".join(f"{p.relative_to(folder)}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in files)
+
+
+class OpenPolicies:
+    """Policies ready to write. It keeps the engine that was opened last: two at once may not fit the device."""
+
+    def __init__(self) -> None:
+        self._identity: str | None = None
+        self._engine: Engine | None = None
+
+    def open(self, given: Given, temperature: float) -> Engine | Chat:
+        """The engine with the policy's parameters, or the chat model behind its server."""
+        if given.url:
+            return _policy_server(given, temperature)
+        if self._identity != given.identity:
+            self._engine = None  # its buffers go before the next ones come
+            self._engine, self._identity = _policy_engine(given), given.identity
+        return self._engine
+
+
+def _policy_engine(given: Given) -> Engine:
+    policy = load_policy(given.cfg, load_mesh(given.cfg))
+    params = policy.params
+    if given.checkpoint is not None:
+        params = Checkpoints(given.checkpoint, keep=1, read_only=True).restore_params(params)
+    return Engine(policy.model, agreement.gather_params(policy.model, params), given.cfg.engine)
+
+
+def _policy_server(given: Given, temperature: float) -> Chat:
+    """The transport's settings (concurrency, timeouts, key) are the answerer's."""
+    settings = dataclasses.replace(
+        _kept_in(given.cfg.answerer, given.workdir),
+        url=given.url,
+        model=given.cfg.eval.policy_model,
+        temperature=temperature,
+        max_tokens=given.cfg.prompt.max_completion_tokens,
+    )
+    return open_endpoint(settings)
+
+
+def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
+    """The tokenizer of the config. One is built only for a model that starts from random weights."""
+    built = cfg.model.tokenizer in (BUILD_TINY, BUILD_FROM_CORPUS)
+    if cfg.model.path:
+        return tokenizers.load(cfg.model.path if built else cfg.model.tokenizer or cfg.model.path)
+    if cfg.model.tokenizer == BUILD_TINY:
+        return tokenizers.build_tiny(resolve("finemem_jax.benchmarks", "diary").sentences())
+    if cfg.model.tokenizer == BUILD_FROM_CORPUS:
+        texts = (chunk.text for episode in load_training(cfg) for chunk in episode.chunks)
+        return tokenizers.build_tiny(texts, subwords=CORPUS_SUBWORDS)
+    if not cfg.model.tokenizer:
+        raise UserError("config.model.tokenizer is needed when config.model.path is empty")
+    return tokenizers.load(cfg.model.tokenizer)
+
+
+def load_training(cfg: Config) -> Sequence[Episode]:
+    """The training episodes, at least one."""
+    return _load_split(cfg, "train")
+
+
+def load_held_out(cfg: Config) -> list[Episode]:
+    """The held-out episodes that evaluations use, `config.eval.episodes` of them, judged as `config.eval.metrics` says.
+
+    `train` and `evaluate` both come here, so that their numbers are of the same questions."""
+    there = _load_split(cfg, "eval")
+    episodes = drawn_evenly(there, cfg.eval.episodes, cfg.eval.seed)
+    if len(episodes) < len(there) and agreement.is_lead():
+        chosen = f"{len(episodes)} of {len(there)} held-out episodes are judged"
+        drawn = f"drawn over their data sources by config.eval.seed={cfg.eval.seed}"
+        note = f"{chosen} (config.eval.episodes), {drawn}: {left_out(there, episodes)}"
+        print(printable(note), file=sys.stderr)
+    if cfg.eval.metrics == "reference":
+        episodes = [with_reference_metrics(episode) for episode in episodes]
+    judged = sorted({e.source for e in episodes if any(q.metric == LLM_JUDGE for q in e.questions)})
+    if judged and cfg.judge.name == "none":
+        raise UserError(
+            f"config.eval.metrics={cfg.eval.metrics} judges {', '.join(judged)} by a model: set config.judge.name "
+            "(endpoint, local), or keep other data sources with config.data.sources"
+        )
+    return episodes
+
+
+def _load_split(cfg: Config, split: str) -> Sequence[Episode]:
+    episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, split, cfg.seed)
+    if not len(episodes):
+        raise UserError(f"config.data: no episodes in the {split} split of {cfg.data.path or cfg.data.name}")
+    return episodes
+
+
+def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Judge | None = None) -> Environment:
+    return Environment(
+        tokenizer,
+        tokenizers.token_counter(tokenizer),
+        cfg.memory,
+        cfg.prompt,
+        cfg.retrieval,
+        judge,
+        cfg.judge.sources if judge is not None else (),
+    )
+
+
+def load_answerer(cfg: Config, workdir: Path) -> Answerer:
+    """The answerer of a run. What a model answered is kept in `workdir` unless the config names another file."""
+    settings = _kept_in(cfg.answerer, workdir)
+    local = _load_local(cfg, settings, "answerer") if settings.name == "local" else None
+    return resolve("finemem_jax.answerers", settings.name).create(settings, local)
+
+
+def load_judge(cfg: Config, workdir: Path) -> Judge | None:
+    """The judge of a run, None where the config names none."""
+    if cfg.judge.name == "none":
+        return None
+    settings = dataclasses.replace(
+        _kept_in(cfg.judge, workdir), url=cfg.judge.url or cfg.answerer.url, model=cfg.judge.model or cfg.answerer.model
+    )
+    return ModelJudge(open_endpoint(settings) if settings.name == "endpoint" else _load_local(cfg, settings, "judge"))
+
+
+def _kept_in(settings: AnswererConfig, workdir: Path) -> AnswererConfig:
+    """Each process keeps a file of its own: databases on network file systems do not bear two writers."""
+    number = f"-{jax.process_index()}" if jax.process_index() else ""
+    return dataclasses.replace(settings, cache=settings.cache or str(workdir / f"answers{number}.sqlite"))
+
+
+def _load_local(cfg: Config, settings: AnswererConfig, what: str) -> Chat:
+    """The frozen model of `settings.model` in an engine of its own."""
+    if not settings.model:
+        raise UserError(f"config.{what}.model is empty: a Hugging Face folder, a hub name or embedded:NAME")
+    tokenizer = tokenizers.load(settings.model)
+    model, params = hf.load_pretrained(
+        tokenizers.resolve_path(settings.model),
+        dtype=cfg.model.dtype,
+        param_dtype=cfg.model.dtype,  # frozen: nothing needs more than it is computed in
+        # Every process has a copy of its own: they ask at different times.
+        mesh=load_mesh(cfg) if jax.process_count() == 1 else make_mesh(devices=jax.local_devices()),
+    )
+    capacity = dataclasses.replace(
+        cfg.engine, slots=settings.slots, cache_tokens=settings.context_tokens, pool_tokens=0
+    )
+    chat = EngineChat(Engine(model, params, capacity), tokenizer, settings, what)
+    return AskedOnce(chat, chat.identity, settings.cache)
+
+
+def load_mesh(cfg: Config) -> Mesh | None:
+    """The mesh of the config over all devices of all processes; None where nothing is sharded: in a run of one process
+    with one device, or with all axes 1."""
+    axes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.sequence, cfg.mesh.tensor)
+    split = math.prod(size for size in axes if size > 0)
+    if jax.process_count() == 1 and split == 1 and (-1 not in axes or jax.device_count() == 1):
+        return None
+    return make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, sequence=cfg.mesh.sequence)

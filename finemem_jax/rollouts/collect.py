@@ -1,0 +1,113 @@
+"""Episodes as coroutines over the engine: the policy's turns become requests, the answers come in behind them.
+
+A completion is a function of its prompt and its key, (seed, step, episode, sample, t), so a rollout is the same
+whatever shares its batch.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from finemem_jax.baselines._scripted import Writer
+from finemem_jax.console import Progress
+from finemem_jax.decoding.engine import Engine, Request
+from finemem_jax.env.environment import Asked, Environment, Game, Play, Turn, play
+from finemem_jax.types import Answerer, Completion, Episode, Rollout, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One rollout to be made: sample `sample` of group `group`."""
+
+    episode: Episode
+    asked: Asked
+    group: int = 0
+    sample: int = 0
+
+
+def collect_rollouts(
+    engine: Engine,
+    env: Environment,
+    answerer: Answerer,
+    jobs: Sequence[Job],
+    sampling: Sampling,
+    *,
+    seed: int,
+    step: int,
+    start: Play = play,
+    answering: AbstractContextManager | None = None,
+) -> list[Rollout]:
+    """Plays every job with the engine's policy; rollouts in the order of the jobs. `start` makes the coroutine.
+
+    `seed` and `step` (the training step) are part of every sampling key, so two steps never share noise. The answerer
+    works in the background while the device decodes; its answers are waited for when the device is done, inside the
+    context `answering`. Raises `EpisodesFailed` with the names of the episodes that raised, when all others are done.
+    """
+    games = [start(env, job.episode, job.asked, answerer.submit, group=job.group, sample=job.sample) for job in jobs]
+    words = (seed, step)
+    finishes = engine.run(
+        [_requests(game, job, sampling, words) for game, job in zip(games, jobs, strict=True)],
+        [f"episode {job.episode.id!r} (group {job.group}, sample {job.sample})" for job in jobs],
+    )
+    with answering or nullcontext():
+        env.settle(answerer)
+        return [finish() for finish in finishes]
+
+
+KEY_WORDS = 5  # of every sampling key: seed, step, episode, sample, t
+
+
+def warm_up(engine: Engine) -> int:
+    """Compiles every shape that training can need, with a progress bar; returns how many there are."""
+    shapes = engine.shapes(KEY_WORDS)
+    with Progress(len(shapes), "compile the engine") as progress:
+        for done, shape in enumerate(shapes, start=1):
+            engine.compile(shape)
+            progress.update(done)
+        progress.say(f"engine: {len(shapes)} shapes compiled")
+    engine.reset_stats()
+    return len(shapes)
+
+
+def play_scripted(env: Environment, answerer: Answerer | None, jobs: Iterable[Job], write: Writer) -> list[Rollout]:
+    """The same for a scripted writer: no device, no randomness but the writer's own. Jobs without questions need
+    no answerer."""
+    finishes = [_drive(env, answerer, job, write) for job in jobs]
+    if answerer is not None:
+        env.settle(answerer)
+    return [finish() for finish in finishes]
+
+
+def scripted_completion(env: Environment, episode: Episode, turn: Turn, write: Writer) -> Completion:
+    """A writer's text as the completion a policy would have sampled."""
+    tokens = (*env.tokenizer.encode(write(episode, turn), add_special_tokens=False), env.tokenizer.eos_token_id)
+    return Completion(tokens, (0.0,) * len(tokens), "stop")
+
+
+def _requests(
+    game: Game, job: Job, sampling: Sampling, words: tuple[int, int]
+) -> Generator[Request, Completion, Callable[[], Rollout]]:
+    """A game as the engine drives it: each turn becomes a request with a key of its own."""
+    episode = zlib.crc32(job.episode.id.encode())
+    try:
+        turn = next(game)
+        while True:
+            key = (*words, episode, job.sample, turn.step)
+            name = f"step t={turn.step} of episode {job.episode.id!r}, sample {job.sample}, training step {words[1]}"
+            turn = game.send((yield Request(turn.prompt_tokens, sampling, key, name)))
+    except StopIteration as done:
+        return done.value
+
+
+def _drive(env: Environment, answerer: Answerer | None, job: Job, write: Writer) -> Callable[[], Rollout]:
+    ask = (lambda requests: []) if answerer is None else answerer.submit
+    game = play(env, job.episode, job.asked, ask, group=job.group, sample=job.sample)
+    try:
+        turn = next(game)
+        while True:
+            turn = game.send(scripted_completion(env, job.episode, turn, write))
+    except StopIteration as done:
+        return done.value

@@ -1,0 +1,157 @@
+"""The groups of a step: which process makes which, what all processes know of them, and each one's rows.
+
+Each process makes the rollouts of whole groups and keeps their tokens. Everything else about them is told to all, so
+that rewards, advantages, metrics and the layout of a mini-batch come out alike in every process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from finemem_jax.config import Config, UserError
+from finemem_jax.env.environment import Environment
+from finemem_jax.hosts import agreement
+from finemem_jax.rollouts import packing
+from finemem_jax.rollouts.packing import Lengths, TrainSequence
+from finemem_jax.types import Rollout
+
+StepLengths = dict[int, list[list[Lengths]]]
+"""Of a process: for each of its groups the lengths of the sequences, [samples][steps]."""
+
+
+def mini_batches(cfg: Config, step: int, groups: int) -> list[list[int]]:
+    """Which groups go into which update: whole groups, another order in every pass."""
+    size = groups // cfg.train.mini_batches
+    chosen = []
+    for epoch in range(cfg.train.epochs):
+        order = random.Random(f"mini-batches {cfg.seed} {step} {epoch}").sample(range(groups), groups)
+        chosen += [order[start : start + size] for start in range(0, groups, size)]
+    return chosen
+
+
+def check_groups(cfg: Config, processes: int) -> None:
+    """Raises UserError when there are fewer groups than processes."""
+    if cfg.train.episodes < processes:
+        raise UserError(
+            f"config.train.episodes={cfg.train.episodes} leaves some of the {processes} processes without a group, and "
+            "each owns whole groups: raise it, or start fewer processes"
+        )
+
+
+def own_groups(cfg: Config, step: int, process: int, processes: int) -> list[int]:
+    """The groups of a step whose rollouts this process makes: dealt out in the order of the first pass's
+    mini-batches, so that each process has its share of each."""
+    size = cfg.train.episodes // cfg.train.mini_batches
+    dealt = [g for batch in mini_batches(cfg, step, cfg.train.episodes)[: cfg.train.episodes // size] for g in batch]
+    return sorted(dealt[process::processes])
+
+
+def share_groups(own: dict[int, list[Rollout]], env: Environment) -> tuple[list[list[Rollout]], list[StepLengths]]:
+    """The groups of all processes, in order, and for each process the lengths of its sequences, by group.
+
+    With several processes they have no prompt tokens and no log-probabilities: only their owner needs those.
+    """
+    lengths = {
+        number: [
+            [Lengths(len(step.prompt_tokens), len(step.completion.tokens)) for step in rollout.steps]
+            for rollout in group
+        ]
+        for number, group in own.items()
+    }
+    groups = own
+    if agreement.process_count() > 1:
+        told = {number: [_without_tokens(rollout) for rollout in group] for number, group in own.items()}
+        groups = agreement.union(told, shared=(env.count_tokens,))
+    return list(groups.values()), agreement.all_gather(lengths)
+
+
+def _without_tokens(rollout: Rollout) -> Rollout:
+    steps = [
+        dataclasses.replace(step, prompt_tokens=(), completion=dataclasses.replace(step.completion, logprobs=()))
+        for step in rollout.steps
+    ]
+    return dataclasses.replace(rollout, steps=tuple(steps))
+
+
+Weighted = tuple[TrainSequence, float]
+"""A sequence and its advantage."""
+
+
+def pack_groups(
+    chosen: Sequence[int],
+    own: dict[int, list[Rollout]],
+    lengths: Sequence[StepLengths],
+    advantages: np.ndarray,
+    cfg: Config,
+) -> tuple[packing.PackedRows, float]:
+    """This process's rows of the mini-batch of the `chosen` groups, and the padding share of all processes' rows.
+
+    Every step of every rollout is one sequence with the advantage of that step, from [groups, samples, steps].
+    lengths: what `share_groups` gave, of all processes: the layout is the same in all.
+    """
+    made = [
+        (TrainSequence(step.prompt_tokens, step.completion.tokens, step.completion.logprobs), advantages[g, s, t])
+        for g in chosen
+        for s, rollout in enumerate(own.get(g, ()))
+        for t, step in enumerate(rollout.steps)
+        if not np.isnan(advantages[g, s, t])
+    ]
+    layout = packing.lay_out(
+        [_counted(chosen, theirs, advantages) for theirs in lengths],
+        cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens,
+        row_tokens=cfg.train.row_tokens,
+        microbatch_rows=cfg.train.microbatch_rows,
+        multiple=cfg.mesh.sequence,
+    )
+    me = agreement.process_index()
+    rows = rows_of(layout, me, made, agreement.all_gather(lent(layout, me, made)))
+    sequences, values = zip(*(sequence for row in rows for sequence in row), strict=True) if rows else ((), ())
+    ends = np.cumsum([0, *map(len, rows)])
+    packed = packing.pack_rollouts(
+        sequences,
+        np.array(values, np.float32),
+        cfg.loss,
+        rows=[range(start, end) for start, end in itertools.pairwise(ends)],
+        row_tokens=layout.row_tokens,
+        microbatch_rows=cfg.train.microbatch_rows,
+        totals=layout.totals,
+        min_microbatches=layout.microbatches,
+    )
+    return packed, layout.padding_share
+
+
+def lent(layout: packing.Layout, process: int, made: Sequence[Weighted]) -> dict[int, Weighted]:
+    """What others need of what `process` made: the sequences of its rows that they pack, by index."""
+    return {
+        index: made[index]
+        for packer, rows in enumerate(layout.rows)
+        for row in rows
+        for index in row.members
+        if row.owner == process != packer
+    }
+
+
+def rows_of(
+    layout: packing.Layout, process: int, made: Sequence[Weighted], borrowed: Sequence[dict[int, Weighted]]
+) -> list[list[Weighted]]:
+    """The rows that `process` packs, from what it made and from what each process has lent."""
+    return [
+        [made[index] if row.owner == process else borrowed[row.owner][index] for index in row.members]
+        for row in layout.rows[process]
+    ]
+
+
+def _counted(chosen: Sequence[int], lengths: StepLengths, advantages: np.ndarray) -> list[Lengths]:
+    """Of a process's sequences in the chosen groups, those that have an advantage."""
+    return [
+        length
+        for g in chosen
+        for s, steps in enumerate(lengths.get(g, ()))
+        for t, length in enumerate(steps)
+        if not np.isnan(advantages[g, s, t])
+    ]

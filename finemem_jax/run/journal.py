@@ -1,0 +1,169 @@
+"""What a run writes while it goes on: its logs and its checkpoints, in step with each other.
+
+A checkpoint is written only when every line before it is on the disk, so a run that resumes from it leaves no gap;
+lines after it are dropped at the resume and written again, so there is no duplicate. A full disk is reported, and the
+run goes on or ends by `config.guards.disk_full`: lines are kept and written later, checkpoints are tried again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from finemem_jax import config, exits
+from finemem_jax.config import Config
+from finemem_jax.exits import RunEnded
+from finemem_jax.files import JsonLines, read_lines
+from finemem_jax.hosts import agreement
+from finemem_jax.reporting.untrusted import printable
+from finemem_jax.rl.train_state import TrainState
+from finemem_jax.run.guards import Alarm, Guards
+from finemem_jax.run.workdir import code_version
+from finemem_jax.weights.checkpoints import Checkpoints, SaveFailed, reason
+
+CHECKPOINTS = "checkpoints"
+
+
+class Journal:
+    """The files of the run in `workdir`, opened by `resume`."""
+
+    def __init__(self, cfg: Config, workdir: Path):
+        self._cfg, self._workdir = cfg, workdir
+        self.checkpoints = Checkpoints(
+            workdir / CHECKPOINTS,
+            keep=cfg.train.keep_checkpoints,
+            keep_best=cfg.train.keep_best,
+            scores=agreement.from_lead(scores(workdir)),
+        )
+        self.guards = Guards(cfg.guards)
+        self.episodes_drawn = 0  # position in the stream of training episodes
+        self._saved: int | None = None  # step of the last checkpoint begun
+        self._is_behind = False  # a checkpoint failed: the next step tries again
+
+    def resume(self, state: TrainState) -> tuple[TrainState, int]:
+        """The state and the step to go on from: those of the newest checkpoint, or `state` and 0. Logs keep what
+        came before that step."""
+        first = 0
+        if self.checkpoints.latest() is not None:
+            state, note = self.checkpoints.restore(state)
+            first, self.episodes_drawn = note["next_step"], note["stream"]["episodes_drawn"]
+            self.guards = Guards(self._cfg.guards, note["guards"])
+            if note["code"] != code_version():
+                say(f"warning: the checkpoint is from code {note['code']}, this is {code_version()}")
+            self._saved = first
+        is_muted = not agreement.is_lead()
+        self.metrics = JsonLines(self._workdir / "metrics.jsonl", keep_below=first, is_muted=is_muted)
+        self.timings = JsonLines(self._workdir / "timings.jsonl", keep_below=first, is_muted=is_muted)
+        self.rollouts = JsonLines(self._workdir / "rollouts.jsonl", keep_below=first, is_muted=is_muted)
+        self.alarms = JsonLines(self._workdir / "alarms.jsonl", keep_below=first, is_muted=is_muted)
+        # The evaluation at a step is of the state before it. It stands when all of it was written; that of the last
+        # step is always made anew, for the report needs more than its numbers.
+        is_evaluated = 0 < first < self._cfg.train.steps and agreement.from_lead(self._is_evaluated(first))
+        self._evaluated = first if is_evaluated else first - 1
+        kept = self._evaluated + 1
+        self.evaluations = JsonLines(self._workdir / "evaluations.jsonl", keep_below=kept, is_muted=is_muted)
+        lost = first - len({line["step"] for line in _lines(self.metrics.path)})
+        if lost and agreement.is_lead():  # the others may read the file while it is rewritten
+            say(f"WARNING: {self.metrics.path} lacks {lost} of the {first} steps before the checkpoint")
+        return state, first
+
+    def needs_evaluation(self, step: int) -> bool:
+        """Whether the state before `step` shall be evaluated, and was not yet."""
+        every = self._cfg.train.eval_every
+        return (step == 0 or bool(every and step % every == 0)) and step > self._evaluated
+
+    def write(self, log: JsonLines, step: int, values: Mapping[str, object]) -> None:
+        self.attempt(f"a line of {log.path.name}", log.write, step, values)
+
+    def write_evaluation(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        """metrics: of each evaluation of the state before `step`, by the policy's name."""
+        for name, values in metrics.items():
+            self.write(self.evaluations, step, {"policy": name, **values})
+        self.checkpoints.score(step, _score(metrics.values()))
+
+    def sound(self, alarms: list[Alarm], step: int) -> None:
+        """Prints and records alarms."""
+        for alarm in alarms:
+            say(f"step {step}: {alarm}")
+            self.write(self.alarms, step, alarm.record())
+
+    def needs_checkpoint(self, done: int) -> bool:
+        """Whether a checkpoint is due after `done` steps."""
+        if self.checkpoints.is_idle() and not self.attempt("a checkpoint", self.checkpoints.wait):
+            self._is_behind = True
+        is_due = done % self._cfg.train.checkpoint_every == 0 or done == self._cfg.train.steps
+        return is_due or agreement.any_process(self._is_behind)
+
+    def save(self, done: int, state: TrainState) -> None:
+        """Starts to save the state after `done` steps, unless it is saved already."""
+        if agreement.all_processes(self._saved == done):
+            return
+        note = {
+            "next_step": done,
+            "rng": {"seed": self._cfg.seed, "step": done},  # every key is folded from these, the episode, sample and t
+            "stream": {"episodes_drawn": self.episodes_drawn},
+            "guards": self.guards.state(),
+            "config": config.to_dict(self._cfg),
+            "code": code_version(),
+        }
+        logs = (self.metrics, self.evaluations, self.alarms, self.rollouts)
+        # All save, or none: a checkpoint of several processes waits for each of them.
+        is_logged = all([self.attempt(f"lines of {log.path.name}", log.flush) for log in logs])
+        is_logged = agreement.all_processes(is_logged)
+        self.attempt("a checkpoint", self.checkpoints.wait)
+        is_saved = is_logged and self.attempt("a checkpoint", self.checkpoints.save, done, state, note)
+        is_saved = agreement.all_processes(is_saved)
+        self._saved, self._is_behind = (done, False) if is_saved else (self._saved, True)
+
+    def finish(self, done: int, state: TrainState) -> bool:
+        """Saves the state after `done` steps and waits for it; whether it is on the disk."""
+        try:
+            self.save(done, state)
+            if self.attempt("a checkpoint", self.checkpoints.wait) and self._saved == done:
+                return True
+        except RunEnded:
+            pass  # said already; whoever ends the run knows why
+        return False
+
+    def attempt(self, what: str, action: Callable, *arguments: object) -> bool:
+        """Whether the action succeeded. Raises RunEnded when it did not and the config says stop."""
+        try:
+            action(*arguments)
+        except SaveFailed as error:
+            text, self._saved = str(error), None
+        except OSError as error:
+            text = f"{what} could not be written ({reason(error)}); it is kept and written later"
+        else:
+            return True
+        if self._cfg.guards.disk_full == "stop":
+            raise RunEnded(f"{text} (config.guards.disk_full=stop)", exits.STOPPED)
+        say(f"WARNING: {text}; the run goes on (config.guards.disk_full=warn)")
+        return False
+
+    def _is_evaluated(self, step: int) -> bool:
+        lines = [line for line in _lines(self._workdir / "evaluations.jsonl") if line["step"] == step]
+        return len(lines) == len(self._cfg.eval.temperatures)
+
+
+def scores(workdir: Path) -> dict[int, float]:
+    """Mean held-out accuracy of the evaluated steps of a run: what the best checkpoint is chosen by."""
+    by_step: dict[int, list[dict]] = {}
+    for line in _lines(workdir / "evaluations.jsonl"):
+        by_step.setdefault(line["step"], []).append(line)
+    return {step: _score(lines) for step, lines in by_step.items()}
+
+
+def say(text: str) -> None:
+    if agreement.is_lead():
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def _score(evaluations) -> float:
+    return float(np.mean([values["accuracy"] for values in evaluations]))
+
+
+def _lines(path: Path) -> list[dict]:
+    return read_lines(path) if path.exists() else []

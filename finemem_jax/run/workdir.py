@@ -1,0 +1,140 @@
+"""The folder of a run: it belongs to one config and to one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finemem_jax import __version__, config
+from finemem_jax.config import Config, UserError
+from finemem_jax.files import JsonLines, write_atomically
+
+CONFIG = "config.json"
+CONFIG_DIFF = "config_diff.txt"
+CONFIG_CHANGES = "config_changes.jsonl"
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the folder's lock. Raises UserError, naming the holder, when another process has it.
+
+    The lock is the kernel's, on the open file: it goes with the process, however that ends."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).strip() or "unknown"
+            raise UserError(
+                f"{workdir} is in use by another run ({holder}): wait for it, stop it, or choose another --workdir"
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            print(f"warning: {workdir} cannot be locked ({error.strerror}); start one run in it only", file=sys.stderr)
+        else:
+            file.truncate(0)
+            now = datetime.datetime.now().isoformat(timespec="seconds")
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without its note
+                file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}")
+                file.flush()
+        yield
+
+
+def claim(cfg: Config, workdir: Path, *, accept_change: bool = False) -> list[str]:
+    """The folder is this config's from now on; returns what changed against the run that it holds.
+
+    Raises UserError with the difference when it holds a run with another config, unless the change is accepted.
+    """
+    changed = changes(workdir, cfg)
+    if changed and not accept_change:
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(changed)}): choose another --workdir, or go on "
+            "with the new config with --accept-config-change"
+        )
+    return changed
+
+
+def store_config(cfg: Config, workdir: Path, changed: Sequence[str] = (), step: int = 0) -> None:
+    """Writes the resolved config and what it differs in from the defaults. An accepted change is recorded with the
+    step from which it holds."""
+    if changed:
+        JsonLines(workdir / CONFIG_CHANGES).write(step, {"changed": list(changed)})
+    write_atomically(workdir / CONFIG, json.dumps(config.to_dict(cfg), indent=1))
+    write_atomically(workdir / CONFIG_DIFF, "".join(f"{line}\n" for line in difference(Config(), cfg)))
+
+
+def stored_config(workdir: Path) -> Config:
+    """The config of the run in `workdir`."""
+    path = workdir / CONFIG
+    if not path.is_file():
+        raise UserError(f"no run in {workdir}: {path.name} is missing")
+    try:
+        return config.from_ml_collections(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not JSON ({error}): the run's config is lost") from error
+
+
+def changes(workdir: Path, cfg: Config) -> list[str]:
+    """What differs between the config stored in `workdir` and `cfg`; empty where there is no run."""
+    path = workdir / CONFIG
+    if not path.exists():
+        return []
+    try:
+        return difference(stored_config(workdir), cfg)  # fields that came into the schema later have their defaults
+    except UserError:  # fields that left the schema: compare what stands in the file
+        try:
+            old = flat(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, AttributeError):  # no JSON, or not an object
+            return [f"{path} cannot be read"]
+        return _differences(old, flat(json.loads(json.dumps(config.to_dict(cfg)))))
+
+
+def difference(old: Config, new: Config) -> list[str]:
+    """One entry per field that differs: "config.a.b: old -> new"."""
+    return _differences(*(flat(json.loads(json.dumps(config.to_dict(cfg)))) for cfg in (old, new)))
+
+
+def summary(cfg: Config) -> str:
+    """What a config differs in from the defaults, a line per group: "  train: steps=45 episodes=8"."""
+    groups: dict[str, list[str]] = {}
+    base, values = (flat(json.loads(json.dumps(config.to_dict(c)))) for c in (Config(), cfg))
+    for name in sorted(values):
+        if values[name] != base.get(name):
+            _, _, rest = name.partition(".")
+            group, _, field = rest.partition(".")
+            groups.setdefault(group if field else "", []).append(f"{field or group}={values[name]}")
+    lines = (f"  {group}: {' '.join(fields)}" if group else f"  {' '.join(fields)}" for group, fields in groups.items())
+    return "\n".join(["config, where it differs from the defaults:", *lines])
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
+    """Dotted names and values of nested groups."""
+    values = {}
+    for key, value in tree.items():
+        values |= flat(value, f"{prefix}.{key}") if isinstance(value, Mapping) else {f"{prefix}.{key}": value}
+    return values
+
+
+@functools.cache
+def code_version() -> str:
+    """Version of the package and a digest of its source files: "0.1.0+3f2a…". Equal digests, equal code."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{__version__}+{digest.hexdigest()[:12]}"
