@@ -12,6 +12,7 @@ from finemem_jax import main
 from finemem_jax.config import UserError
 from finemem_jax.models import qwen3
 from finemem_jax.nn.sharding import make_mesh
+from finemem_jax.plan import formula
 from finemem_jax.plan.formula import check_memory, memory_parts, model_shape, peak
 from finemem_jax.plan.programs import decode_program, planned_model, train_program
 
