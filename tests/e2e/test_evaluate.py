@@ -20,6 +20,7 @@ import pytest
 from finemem_jax import main
 from finemem_jax.config import MODEL_BASELINES, SCRIPTED_BASELINES
 from finemem_jax.corpora._build import build
+from finemem_jax.env.attribution import CAUSES
 from finemem_jax.evaluate import evaluate
 from finemem_jax.files import read_lines
 from finemem_jax.types import AnswererDown
@@ -73,7 +74,7 @@ def test_every_baseline_and_the_policy_are_scored(everything):
     assert table["memagent"]["memory_items"] <= 1 and table["mem1"]["memory_items"] <= 1
     for row in table.values():
         assert row["low"] <= row["accuracy"] <= row["high"] and row["questions"] == 42
-        assert row["wrong"] == sum(row[f"failure/{c}"] for c in ("construction", "retrieval", "answering"))
+        assert row["wrong"] == sum(row[f"failure/{c}"] for c in CAUSES)
     assert table["no_memory"]["failure/construction"] == table["no_memory"]["wrong"] == 42
     assert table["expert"]["policy_calls"] == 0 and table["greedy"]["policy_calls"] == 24
     assert table["greedy"]["policy_prompt_tokens"] > table["greedy"]["policy_completion_tokens"] > 0
@@ -86,7 +87,7 @@ def test_every_question_is_on_record_with_what_was_retrieved_and_which_step_wrot
         assert len(lines) == 42
         for line in lines:
             wrong = line["score"] < 0.5
-            assert line["failure"] in (("construction", "retrieval", "answering") if wrong else ("",))
+            assert line["failure"] in (CAUSES if wrong else ("",))
             assert all(0 <= item["step"] < 4 and item["text"] for item in line["retrieved"])
     whole = read_lines(workdir / "questions-full_context.jsonl")
     assert all([item["step"] for item in line["retrieved"]] == [0, 1, 2, 3] for line in whole)

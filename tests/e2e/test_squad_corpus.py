@@ -84,6 +84,6 @@ def test_it_trains_and_every_baseline_is_evaluated_on_it(corpus, tmp_path, reque
     assert scores["no_memory"] == 0 < scores["recent_k"] < 1, scores
     causes = {name: [found[name].metrics[f"failure/{c}"] for c in CAUSES] for name in ("no_memory", "recent_k")}
     questions = found["no_memory"].metrics["questions"]
-    assert causes["no_memory"] == [questions, 0, 0]
-    assert causes["recent_k"] == [round(questions * (1 - scores["recent_k"])), 0, 0]  # forgotten, not missed
+    assert causes["no_memory"] == [questions, 0, 0, 0]
+    assert causes["recent_k"] == [round(questions * (1 - scores["recent_k"])), 0, 0, 0]  # forgotten, not missed
     assert found["no_memory"].metrics["memory_tokens"] == 0 < found["rag"].metrics["memory_tokens"]
