@@ -20,8 +20,8 @@ import pytest
 from finemem_jax import main
 from finemem_jax.config import MODEL_BASELINES, SCRIPTED_BASELINES
 from finemem_jax.corpora._build import build
-from finemem_jax.env.attribution import CAUSES
 from finemem_jax.evaluate import evaluate
+from finemem_jax.evaluation.causes import CAUSES
 from finemem_jax.files import read_lines
 from finemem_jax.types import AnswererDown
 from tests.corpora.conftest import WRITERS
