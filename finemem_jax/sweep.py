@@ -4,6 +4,9 @@
 
 A run lives in WORKDIR/ROW/seed-SEED and is an ordinary run of `finemem train`: a sweep that was stopped and is started
 again leaves finished runs alone and resumes the others. What is compared comes from each run's results.json.
+
+The folder belongs to one sweep at a time, and its runs save and end with it, however it ends (run/attached.py). A run
+that another process still has, such as one that a killed sweep has left to save its state, is waited for.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,11 +51,10 @@ class Run:
 
     def is_finished(self) -> bool:
         """Whether the run was trained, evaluated and exported. Raises UserError when its folder is another's."""
-        stored = self.workdir / "config.json"
-        results = self.workdir / "results.json"
-        if not (stored.is_file() and results.is_file() and (self.workdir / "hf" / "config.json").is_file()):
+        stored = _read_object(self.workdir / "config.json")
+        if stored is None or self.results() is None or not (self.workdir / "hf" / "config.json").is_file():
             return False
-        old, new = (workdirs.flat(json.loads(text)) for text in (stored.read_text("utf-8"), _dump(self.cfg)))
+        old, new = (workdirs.flat(tree) for tree in (stored, json.loads(json.dumps(config.to_dict(self.cfg)))))
         # Fields of one side alone came with a change of the code, which a long sweep may well outlive.
         changed = sorted(key for key in old.keys() & new.keys() if old[key] != new[key])
         if changed:
@@ -60,9 +63,21 @@ class Run:
             )
         return True
 
+    def results(self) -> dict[str, dict[str, float]] | None:
+        """policy -> metric -> value; None where the run has no results, or a file that says none: it has to be trained
+        to its end once more, which a run that has its checkpoints does at once."""
+        found = _read_object(self.workdir / "results.json")
+        is_whole = found is not None and all(isinstance(metrics, dict) for metrics in found.values())
+        return found if is_whole else None
 
-def _dump(cfg: Config) -> str:
-    return json.dumps(config.to_dict(cfg))
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, if there is one."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def row_name(spec: str) -> str:
@@ -86,16 +101,18 @@ def sweep(runs: Sequence[Run], workdir: Path, jobs: int) -> int:
         if run.workdir in places:
             raise UserError(f"--configs and --seeds name {run.row} with seed {run.seed} twice")
         places.add(run.workdir)
-    waiting = [run for run in runs if not run.is_finished()]
-    try:
-        failed = _run_all(waiting, len(runs), workdir, jobs)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except _Preempted:
-        return PREEMPTED
-    rows = compare(runs)
-    if rows:
-        write_sweep(workdir, rows)
+    for run in runs:
+        run.is_finished()  # raises where a folder holds another run
+    with workdirs.locked(workdir):
+        try:
+            failed = _run_all([run for run in runs if not run.is_finished()], len(runs), workdir, jobs)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except _Preempted:
+            return PREEMPTED
+        rows = compare(runs)
+        if rows:
+            write_sweep(workdir, rows)
     for run in failed:
         print(f"failed: {run.command}", file=sys.stderr)
     return int(bool(failed))
@@ -106,16 +123,22 @@ def _run_all(waiting: Sequence[Run], total: int, workdir: Path, jobs: int) -> li
     environments = _environments(jobs, workdir)
     todo, failed, ended = list(waiting), [], total - len(waiting)
     running: dict[int, tuple[Run, subprocess.Popen]] = {}  # by slot
+    held: set[Path] = set()  # folders that another process has, as was said
+    end, life = os.pipe()  # the runs have `end`; nobody but this process has `life`, which closes with it
     before = signal.signal(signal.SIGTERM, _preempt)
     try:
         with Progress(total, "sweep") as progress:
             progress.say(f"{total} runs, {ended} of them finished before, {jobs} at once, in {workdir}")
             while running or todo:
-                for slot in set(range(jobs)) - running.keys():
-                    if todo:
-                        run = todo.pop(0)
-                        running[slot] = run, _start(run, environments[slot])
-                        progress.say(f"{run.row} seed {run.seed}: started, {run.workdir / 'log.txt'}")
+                for run in _startable(todo, jobs - len(running), held, progress):
+                    todo.remove(run)
+                    if run.is_finished():  # by the process that had it
+                        ended += 1
+                        progress.say(f"{run.row} seed {run.seed}: done by another process")
+                        continue
+                    slot = min(set(range(jobs)) - running.keys())
+                    running[slot] = run, _start(run, environments[slot], end)
+                    progress.say(f"{run.row} seed {run.seed}: started, {run.workdir / 'log.txt'}")
                 time.sleep(0.2)
                 for slot, (run, process) in list(running.items()):
                     code = process.poll()
@@ -125,7 +148,8 @@ def _run_all(waiting: Sequence[Run], total: int, workdir: Path, jobs: int) -> li
                     ended += 1
                     progress.update(ended)
                     progress.say(f"{run.row} seed {run.seed}: {'done' if code == 0 else f'exit code {code}'}")
-                    if code in (INTERRUPTED, PREEMPTED):  # the machine goes away: its other runs hear of it, too
+                    # The machine goes away (a SIGTERM before the run took signals itself, too): all its runs hear of it.
+                    if code in (INTERRUPTED, PREEMPTED, -signal.SIGTERM):
                         raise KeyboardInterrupt if code == INTERRUPTED else _Preempted
                     if code:
                         failed.append(run)
@@ -133,7 +157,23 @@ def _run_all(waiting: Sequence[Run], total: int, workdir: Path, jobs: int) -> li
     finally:
         _stop([process for _, process in running.values()])
         signal.signal(signal.SIGTERM, before)
+        os.close(end)
+        os.close(life)
     return failed
+
+
+def _startable(todo: Sequence[Run], count: int, held: set[Path], progress: Progress) -> list[Run]:
+    """The first `count` runs that no other process has; says once of each of the others who has it."""
+    free: list[Run] = []
+    for run in todo:
+        if len(free) == count:
+            break
+        if not (other := workdirs.holder(run.workdir)):
+            free.append(run)
+        elif run.workdir not in held:
+            held.add(run.workdir)
+            progress.say(f"{run.row} seed {run.seed}: waiting for {other}, which has {run.workdir}")
+    return free
 
 
 class _Preempted(Exception):
@@ -144,11 +184,12 @@ def _preempt(signum: int, frame: object) -> None:
     raise _Preempted
 
 
-def _start(run: Run, environment: Mapping[str, str]) -> subprocess.Popen:
+def _start(run: Run, environment: Mapping[str, str], end: int) -> subprocess.Popen:
     run.workdir.mkdir(parents=True, exist_ok=True)
     with (run.workdir / "log.txt").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "finemem_jax.main", *run.arguments],
+            [sys.executable, "-m", "finemem_jax.run.attached", str(end), *run.arguments],
+            pass_fds=(end,),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -206,7 +247,7 @@ def compare(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for name in dict.fromkeys(run.row for run in runs):
         finished = [run for run in runs if run.row == name and run.is_finished()]
-        results = [json.loads((run.workdir / "results.json").read_text("utf-8")) for run in finished]
+        results = [run.results() for run in finished]
         if results:
             seeds = tuple(run.seed for run in finished)
             commands = tuple(run.command for run in runs if run.row == name)

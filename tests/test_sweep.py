@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from finemem_jax import config, main, sweep
+from finemem_jax import config, main, sweep, workdir
 from finemem_jax.config import UserError
 from finemem_jax.files import read_lines
 from finemem_jax.reporting import sweep_table
@@ -28,7 +28,7 @@ def finished_run(workdir, row, seed, accuracy, *, before=0.25):
     """What a run of `finemem train` leaves, as far as a sweep reads it."""
     cfg = main.load_config(str(ROOT / f"configs/ablations/{row}.py"), [f"--config.seed={seed}"])
     folder = workdir / row / f"seed-{seed}"
-    (folder / "hf").mkdir(parents=True)
+    (folder / "hf").mkdir(parents=True, exist_ok=True)
     (folder / "hf" / "config.json").write_text("{}")
     (folder / "config.json").write_text(json.dumps(config.to_dict(cfg)))
     after = {"accuracy": accuracy, "accuracy/changed": accuracy / 2, "memory_tokens": 100.0 * accuracy}
@@ -87,7 +87,7 @@ def test_the_interval_is_students():
     mean, half = sweep_table.mean_interval([0.5, 0.6, 0.7])
     assert mean == pytest.approx(0.6)
     assert half == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)  # t(0.975, 2 degrees of freedom), tables
-    assert math.isnan(sweep_table.mean_interval([0.5])[1])
+    assert math.isnan(sweep_table.mean_interval([0.5])[1]) and math.isnan(sweep_table.mean_interval([0.5, 0.6])[1])
 
 
 def test_a_finished_sweep_runs_nothing_and_writes_the_table_of_its_results(tmp_path, capsys):
@@ -123,6 +123,54 @@ def test_a_finished_sweep_runs_nothing_and_writes_the_table_of_its_results(tmp_p
     ).read_text()
 
 
+def test_two_seeds_have_no_interval_and_three_are_asked_for(tmp_path, capsys):
+    """Student's t of two values that are .375 apart is ± 2.382."""
+    for seed, accuracy in enumerate((0.125, 0.5)):
+        finished_run(tmp_path, "full", seed, accuracy)
+    assert command(tmp_path, "full.py", "0,1") == 0
+    text = (tmp_path / "sweep.md").read_text("utf-8")
+    assert "| full | 2 | 0.250 | 0.312 | +0.062 | 0.156 | 31.2 |" in text
+    note = "An interval needs 3 seeds or more (--seeds=0,1,2): full has 2."
+    assert note in text and note in capsys.readouterr().out
+
+
+def test_rows_are_compared_seed_by_seed(tmp_path):
+    for row, values in {"outcome_only": (0.2, 0.5, 0.8), "full": (0.3, 0.6, 0.9, 0.9)}.items():
+        for seed, accuracy in enumerate(values):
+            finished_run(tmp_path, row, seed, accuracy)
+    runs = [
+        sweep.Run(row, seed, main.load_config(str(ROOT / f"configs/ablations/{row}.py"), [f"--config.seed={seed}"]),
+                  tmp_path / row / f"seed-{seed}", ("train",))
+        for row, seeds in {"outcome_only": 3, "full": 4}.items() for seed in range(seeds)
+    ]  # fmt: skip
+    (pair,) = sweep_table.paired_rows(sweep.compare(runs))
+    assert (pair.name, pair.seeds) == ("full - outcome_only", (0, 1, 2))  # the seed of one row alone is left out
+    assert pair.values["after T=1"]["accuracy"] == pytest.approx([0.1] * 3)
+    sweep_table.write_sweep(tmp_path, sweep.compare(runs))
+    # The rows themselves spread by ± .745: it is the seed that does, and the difference is free of it.
+    text = (tmp_path / "sweep.md").read_text("utf-8")
+    assert "| full - outcome_only | 3 | +0.100 ± 0.000 | +0.050 ± 0.000 | +10.0 ± 0.0 |" in text
+    assert "| outcome_only | 3 | 0.250 ± 0.000 | 0.500 ± 0.745 |" in text
+    with (tmp_path / "sweep.csv").open() as file:
+        kinds = {x["seed"]: float(x["value"]) for x in csv.DictReader(file) if x["config"] == pair.name}
+    assert kinds["interval95"] == pytest.approx(0, abs=1e-9) and kinds["2"] == pytest.approx(10.0)
+
+
+def test_no_axis_goes_beyond_what_a_metric_can_be(tmp_path, monkeypatch):
+    axes = []
+    monkeypatch.setattr(sweep_table.plt, "close", lambda figure: axes.append(figure.axes))
+    values = {"accuracy": [0.02, 0.5, 0.98], "memory_tokens": [0.0, 1.0, 90.0]}
+    row = sweep_table.Row("full", (0, 1, 2), {"after T=1": values, "after greedy": values}, ())
+    assert sweep_table.mean_interval(values["accuracy"])[1] > 1.0
+    sweep_table.plot_sweep(tmp_path / "sweep", [row])
+    (left, right), bounds = axes[0], ((0.0, 1.0), (0.0, float("inf")))
+    for axis, (low, high) in zip((left, right), bounds, strict=True):
+        drawn = [x for line in axis.lines for x in line.get_xdata()]
+        drawn += [x for bar in axis.collections for path in bar.get_paths() for x in path.vertices[:, 0]]
+        assert low <= min(drawn) and max(drawn) <= high
+        assert low <= axis.get_xlim()[0] and axis.get_xlim()[1] <= high
+
+
 def test_a_row_counts_the_seeds_it_has(tmp_path):
     finished_run(tmp_path, "full", 0, 0.5)
     runs = [
@@ -139,6 +187,20 @@ def test_a_folder_of_another_config_is_refused(tmp_path, capsys):
     folder = finished_run(tmp_path, "full", 0, 0.5)
     assert command(tmp_path, "full.py", "0", ["--config.optimizer.lr=0.5"]) == 2
     assert f"{folder} holds a run with another config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "results.json"])
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[1]", b'{"a": 1}', b"[" * 100_000])
+def test_a_damaged_file_makes_a_run_unfinished(damaged, content, tmp_path):
+    folder = finished_run(tmp_path, "full", 0, 0.5)
+    cfg = main.load_config(str(ROOT / "configs/ablations/full.py"), ["--config.seed=0"])
+    run = sweep.Run("full", 0, cfg, folder, ("train",))
+    assert run.is_finished()
+    (folder / damaged).write_bytes(content)
+    if (damaged, content) == ("config.json", b'{"a": 1}'):  # a config, of another schema
+        assert run.is_finished()
+    else:
+        assert not run.is_finished() and sweep.compare([run]) == []
 
 
 def test_a_field_that_came_into_the_schema_later_makes_no_other_run(tmp_path):
@@ -194,21 +256,43 @@ def test_a_sweep_runs_real_processes_at_once_goes_on_after_a_failure_and_leaves_
 
 
 # --------------------------------------------------------------------------------------------------------------
-# Ctrl-C, for real
+# Ctrl-C, SIGKILL and two at once, for real
 # --------------------------------------------------------------------------------------------------------------
 
 SECONDS = 900  # for anything to happen on a busy machine
+# Runs that go on until they are told to end: on one of the suite's eight devices, with steps for days.
+ENDLESS = ("--config.mesh.data=1", "--config.train.steps=1000000")
 
 
-def start_sweep(workdir, *options):
-    """`finemem sweep` of `full` with two seeds at once, in a process of its own."""
-    arguments = [f"--configs={ROOT / 'configs/ablations/full.py'}", "--seeds=0,1", "--jobs=2", f"--workdir={workdir}"]
+def start_sweep(workdir, *options, configs="full.py", seeds="0,1"):
+    """`finemem sweep` of two runs at once, in a process of its own."""
+    arguments = [f"--configs={ROOT / 'configs/ablations' / configs}", f"--seeds={seeds}", "--jobs=2"]
     return subprocess.Popen(
-        [sys.executable, "-m", "finemem_jax.main", "sweep", *arguments, *options],
+        [sys.executable, "-m", "finemem_jax.main", "sweep", *arguments, f"--workdir={workdir}", *options],
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.fixture
+def started():
+    """Sweeps to be ended, with what is left of their runs, whatever becomes of the test."""
+    processes, folders = [], []
+
+    def start(workdir, *options, **kwargs):
+        processes.append(start_sweep(workdir, *options, **kwargs))
+        folders.append(workdir)
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+    for folder in folders:
+        for pid in runs_under(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def runs_under(workdir):
@@ -222,20 +306,90 @@ def runs_under(workdir):
     return found
 
 
-def wait_for(condition, process):
+def wait_for(condition, process=None):
+    """Until the condition holds; as long as the process lives, if one is given."""
     deadline = time.monotonic() + SECONDS
     while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1][-2000:]
+        assert process is None or process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_ctrl_c_ends_a_sweep_and_its_runs(tmp_path):
-    process = start_sweep(tmp_path)
+def test_ctrl_c_ends_a_sweep_and_its_runs(tmp_path, started):
+    process = started(tmp_path, *ENDLESS)
     wait_for(lambda: len(runs_under(tmp_path)) == 2, process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=SECONDS)
     assert process.returncode == sweep.INTERRUPTED and "Traceback" not in error, error
     assert runs_under(tmp_path) == [] and not (tmp_path / "sweep.md").exists()
+
+
+def test_a_killed_sweep_takes_its_runs_along(tmp_path, started):
+    process = started(tmp_path, *ENDLESS)
+    wait_for(lambda: len(runs_under(tmp_path)) == 2, process)
+    process.kill()
+    wait_for(lambda: not runs_under(tmp_path))
+    for seed in (0, 1):
+        assert "is gone: the run ends, too" in (tmp_path / "full" / f"seed-{seed}" / "log.txt").read_text("utf-8")
+
+
+STAYING = """
+import signal, sys, threading
+from finemem_jax.run import attached
+told = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: told.set())
+attached.watch(int(sys.argv[1]))
+print("ready", flush=True)
+told.wait()
+print("saved", flush=True)
+"""
+
+
+def test_a_run_hears_of_the_end_of_its_starter_as_of_a_preemption():
+    end, life = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STAYING, str(end)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        pass_fds=(end,),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        os.close(end)
+        assert process.stdout.readline() == "ready\n"
+        os.close(life)
+        output, error = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0 and output == "saved\n" and "is gone: the run ends, too" in error
+    finally:
+        process.kill()
+
+
+def test_a_folder_belongs_to_one_sweep(tmp_path, capsys):
+    with workdir.locked(tmp_path):
+        assert command(tmp_path, "full.py", "0") == 2
+    assert f"{tmp_path} is in use" in capsys.readouterr().err and not (tmp_path / "full").exists()
+    finished_run(tmp_path, "full", 0, 0.5)
+    assert command(tmp_path, "full.py", "0") == 0
+
+
+def test_a_run_that_another_process_has_is_waited_for_and_counted(tmp_path, started):
+    """What a killed sweep leaves behind: a run that still saves. It ends, here with results, while the sweep waits."""
+    for seed in (0, 1):
+        (tmp_path / "full" / f"seed-{seed}").mkdir(parents=True)
+    with workdir.locked(tmp_path / "full" / "seed-0"), workdir.locked(tmp_path / "full" / "seed-1"):
+        process = started(tmp_path)
+        said = ""
+        while said.count("waiting for process") < 2:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        assert f"full seed 1: waiting for process {os.getpid()} on" in said
+        for seed in (0, 1):
+            finished_run(tmp_path, "full", seed, 0.5)
+    _, rest = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0 and rest.count("done by another process") == 2, rest
+    assert not list(tmp_path.rglob("log.txt")) and "| full | 2 |" in (tmp_path / "sweep.md").read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -1,9 +1,13 @@
-"""What a sweep found: one row per config, the mean over its seeds with a 95 % interval, as table, figure and data."""
+"""What a sweep found: one row per config, the mean over its seeds with a 95 % interval, as table, figure and data.
+
+Rows are compared seed by seed: what two configs share with a seed (the episodes, the draws) leaves their difference.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +36,10 @@ _PAPER_NOTE = (
 )
 
 
+MIN_SEEDS = 3  # for an interval: with two, Student's t is 12.7 standard errors wide and says nothing
+BOUNDED = {"accuracy": (0.0, 1.0), "memory_tokens": (0.0, np.inf)}  # what a metric can be; no axis goes beyond
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One config of a sweep."""
@@ -40,6 +48,9 @@ class Row:
     seeds: tuple[int, ...]  # that are finished
     values: Mapping[str, Mapping[str, Sequence[float]]]  # policy -> metric -> one value per seed
     commands: tuple[str, ...]  # that make the row, one per seed
+
+
+_Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # its title, heads and cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +73,9 @@ class Column:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval by Student's t; the width is NaN for a single value."""
+    """Mean and half width of its 95 % interval by Student's t; the width is NaN below MIN_SEEDS values."""
     half = np.nan
-    if len(values) > 1:
+    if len(values) >= MIN_SEEDS:
         half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
     return float(np.mean(values)), float(half)
 
@@ -103,40 +114,76 @@ def baseline_rows(rows: Sequence[Row]) -> list[Row]:
     return list(found.values())
 
 
+def paired_rows(rows: Sequence[Row]) -> list[Row]:
+    """The differences of every two rows, later minus earlier, over the seeds that both have, for what comes after
+    training; as rows of their own, with the name "LATER - EARLIER"."""
+    pairs = []
+    for first, second in itertools.combinations(rows, 2):
+        seeds = [seed for seed in first.seeds if seed in second.seeds]
+        values = {
+            policy: {
+                metric: [
+                    second.values[policy][metric][second.seeds.index(seed)] - found[first.seeds.index(seed)]
+                    for seed in seeds
+                ]
+                for metric, found in metrics.items()
+                if metric in second.values[policy]
+            }
+            for policy, metrics in first.values.items()
+            if policy.startswith("after ") and policy in second.values
+        }
+        if seeds and values:
+            pairs.append(Row(f"{second.name} - {first.name}", tuple(seeds), values, ()))
+    return pairs
+
+
+def too_few_seeds(rows: Sequence[Row]) -> str:
+    """Which rows have no interval, and why; empty when all have one."""
+    few = [f"{row.name} has {len(row.seeds)}" for row in rows if len(row.seeds) < MIN_SEEDS]
+    return f"An interval needs {MIN_SEEDS} seeds or more (--seeds=0,1,2): {', '.join(few)}." if few else ""
+
+
 def write_sweep(workdir: Path, rows: Sequence[Row]) -> None:
     """WORKDIR/sweep.md (tables, note and commands), .csv and .json (every seed), .png and .svg; prints the tables."""
-    shown = [row for row in rows if any(policy.startswith("after ") for policy in row.values)]
-    shown += baseline_rows(rows)
+    trained = [row for row in rows if any(policy.startswith("after ") for policy in row.values)]
+    shown, pairs = trained + baseline_rows(rows), paired_rows(trained)
     chosen = columns(shown)
-    tables = {}  # temperature -> heads and cells
+    compared = [column for column in chosen if column.policy.startswith("after ") and not column.minus]
+    tables: list[_Table] = []
     for temperature in dict.fromkeys(_temperature(column) for column in chosen):
         own = [column for column in chosen if _temperature(column) == temperature]
         heads = ["config", "seeds", *(column.title for column in own), "paper: score†", "memory tokens†"]
         cells = [
             [row.name, str(len(row.seeds)), *(_cell(column, row) for column in own), *_paper(row)] for row in shown
         ]
-        tables[temperature] = heads, cells
-    write_atomically(workdir / "sweep.md", _markdown(tables, rows))
-    write_atomically(workdir / "sweep.csv", _csv(shown, chosen))
+        tables.append((f"{temperature}: mean ± 95 % interval (Student's t) over seeds, gains by seed", heads, cells))
+        own = [column for column in compared if _temperature(column) == temperature]
+        heads = ["difference, paired by seed", "seeds", *(column.title for column in own)]
+        cells = [[row.name, str(len(row.seeds)), *(_cell(column, row, "+") for column in own)] for row in pairs]
+        if cells:
+            tables.append((f"{temperature}: differences after training, mean ± 95 % interval over seeds", heads, cells))
+    notes = [note for note in (too_few_seeds(trained), _PAPER_NOTE) if note]
+    write_atomically(workdir / "sweep.md", _markdown(tables, notes, rows))
+    write_atomically(workdir / "sweep.csv", _csv(shown, chosen, pairs, compared))
     data = [{"config": r.name, "seeds": r.seeds, "values": r.values, "commands": r.commands} for r in rows]
     write_atomically(workdir / "sweep.json", json.dumps(data, indent=1, default=list))
     plot_sweep(workdir / "sweep", shown)
-    for temperature, (heads, cells) in tables.items():
-        print_table(f"{temperature}: mean ± 95 % interval over seeds", heads, cells)
-    print(f"{_PAPER_NOTE}\ntable: {workdir / 'sweep.md'}\nfigure: {workdir / 'sweep.png'}")
+    for title, heads, cells in tables:
+        print_table(title, heads, cells)
+    print("\n".join([*notes, f"table: {workdir / 'sweep.md'}", f"figure: {workdir / 'sweep.png'}"]))
 
 
 def _temperature(column: Column) -> str:
     return column.policy.partition(" ")[2]
 
 
-def _cell(column: Column, row: Row) -> str:
+def _cell(column: Column, row: Row, sign: str = "") -> str:
     values = column.values(row)
     if not values:
         return "–"
     mean, half = mean_interval(values)
     mean = round(mean, column.digits) + 0.0  # no "-0.000"
-    text = f"{mean:{'+' if column.minus else ''}.{column.digits}f}"
+    text = f"{mean:{'+' if column.minus else sign}.{column.digits}f}"
     return text if np.isnan(half) else f"{text} ± {half:.{column.digits}f}"
 
 
@@ -147,35 +194,30 @@ def _paper(row: Row) -> list[str]:
     return [f"{accuracy:.3f}", f"{thousands:.1f}K"]
 
 
-def _markdown(tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]], rows: Sequence[Row]) -> str:
+def _markdown(tables: Sequence[_Table], notes: Sequence[str], rows: Sequence[Row]) -> str:
     lines = []
-    for temperature, (heads, cells) in tables.items():
-        lines += [
-            f"Sampling {temperature}; mean ± 95 % interval (Student's t) over the seeds, gains paired by seed:",
-            "",
-        ]
-        lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for title, heads, cells in tables:
+        lines += [f"{title}:", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
         lines += [*(f"| {' | '.join(row)} |" for row in cells), ""]
-    lines += [_PAPER_NOTE, "", "Commands:", "", "```"]
+    lines += [*itertools.chain.from_iterable((note, "") for note in notes), "Commands:", "", "```"]
     lines += [command for row in rows for command in row.commands]
     return "\n".join([*lines, "```", ""])
 
 
-def _csv(shown: Sequence[Row], chosen: Sequence[Column]) -> str:
-    """Long form: one line per row, column and seed, and the mean with its interval."""
+def _csv(shown: Sequence[Row], chosen: Sequence[Column], pairs: Sequence[Row], compared: Sequence[Column]) -> str:
+    """Long form: one line per row, column and seed, and the mean with its interval; then the same of the pairs."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["config", "policy", "metric", "minus", "seed", "value"])
-    for row in shown:
-        for column in chosen:
-            values = column.values(row)
-            if not values:
-                continue
-            key = [row.name, column.policy, column.metric, column.minus]
-            writer.writerows([*key, seed, f"{value:.9g}"] for seed, value in zip(row.seeds, values, strict=True))
-            mean, half = mean_interval(values)
-            writer.writerow([*key, "mean", f"{mean:.9g}"])
-            writer.writerow([*key, "interval95", "" if np.isnan(half) else f"{half:.9g}"])
+    for row, column in (*itertools.product(shown, chosen), *itertools.product(pairs, compared)):
+        values = column.values(row)
+        if not values:
+            continue
+        key = [row.name, column.policy, column.metric, column.minus]
+        writer.writerows([*key, seed, f"{value:.9g}"] for seed, value in zip(row.seeds, values, strict=True))
+        mean, half = mean_interval(values)
+        writer.writerow([*key, "mean", f"{mean:.9g}"])
+        writer.writerow([*key, "interval95", "" if np.isnan(half) else f"{half:.9g}"])
     return out.getvalue()
 
 
@@ -196,8 +238,9 @@ def plot_sweep(stem: Path, rows: Sequence[Row]) -> None:
         yticks=places, yticklabels=[row.name for row in rows], xlabel="held-out accuracy after training (| before)"
     )
     right.set(xlabel="tokens of the final memory")
-    left.grid(axis="x", alpha=0.3)
-    right.grid(axis="x", alpha=0.3)
+    for axis, metric in ((left, "accuracy"), (right, "memory_tokens")):
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_xlim(np.clip(axis.get_xlim(), *BOUNDED[metric]))
     left.legend(fontsize="small")
     for suffix in ("png", "svg"):
         temporary = stem.with_name(f".{stem.name}.tmp.{suffix}")
@@ -213,6 +256,8 @@ def _dots(axis: plt.Axes, rows: Sequence[Row], places: np.ndarray, column: Colum
         if not values:
             continue
         mean, half = mean_interval(values)
-        axis.plot(values, [place] * len(values), ".", color=color, alpha=0.4)
-        axis.errorbar(mean, place, xerr=None if np.isnan(half) else half, fmt="o", color=color, capsize=3, label=label)
+        low, high = np.clip((mean - half, mean + half), *BOUNDED[column.metric])
+        bar = None if np.isnan(half) else [[mean - low], [high - mean]]
+        axis.plot(values, [place] * len(values), ".", color=color, alpha=0.4, clip_on=False)
+        axis.errorbar(mean, place, xerr=bar, fmt="o", color=color, capsize=3, label=label, clip_on=False)
         label = ""  # once in the legend

@@ -51,6 +51,19 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
+def holder(workdir: Path) -> str:
+    """Who holds the folder's lock: "process 12 on …"; empty where nobody does, or where there are no locks."""
+    try:
+        with (workdir / LOCK).open(encoding="utf-8", errors="replace") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read(200).strip() or "unknown"
+    except OSError:
+        pass
+    return ""
+
+
 def claim(cfg: Config, workdir: Path, *, accept_change: bool = False) -> list[str]:
     """The folder is this config's from now on; returns what changed against the run that it holds.
 
