@@ -148,7 +148,7 @@ def _run_all(waiting: Sequence[Run], total: int, workdir: Path, jobs: int) -> li
                     ended += 1
                     progress.update(ended)
                     progress.say(f"{run.row} seed {run.seed}: {'done' if code == 0 else f'exit code {code}'}")
-                    # The machine goes away (a SIGTERM before the run took signals itself, too): all its runs hear of it.
+                    # The machine goes away (a SIGTERM before a run took signals itself, too): all runs hear of it.
                     if code in (INTERRUPTED, PREEMPTED, -signal.SIGTERM):
                         raise KeyboardInterrupt if code == INTERRUPTED else _Preempted
                     if code:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from finemem_jax import config, main, sweep, workdir
+from finemem_jax import config, main, sweep
 from finemem_jax.config import UserError
 from finemem_jax.files import read_lines
 from finemem_jax.reporting import sweep_table
+from finemem_jax.run import workdir
 
 ROOT = Path(__file__).parents[1]
 ABLATIONS = sorted((ROOT / "configs" / "ablations").glob("*.py"))
