@@ -11,7 +11,7 @@ One step of Fine-Mem with GRPO:
 Deviations from the paper, all in the config: a floor under the group's deviation (advantage.min_std), a write
 budget in the environment (memory.max_operations), credit of unanchored questions spread evenly (conservation).
 
-Everything the loop draws is keyed by (seed, step, episode, sample, t), so a run is a function of its config, and
+Everything the loop draws is keyed by (seed, step, group, episode, sample, t), so a run is a function of its config, and
 a run that stops at step k and resumes is the run that did not stop.
 """
 
@@ -310,7 +310,7 @@ def collect_groups(
     for group, index in enumerate(episode_indices(len(episodes), cfg.seed, position, cfg.train.episodes)):
         if group in mine:
             episode = episodes[index]
-            seed = f"questions {cfg.seed} {step} {episode.id}"
+            seed = f"questions {cfg.seed} {step} {group} {episode.id}"
             asked = training_questions(episode, cfg.rewards, asks_chunks=asks_chunks, seed=seed)
             jobs += [Job(episode, asked, group, sample) for sample in range(cfg.train.group_size)]
     sampling = Sampling(

@@ -41,7 +41,7 @@ MEMORY_SHARE = 0.8  # of the device's free memory, for the cache
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion to be sampled. `key`: words that make its randomness its own, e.g. (step, episode, sample, t).
+    """One completion to be sampled. `key`: words that make its randomness its own, e.g. (seed, step, group, …).
     `name`: what to call it in an error."""
 
     prompt: tuple[int, ...]

@@ -1,7 +1,8 @@
 """Episodes as coroutines over the engine: the policy's turns become requests, the answers come in behind them.
 
-A completion is a function of its prompt and its key, (seed, step, episode, sample, t), so a rollout is the same
-whatever shares its batch.
+A completion is a function of its prompt and its key, (seed, step, group, episode, sample, t), so a rollout is the same
+whatever shares its batch. The group is in the key because a step may have the same episode twice: a small set goes
+through several epochs in one step, and each of its groups explores on its own.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def collect_rollouts(
         return [finish() for finish in finishes]
 
 
-KEY_WORDS = 5  # of every sampling key: seed, step, episode, sample, t
+KEY_WORDS = 6  # of every sampling key: seed, step, group, episode, sample, t
 
 
 def warm_up(engine: Engine) -> int:
@@ -95,8 +96,9 @@ def _requests(
     try:
         turn = next(game)
         while True:
-            key = (*words, episode, job.sample, turn.step)
-            name = f"step t={turn.step} of episode {job.episode.id!r}, sample {job.sample}, training step {words[1]}"
+            key = (*words, job.group, episode, job.sample, turn.step)
+            place = f"group {job.group}, sample {job.sample}, training step {words[1]}"
+            name = f"step t={turn.step} of episode {job.episode.id!r}, {place}"
             turn = game.send((yield Request(turn.prompt_tokens, sampling, key, name)))
     except StopIteration as done:
         return done.value

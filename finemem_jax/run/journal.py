@@ -103,7 +103,7 @@ class Journal:
             return
         note = {
             "next_step": done,
-            "rng": {"seed": self._cfg.seed, "step": done},  # every key is folded from these, the episode, sample and t
+            "rng": {"seed": self._cfg.seed, "step": done},  # of every key the first words; see `collect`
             "stream": {"episodes_drawn": self.episodes_drawn},
             "guards": self.guards.state(),
             "config": config.to_dict(self._cfg),
