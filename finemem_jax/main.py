@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     planned.add_argument("--gpus", type=int, default=8, help="how many of them (default: %(default)s)")
     export = command("export", _export, "Write the latest checkpoint of a run as a Hugging Face folder.")
     export.add_argument("--workdir", required=True, help="folder of the run")
-    export.add_argument("--out", required=True, help="folder to write; replaced as a whole")
+    export.add_argument("--out", required=True, help="folder to write; an earlier export there is replaced")
     export.add_argument(
         "--checkpoint", default="latest", help="latest, best (by held-out accuracy) or a step (default: %(default)s)"
     )

@@ -47,7 +47,9 @@ TRIAL_BATCHES = 8  # batches of a stage that are drawn to choose the length of i
 def sft(cfg: Config, workdir: Path) -> Policy:
     """Runs the stages of `cfg.sft` one after the other and writes the result as a Hugging Face folder, WORKDIR/hf."""
     from finemem_jax.weights import hf
+    from finemem_jax.weights.export_folder import claim_place
 
+    claim_place(workdir / "hf")
     mesh = load_mesh(cfg)
     policy = load_policy(cfg, mesh)
     env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))

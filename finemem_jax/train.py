@@ -81,6 +81,7 @@ from finemem_jax.run.watchdog import Watchdog
 from finemem_jax.types import Answerer, AnswererDown, Episode, Rollout, Sampling
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints, reason
+from finemem_jax.weights.export_folder import claim_place
 
 
 def train(cfg: Config, workdir: Path, *, accept_config_change: bool = False) -> dict[str, Evaluation]:
@@ -106,6 +107,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         changed = workdirs.claim(cfg, workdir, accept_change=accept_config_change)
         agreement.require_same({"code": workdirs.code_version(), **workdirs.flat(config.to_dict(cfg))}, "config")
         agreement.require_shared(workdir)
+        claim_place(workdir / "hf")
         if changed:
             say(f"the config of {workdir} changes: {'; '.join(changed)}")
         mesh = load_mesh(cfg)
@@ -498,6 +500,7 @@ def export(workdir: Path, out: Path, *, peft: bool = False, checkpoint: str = "l
     """Writes the parameters of a checkpoint of a run: a Hugging Face folder, or its adapters for PEFT.
 
     checkpoint: "latest", "best" (by held-out accuracy) or a step."""
+    out = claim_place(out)
     cfg = workdirs.stored_config(workdir)
     if not (workdir / CHECKPOINTS).is_dir():
         raise UserError(f"no checkpoint in {workdir}")

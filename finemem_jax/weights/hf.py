@@ -5,11 +5,10 @@ What a checkpoint tensor is called and which parameter it fills is the family's 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -22,14 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from huggingface_hub.errors import HfHubHTTPError
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from finemem_jax.config import LoraConfig, UserError, plugins, resolve
 from finemem_jax.nn.lora import has_adapters, init_adapters
 from finemem_jax.nn.sharding import ShardingRules, param_shardings
+from finemem_jax.weights.export_folder import new_folder
 from finemem_jax.weights.hf_tensors import adapter_tensors, checked_sources, export_tensors, load_parameter
 from finemem_jax.weights.safetensor_files import SINGLE, Checkpoint, Tensor, write_tensors
+
+# What a model card says of the run: how the policy was trained, and nothing of where, with which data or which servers.
+CARD_FIELDS = ("seed", "memory", "prompt", "rewards", "advantage", "loss", "optimizer", "train")
 
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
@@ -163,9 +165,11 @@ def save_pretrained(
 ) -> None:
     """Write a folder that transformers, vLLM and SGLang serve; adapters are merged into the weights.
 
-    dtype: of the written tensors (default: as stored). run_config, metrics: for the model card.
-    The folder appears whole or not at all. An earlier model at `path` is replaced. In a run of several processes
-    all of them call this and process 0 writes; it holds one file's tensors at a time. Raises UserError, one line.
+    dtype: of the written tensors (default: as stored). run_config, metrics: for the model card, which shows of the
+    config what describes the method (CARD_FIELDS).
+    The folder appears whole or not at all. An earlier export at `path` is replaced, nothing else ever is. In a run of
+    several processes all of them call this and process 0 writes; it holds one file's tensors at a time. Raises
+    UserError, one line.
     """
     cfg = model.cfg
     family = _family(cfg.family)
@@ -173,7 +177,7 @@ def save_pretrained(
     if tokenizer is not None:
         check_vocabulary(len(tokenizer), cfg.vocab_size, "tokenizer")
     tensors = list(export_tensors(family, model, params, dtype))
-    with _new_folder(Path(path)) as folder:
+    with new_folder(path) as folder:
         write_tensors(folder, tensors, max_shard_bytes)
         if folder is None:
             return
@@ -205,7 +209,7 @@ def save_adapters(
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    with _new_folder(Path(path)) as folder:
+    with new_folder(path) as folder:
         write_tensors(folder, tensors, max_shard_bytes=1 << 62)
         if folder is None:
             return
@@ -213,38 +217,6 @@ def save_adapters(
         _write_json(folder / "adapter_config.json", adapter_config)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _new_folder(path: Path) -> Iterator[Path | None]:
-    """A folder to fill, that becomes `path` when the block ends well; None in processes that do not write."""
-    path = path.absolute()
-    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or _is_export(path))):
-        raise UserError(f"{path} exists and is not a model folder; choose another place to export to")
-    if jax.process_index() != 0:
-        yield None
-    else:
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-            _replace(partial, path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"exported {path.name}")
-
-
-def _is_export(path: Path) -> bool:
-    return (path / "config.json").exists() or (path / "adapter_config.json").exists()
-
-
-def _replace(partial: Path, path: Path) -> None:
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -285,7 +257,22 @@ def _model_card(
     if metrics:
         lines += ["", "## Metrics", "", "| metric | value |", "|---|---|"]
         lines += [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
-    if run_config:
-        content = json.dumps(run_config, indent=2, default=str)
-        lines += ["", "## Run configuration", "", "```json", content, "```"]
+    if shown := _card_fields(run_config or {}):
+        lines += ["", "## Run configuration", "", "```json", json.dumps(shown, indent=2), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _card_fields(tree: Any, names: Collection[str] | None = CARD_FIELDS) -> dict[str, Any]:
+    """Of a config the groups of `names`, and of these the numbers and plain names: no path, address or key."""
+    shown = {}
+    for name, value in tree.items():
+        if names is not None and name not in names:
+            continue
+        if isinstance(value, Mapping):
+            value = _card_fields(value, None)
+        is_plain = isinstance(value, int | float) or (
+            isinstance(value, str) and re.fullmatch(r"\w[\w.+-]{0,39}", value)
+        )
+        if is_plain or (isinstance(value, dict) and value):
+            shown[name] = value
+    return shown

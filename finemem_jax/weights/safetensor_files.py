@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +109,11 @@ def write_tensors(folder: Path | None, tensors: Iterable[Tensor], max_shard_byte
 
 
 def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)  # as the umask says; the library's own files are for their owner alone
     try:
         save_file(arrays, path, metadata={"format": "pt"})
+        path.chmod(mode)
     except SafetensorError as error:  # which names a full disk in its text alone
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

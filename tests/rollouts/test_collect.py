@@ -6,15 +6,16 @@ import dataclasses
 
 import pytest
 
-from finemem_jax import collect, main, train
-from finemem_jax.collect import Job, collect_rollouts
+from finemem_jax import main, train
 from finemem_jax.config import GuardConfig, resolve
+from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import all_questions
-from finemem_jax.policy import load_answerer, load_environment, load_policy
-from finemem_jax.reporting.progress import Progress
+from finemem_jax.loading import load_answerer, load_environment, load_policy
+from finemem_jax.rollouts import collect
+from finemem_jax.rollouts.collect import Job, collect_rollouts
+from finemem_jax.run.watchdog import Watchdog
 from finemem_jax.types import Sampling
-from finemem_jax.watchdog import Watchdog
 
 OVERRIDES = (
     "--config.mesh.data=1",

@@ -16,7 +16,19 @@ from jax.sharding import PartitionSpec
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from finemem_jax.config import LoraConfig, UserError, resolve
+from finemem_jax import config
+from finemem_jax.config import (
+    AnswererConfig,
+    Config,
+    DataConfig,
+    JudgeConfig,
+    LoggingConfig,
+    LoraConfig,
+    ModelConfig,
+    UserError,
+    resolve,
+)
+from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.nn.lora import has_adapters, init_adapters, without_adapters
 from finemem_jax.nn.sharding import init_params, make_mesh
 from finemem_jax.weights import hf, hf_tensors
@@ -72,6 +84,30 @@ def test_the_folder_is_whole(folder):
     card = (folder / "README.md").read_text()
     assert "| accuracy | 0.5 |" in card and '"seed": 3' in card
     assert [file for file in folder.parent.iterdir() if file != folder] == []  # nothing left beside it
+
+
+def test_the_model_card_says_how_it_was_trained_and_not_where(untied, tmp_path):
+    cfg = Config(
+        name="secret-name",
+        model=ModelConfig(path="/home/me/secret-model", tokenizer="secret/tokenizer"),
+        data=DataConfig(path="/data/secret-file"),
+        answerer=AnswererConfig(url="http://secret-host:8000/v1", key_variable="SECRET_KEY", cache="/secret-cache"),
+        judge=JudgeConfig(model="secret-judge"),
+        logging=LoggingConfig(wandb_project="secret-project"),
+    )
+    run = config.to_dict(cfg)
+    run["rewards"]["secret_file"] = "/etc/secret-rewards"  # a field that comes into a shown group later
+    tokenizer = tokenizers.load("embedded:warm_start")
+    model = type(untied[0])(dataclasses.replace(untied[0].cfg, vocab_size=len(tokenizer)))
+    params = init_params(model, jax.random.key(0))
+    save_pretrained(tmp_path / "out", model, params, tokenizer, run_config=run)
+    card = (tmp_path / "out" / "README.md").read_text()
+    shown = json.loads(card.split("```json")[1].split("```")[0])
+    assert shown["train"]["group_size"] == 8 and shown["loss"]["kl_estimator"] == "k3" and shown["seed"] == 0
+    assert shown["rewards"]["weights"]["chunk_qa"] == 0.5 and shown["prompt"]["codec"] == "qwen"
+    for file in (tmp_path / "out").iterdir():
+        content = file.read_bytes().lower()
+        assert b"secret" not in content and b"/home/" not in content and str(tmp_path).encode() not in content, file
 
 
 def test_every_slice_is_read_once_and_none_is_large(folder, untied, monkeypatch):
@@ -158,7 +194,7 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(untied, tmp_path):
     assert [file.name for file in path.glob("*.safetensors")] == ["model.safetensors"]
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
-    with pytest.raises(UserError, match="exists and is not a model folder"):
+    with pytest.raises(UserError, match="was not written by an export"):
         save_pretrained(tmp_path / "thesis", *untied)
     assert (tmp_path / "thesis" / "chapter.tex").exists()
 
