@@ -107,6 +107,7 @@ class DataConfig:
     eval_path: str = ""  # the same for evaluation; "" = the benchmark's own held-out split of `path`
     sources: tuple[str, ...] = ()  # keep only these data sources; () = all
     limit: int = 0  # keep at most this many episodes of a split; 0 = all
+    on_bad_row: str = "stop"  # a row that cannot be read: stop | skip = leave it out, the count is said
     chunk_tokens: int = 2048  # benchmarks that cut raw text: most tokens of a chunk
     tokenizer: str = ""  # benchmarks that cut raw text: what counts them, folder or hub name; "" = words and signs
     diary: DiaryConfig = field(default_factory=DiaryConfig)
@@ -515,6 +516,7 @@ _CHOICES = {
     "model.param_dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "full", "dots"),
     "engine.weights": ("compute", "int8"),
+    "data.on_bad_row": ("stop", "skip"),
     "memory.overflow": ("refuse", "evict_oldest"),
     "memory.view.select": ("recent", "relevant", "both"),
     "prompt.codec": ("qwen", "function_args"),

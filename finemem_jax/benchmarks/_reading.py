@@ -10,65 +10,82 @@ from __future__ import annotations
 import contextlib
 import glob
 import gzip
-import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from finemem_jax import config
-from finemem_jax.benchmarks import _fields
+from finemem_jax.corpora import _fields
 
-Rows = Iterable[Mapping[str, object]]
+Row = Mapping[str, object] | config.UserError  # the latter: in its place, what is wrong with one that is no object
+Rows = Iterable[Row]
 
 SUFFIXES = (".parquet", ".json", ".jsonl")
 _BATCH_ROWS = 64  # `datasets` takes the size of the first row group where none is given, and fails on an empty frame
 
 
-def read_rows_of(file: Path) -> Iterator[Mapping[str, object]]:
-    """The rows of a parquet, JSON or JSON-lines file, the latter two gzipped or not. Raises UserError."""
+def read_rows_of(file: Path) -> Iterator[Row]:
+    """The rows of a parquet, JSON or JSON-lines file, the latter two gzipped or not.
+
+    A line or an entry that is no object stands among them as its UserError. Raises UserError where it is the file that
+    cannot be read: of another kind, cut off, not UTF-8, no JSON list.
+    """
     suffix = Path(file.name.removesuffix(".gz")).suffix
-    number = 0
+    if suffix not in SUFFIXES or file.name.endswith(".parquet.gz"):
+        raise config.UserError(f"{file}: rows are read from {', '.join(SUFFIXES)}, the latter two gzipped or not")
     try:
         if suffix == ".parquet":
             yield from _parquet_rows(file)
             return
-        text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text(encoding="utf-8")
+        content = file.read_bytes()
+        text = (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8-sig")
         # Not splitlines(): U+2028 and its like may stand in a text.
-        rows = (json.loads(line) for line in text.split("\n") if line.strip()) if suffix == ".jsonl" else _listed(text)
-        for row in rows:
-            if not isinstance(row, Mapping):
-                raise config.UserError(f"{file} row {number}: must be an object, got {str(row)[:80]!r}")
-            number += 1
-            yield _fields.whole(row)
-    except RecursionError as error:
-        raise config.UserError(f"{file} row {number}: nested too deeply") from error
-    except (ValueError, OSError) as error:  # pyarrow's ArrowInvalid is a ValueError, a broken gzip an OSError
+        read = _read_lines(text.split("\n")) if suffix == ".jsonl" else _fields.loads(text)
+        if not isinstance(read, list | Iterator):
+            raise ValueError("want a list of rows")
+        for number, row in enumerate(read):
+            if isinstance(row, ValueError):
+                yield config.UserError(f"{file} row {number}: not JSON: {_reason(row)}")
+            elif isinstance(row, Mapping):
+                yield row
+            else:
+                yield config.UserError(f"{file} row {number}: must be an object, got {str(row)[:80]!r}")
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # the latter two: a gzip cut off or damaged
         if isinstance(error, config.UserError):
             raise
         raise config.UserError(f"{file} is not {suffix[1:]}: {_reason(error)}") from error
 
 
-def _parquet_rows(file: Path) -> Rows:
+def _read_lines(lines: Iterable[str]) -> Iterator[object]:
+    """The value of each line that is not empty, or the ValueError that says why it has none."""
+    for line in lines:
+        if line.strip():
+            try:
+                yield _fields.loads(line)
+            except ValueError as error:
+                yield error
+
+
+def _parquet_rows(file: Path) -> Iterator[Row]:
     import datasets  # two seconds, which those who read JSON need not pay
+    import pyarrow
 
     # Streaming: no copy of the file in a cache. The path is escaped because `datasets` takes it for a pattern.
-    with _quiet():
-        return datasets.load_dataset(
-            "parquet",
-            data_files=[glob.escape(os.path.abspath(file))],
-            split="train",  # what files without a split are called
-            streaming=True,
-            batch_size=_BATCH_ROWS,
-        )
-
-
-def _listed(text: str) -> list:
-    rows = json.loads(text)
-    if not isinstance(rows, list):
-        raise ValueError("want a list of rows")
-    return rows
+    try:
+        with _quiet():
+            rows = datasets.load_dataset(
+                "parquet",
+                data_files=[glob.escape(os.path.abspath(file))],
+                split="train",  # what files without a split are called
+                streaming=True,
+                batch_size=_BATCH_ROWS,
+            )
+        yield from rows
+    except (pyarrow.ArrowException, datasets.exceptions.DatasetsError) as error:
+        raise config.UserError(f"{file} is not parquet: {_reason(error)}") from error
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -8,29 +8,61 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finemem_jax import config, types
-from finemem_jax.benchmarks._reading import SUFFIXES, Rows, is_repository, read_rows_of, repository_splits
+from finemem_jax.benchmarks._reading import SUFFIXES, Row, Rows, is_repository, read_rows_of, repository_splits
+from finemem_jax.console import printable
 
-ReadRows = Callable[[Rows, str, int, "Path | None"], Iterator[types.Episode]]
-"""(rows, where they stand, number of the first row, their file or None) -> episodes. Raises UserError on a bad row."""
 
-_Read = Callable[[], Iterator[types.Episode]]
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row stands."""
+
+    where: str  # its file and its number there, for messages
+    row: int  # its number in its file, from 0
+    number: int  # its number in its split, from 0: ids go on from file to file
+
+
+ReadRow = Callable[[Mapping[str, object], Place], Iterable[types.Episode]]
+"""A row as its episodes, none for a row that is left out on purpose. Raises UserError where it is bad."""
+
+Open = Callable[["Path | None"], ReadRow]
+"""What reads the rows of a file (None = of a repository)."""
+
+_Read = Callable[["BadRows"], Iterator[types.Episode]]
+
+
+class BadRows:
+    """What becomes of rows that cannot be used (`config.data.on_bad_row`): the first ends the reading, or all are left
+    out and counted."""
+
+    def __init__(self, action: str):
+        self._action = action
+        self.count, self.first = 0, ""
+
+    def add(self, error: config.UserError) -> None:
+        if self._action == "stop":
+            raise config.UserError(f"{error}; config.data.on_bad_row=skip leaves such rows out") from error
+        self.count += 1
+        self.first = self.first or str(error)
+
 
 SIDE = ".chunk_questions.jsonl"  # beside a corpus; so are the report and the cache of `finemem data chunk-questions`
 _HELD_OUT = 10  # one episode in so many
 _SPLIT_NAMES = {"train": ("train",), "eval": ("validation", "val", "dev", "eval", "test")}  # first found counts
 
 
-def load(cfg: config.DataConfig, split: str, seed: int, read_rows: ReadRows) -> Sequence[types.Episode]:
+def load(cfg: config.DataConfig, split: str, seed: int, opened: Open) -> Sequence[types.Episode]:
     """The episodes of `cfg.path` (file, folder or hub name), checked; those of training in an order fixed by `seed`.
 
     With `cfg.eval_path`, or where a folder or hub dataset holds both splits, each split is read from its own files.
     Otherwise every tenth episode of each data source is held out (the last, where there are fewer than ten): the same
-    ones whatever the seed, and none that training sees.
+    ones whatever the seed, and none that training sees. How many rows were left out as bad is said on stderr.
     """
     if split not in ("train", "eval"):
         raise config.UserError(f"split {split!r}: allowed are train, eval")
@@ -38,20 +70,24 @@ def load(cfg: config.DataConfig, split: str, seed: int, read_rows: ReadRows) -> 
     path = getattr(cfg, field)
     if not path:
         raise config.UserError(f"config.data.{field} is empty: give a parquet or JSON file, a folder or a hub name")
-    parts = _parts(path, field, read_rows)
+    parts, bad = _parts(path, field, opened), BadRows(cfg.on_bad_row)
     if parts.keys() >= {"train", "eval"}:
-        episodes = list(parts[split]())
+        episodes = list(parts[split](bad))
     else:
-        episodes = [episode for read in parts.values() for episode in read()]
+        episodes = [episode for read in parts.values() for episode in read(bad)]
         if not cfg.eval_path:
             held_out = split == "eval"
             episodes = [episode for episode, is_held_out in _ranked(episodes) if is_held_out == held_out]
+    if bad.count:
+        said = f"{bad.count} bad rows of config.data.{field}={path} are left out of the {split} split, the first: "
+        print(printable(said + bad.first, one_line=True), file=sys.stderr)
     kept = [episode for episode in episodes if not cfg.sources or episode.source in cfg.sources]
     if not kept:
         found = ", ".join(sorted({episode.source for episode in episodes})) or "none"
         raise config.UserError(
             f"no episodes in the {split} split of config.data.{field}={path}: config.data.sources={cfg.sources}, "
-            f"data sources found: {found}; config.data.eval_path can name a file of its own for evaluation"
+            f"data sources found: {found}, bad rows: {bad.count}; config.data.eval_path can name a file of its own "
+            "for evaluation"
         )
     kept = kept[: cfg.limit or None]
     if split == "train":
@@ -59,14 +95,28 @@ def load(cfg: config.DataConfig, split: str, seed: int, read_rows: ReadRows) -> 
     return tuple(kept)
 
 
-def load_whole(cfg: config.DataConfig, split: str, read_rows: ReadRows, name: str) -> Sequence[types.Episode]:
+def load_whole(cfg: config.DataConfig, split: str, opened: Open, name: str) -> Sequence[types.Episode]:
     """The same for a benchmark that is for evaluation alone: all of `cfg.eval_path`, or of `cfg.path`."""
     if split == "train":
         raise config.UserError(
             f"config.data.name={name} has no training split: evaluate on it, and train on another benchmark"
         )
-    whole = config.DataConfig(path=cfg.path, eval_path=cfg.eval_path or cfg.path, sources=cfg.sources, limit=cfg.limit)
-    return load(whole, split, 0, read_rows)
+    return load(replace(cfg, eval_path=cfg.eval_path or cfg.path), split, 0, opened)
+
+
+def read_episodes(
+    rows: Iterable[Row], where: str, first: int, read_row: ReadRow, bad: BadRows
+) -> Iterator[types.Episode]:
+    """The episodes of rows that stand at `where`, numbered from `first`."""
+    for row, content in enumerate(rows):
+        try:
+            if isinstance(content, config.UserError):
+                raise content
+            episodes = tuple(read_row(content, Place(f"{where} row {row}", row, first + row)))
+        except config.UserError as error:
+            bad.add(error)
+            continue
+        yield from episodes
 
 
 def _ranked(episodes: list[types.Episode]) -> Iterator[tuple[types.Episode, bool]]:
@@ -84,22 +134,22 @@ def _ranked(episodes: list[types.Episode]) -> Iterator[tuple[types.Episode, bool
 # --------------------------------------------------------------------------------------------------------------
 
 
-def _parts(path: str, field: str, read_rows: ReadRows) -> dict[str, _Read]:
+def _parts(path: str, field: str, opened: Open) -> dict[str, _Read]:
     """How to read each split found at `path`: "train" and "eval", or "" for what is not divided."""
     if os.path.isdir(path):
         files = sorted(file for file in Path(path).iterdir() if _is_data(file))
         if not files or is_repository(Path(path)):
-            return _repository_parts(path, field, read_rows)
+            return _repository_parts(path, field, opened)
         chosen = {split: _first_named(files, names) for split, names in _SPLIT_NAMES.items()}
         parts = {split: found for split, found in chosen.items() if found} or {"": files}
-        return {split: lambda found=found: _read_files(found, read_rows) for split, found in parts.items()}
+        return {split: lambda bad, found=found: _read_files(found, opened, bad) for split, found in parts.items()}
     if os.path.isfile(path):
-        return {"": lambda: _read_files([Path(path)], read_rows)}
+        return {"": lambda bad: _read_files([Path(path)], opened, bad)}
     name = path.partition(":")[0]
     is_name = name.count("/") == 1 and not name.startswith((".", os.sep)) and not name.endswith(SUFFIXES)
     if not is_name and not os.path.isdir(name):
         raise config.UserError(f"config.data.{field}={path}: no such file or folder, nor a hub name (owner/name)")
-    return _repository_parts(path, field, read_rows)
+    return _repository_parts(path, field, opened)
 
 
 def _is_data(file: Path) -> bool:
@@ -112,7 +162,7 @@ def _first_named(files: list[Path], names: tuple[str, ...]) -> list[Path]:
     return next((found for found in by_name if found), [])
 
 
-def _repository_parts(name: str, field: str, read_rows: ReadRows) -> dict[str, _Read]:
+def _repository_parts(name: str, field: str, opened: Open) -> dict[str, _Read]:
     beside = next(Path(name).rglob("*" + SIDE), None) if os.path.isdir(name) else None
     if beside is not None:
         raise config.UserError(
@@ -123,21 +173,21 @@ def _repository_parts(name: str, field: str, read_rows: ReadRows) -> dict[str, _
     chosen = {split: [n for n in names if n in there][:1] for split, names in _SPLIT_NAMES.items()}
     parts = {split: found for split, found in chosen.items() if found} or {"": list(there)}
 
-    def read(splits: Sequence[str]) -> Iterator[types.Episode]:
+    def read(splits: Sequence[str], bad: BadRows) -> Iterator[types.Episode]:
         first = 0
         for split in splits:
             rows = there[split]()
-            yield from read_rows(rows, f"{name} {split}", first, None)
+            yield from read_episodes(rows, f"{name} {split}", first, opened(None), bad)
             first += len(rows)
 
-    return {part: lambda splits=splits: read(splits) for part, splits in parts.items()}
+    return {part: lambda bad, splits=splits: read(splits, bad) for part, splits in parts.items()}
 
 
-def _read_files(files: list[Path], read_rows: ReadRows) -> Iterator[types.Episode]:
+def _read_files(files: list[Path], opened: Open, bad: BadRows) -> Iterator[types.Episode]:
     first = 0  # number of a file's first row: ids go on from file to file
     for file in files:
         rows = _Counted(read_rows_of(file))
-        yield from read_rows(rows, str(file), first, file)
+        yield from read_episodes(rows, str(file), first, opened(file), bad)
         first += rows.count
 
 
@@ -147,7 +197,7 @@ class _Counted:
     def __init__(self, rows: Rows):
         self._rows, self.count = rows, 0
 
-    def __iter__(self) -> Iterator[Mapping[str, object]]:
+    def __iter__(self) -> Iterator[Row]:
         for row in self._rows:
             self.count += 1
             yield row

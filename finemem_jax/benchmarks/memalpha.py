@@ -25,7 +25,6 @@ there has these questions and not those of the metadata.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -33,29 +32,37 @@ from itertools import repeat
 from pathlib import Path
 
 from finemem_jax import config, types
-from finemem_jax.benchmarks import _fields, _splits
+from finemem_jax.benchmarks import _splits
 from finemem_jax.corpora._sources import SOURCES, Source, source_of
+from finemem_jax.corpora import _fields
 
-__all__ = ["SOURCES", "load", "read_file", "read_rows", "source_of"]
+__all__ = ["SOURCES", "load", "read_file", "read_row", "source_of"]
 
 _SideQuestions = Mapping[int, Mapping[int, list]]  # row -> chunk -> questions about that chunk
 
 
 def load(cfg: config.DataConfig, split: str, seed: int) -> Sequence[types.Episode]:
     """The episodes of `cfg.path` (file, folder or hub name), checked: see `_splits.load`."""
-    return _splits.load(cfg, split, seed, read_rows)
+    return _splits.load(cfg, split, seed, _open)
 
 
 def read_file(path: str) -> Iterator[types.Episode]:
-    """The episodes of one file, in the order of its rows, without what lies beside it."""
-    return read_rows(_splits.read_rows_of(Path(path)), path, 0, None)
+    """The episodes of one file, in the order of its rows, without what lies beside it. A bad row raises UserError."""
+    return _splits.read_episodes(_splits.read_rows_of(Path(path)), path, 0, _open(None), _splits.BadRows("stop"))
 
 
-def read_rows(rows: _splits.Rows, where: str, first: int, file: Path | None) -> Iterator[types.Episode]:
-    """Rows as episodes, numbered from `first`, with the chunk questions that lie beside their file."""
+def read_row(row: Mapping[str, object], place: _splits.Place) -> Iterator[types.Episode]:
+    yield _episode(row, place.number, place.where, {})
+
+
+def _open(file: Path | None) -> _splits.ReadRow:
+    """The rows of a file with the chunk questions that lie beside it."""
     side = {} if file is None else _side_questions(file)
-    for number, row in enumerate(rows):
-        yield _episode(row, first + number, f"{where} row {number}", side.get(number, {}))
+
+    def read(row: Mapping[str, object], place: _splits.Place) -> Iterator[types.Episode]:
+        yield _episode(row, place.number, place.where, side.get(place.row, {}))
+
+    return read
 
 
 def _side_questions(file: Path) -> _SideQuestions:
@@ -64,12 +71,14 @@ def _side_questions(file: Path) -> _SideQuestions:
     if not side.is_file():
         return {}
     questions: dict[int, dict[int, list]] = defaultdict(dict)
-    for number, line in enumerate(side.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            questions[int(entry["row"])][int(entry["chunk"])] = list(entry["questions"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise config.UserError(f"{side} line {number}: want row, chunk and questions, got {line[:80]!r}") from error
+    for number, entry in enumerate(_splits.read_rows_of(side)):
+        where = f"{side} row {number}"
+        if isinstance(entry, config.UserError):
+            raise entry
+        row, chunk = (_fields.field(entry, name, where) for name in ("row", "chunk"))
+        if type(row) is not int or type(chunk) is not int:
+            raise _fields.wrong(where, "row, chunk", "numbers from 0", [row, chunk])
+        questions[row][chunk] = _fields.listed(entry, "questions", where)
     return questions
 
 
@@ -79,12 +88,12 @@ def _episode(row: Mapping[str, object], number: int, where: str, side: Mapping[i
     if not isinstance(data_source, str) or not data_source:
         raise _fields.wrong(where, "data_source", "a name", data_source)
     source = source_of(data_source)
-    texts = _fields.decoded(_fields.field(row, "chunks", where), where, "chunks", list)
+    texts = _fields.listed(row, "chunks", where)
     metadata = _fields.decoded(row.get("metadata") or {}, where, "metadata", dict)
     evidence = _fields.decoded(metadata.get("evidence") or [], where, "metadata.evidence", list)
     kinds = _fields.decoded(metadata.get("kinds") or [], where, "metadata.kinds", list)
     chunk_questions = _fields.decoded(metadata.get("chunk_questions") or [], where, "metadata.chunk_questions", list)
-    entries = _fields.decoded(_fields.field(row, "questions_and_answers", where), where, "questions_and_answers", list)
+    entries = _fields.listed(row, "questions_and_answers", where)
     if not texts:
         raise _fields.wrong(where, "chunks", "at least one chunk", texts)
     for name, value, length in (
@@ -101,7 +110,8 @@ def _episode(row: Mapping[str, object], number: int, where: str, side: Mapping[i
             raise _fields.wrong(where, f"chunks[{index}]", "text", text)
         own = side.get(index, chunk_questions[index] if chunk_questions else [])
         field = f"chunk_questions[{index}]"
-        about = [_question(q, source, where, f"{field}[{i}]", (index,)) for i, q in enumerate(own or ())]
+        own = _fields.decoded(own or [], where, field, list)
+        about = [_question(q, source, where, f"{field}[{i}]", (index,)) for i, q in enumerate(own)]
         chunks.append(types.Chunk(text, index, tuple(about)))
     questions = [
         _question(

@@ -20,12 +20,12 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from finemem_jax import config, corpora, types
-from finemem_jax.benchmarks import _fields, _splits, memalpha
-from finemem_jax.config import UserError
+from finemem_jax.benchmarks import _splits, memalpha
 from finemem_jax.corpora._sources import source_of
+from finemem_jax.config import UserError
+from finemem_jax.corpora import _fields
 
 COMPETENCIES = {
     "accurate_retrieval": ("ruler_", "longmemeval", "eventqa"),
@@ -45,21 +45,18 @@ def load(cfg: config.DataConfig, split: str, seed: int) -> Sequence[types.Episod
     """All episodes at `cfg.eval_path`, or else at `cfg.path`, in their order there. There is no training split."""
     count_tokens = corpora.token_counter(cfg.tokenizer)
 
-    def read_rows(rows: _splits.Rows, where: str, first: int, file: Path | None) -> Iterator[types.Episode]:
-        for number, row in enumerate(rows):
-            place = f"{where} row {number}"
-            if "context" in row:
-                yield _original(row, first + number, place, cfg.chunk_tokens, count_tokens)
-            elif "chunks" in row:
-                (episode,) = memalpha.read_rows([row], where, first + number, None)
-                yield _by_competency(episode)
-            else:
-                raise UserError(
-                    f"{place}: neither field 'context' (the original rows) nor 'chunks' (Memalpha's); "
-                    f"fields there: {', '.join(row)}"
-                )
+    def read_row(row: Mapping[str, object], place: _splits.Place) -> Iterator[types.Episode]:
+        if "context" in row:
+            yield _original(row, place.number, place.where, cfg.chunk_tokens, count_tokens)
+        elif "chunks" in row:
+            yield from map(_by_competency, memalpha.read_row(row, place))
+        else:
+            raise UserError(
+                f"{place.where}: neither field 'context' (the original rows) nor 'chunks' (Memalpha's); "
+                f"fields there: {_fields.names(row)}"
+            )
 
-    return _splits.load_whole(cfg, split, read_rows, "memory_agent_bench")
+    return _splits.load_whole(cfg, split, lambda file: read_row, "memory_agent_bench")
 
 
 def _by_competency(episode: types.Episode) -> types.Episode:
@@ -75,8 +72,7 @@ def _original(
     data_source = metadata.get("source")
     if not isinstance(data_source, str) or not data_source:
         raise _fields.wrong(where, "metadata.source", "a name", data_source)
-    asked = _fields.decoded(_fields.field(row, "questions", where), where, "questions", list)
-    golds = _fields.decoded(_fields.field(row, "answers", where), where, "answers", list)
+    asked, golds = _fields.listed(row, "questions", where), _fields.listed(row, "answers", where)
     if len(asked) != len(golds):
         raise _fields.wrong(where, "answers", f"one entry per question ({len(asked)})", f"{len(golds)} entries")
     source, kind = source_of(data_source), competency(data_source)

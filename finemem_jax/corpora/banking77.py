@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finemem_jax.config import UserError
 from finemem_jax.corpora import _labelled, _reading
 from finemem_jax.corpora._options import BuildOptions
 from finemem_jax.types import CountTokens, Episode
@@ -26,7 +25,4 @@ def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episo
 
 def _examples(folder: str, name: str) -> list[_labelled.Example]:
     (path,) = _reading.find(folder, name)
-    try:
-        return [_labelled.Example(row["text"], row["category"]) for row in _reading.read_csv(path)]
-    except KeyError as error:
-        raise UserError(f"{path}: no column {error}; want text,category") from error
+    return [_labelled.Example(row["text"], row["category"]) for row in _reading.read_csv(path, "text", "category")]

@@ -7,11 +7,10 @@ made of the train utterances alone, eval rows of validation and test utterances 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from finemem_jax.config import UserError
-from finemem_jax.corpora import _labelled, _reading
+from finemem_jax.corpora import _fields, _labelled, _reading
 from finemem_jax.corpora._options import BuildOptions
 from finemem_jax.types import CountTokens, Episode
 
@@ -20,32 +19,44 @@ _PARTS = {"train": ("train",), "eval": ("val", "test")}
 
 def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
     path = _reading.find(options.input, "data_full*.json")[0]
-    data = _reading.read_json(path)
-    if not isinstance(data, dict) or not {"train", "val", "test"} <= data.keys():
-        raise UserError(f"{path}: want an object with the splits train, val and test")
+    data = _fields.mapping(_reading.read_json(path), str(path), "the splits")
     coarse = _domain_of_intents(path) if options.label_level == "coarse" else {}
 
     def examples(split: str) -> list[_labelled.Example]:
-        rows = [row for part in _PARTS[split] for row in data[part]]
+        rows = [row for part in _PARTS[split] for row in _pairs(data, part, path)]
         return [_labelled.Example(text, coarse.get(intent, intent)) for text, intent in rows]
 
-    pool = _labelled.of_split(examples("train"), examples("eval"), options)
+    train, held_out = examples("train"), examples("eval")
     numbered = options.labels == "numbers"
     dataset = _labelled.Dataset(
         data_source="icl_clinc150" if numbered else "clinc150",
-        labels=sorted({example.label for split in _PARTS for example in examples(split)}),
+        labels=sorted({example.label for example in (*train, *held_out)}),
         numbered=numbered,
-        noise=_out_of_scope(data, options.split),
+        noise=_out_of_scope(data, options.split, path),
     )
-    yield from _labelled.streams(pool, dataset, options, count_tokens)
+    yield from _labelled.streams(_labelled.of_split(train, held_out, options), dataset, options, count_tokens)
 
 
-def _out_of_scope(data: dict, split: str) -> list[str]:
+def _pairs(data: Mapping[str, object], part: str, path: Path) -> Iterator[tuple[str, str]]:
+    """(text, intent) of each row of a part."""
+    for i, row in enumerate(_fields.listed(data, part, str(path))):
+        if (
+            not isinstance(row, list)
+            or len(row) != 2
+            or not all(isinstance(cell, str) and cell.strip() for cell in row)
+        ):
+            raise _fields.wrong(str(path), f"{part}[{i}]", "a list of text and intent", row)
+        yield row[0], row[1]
+
+
+def _out_of_scope(data: Mapping[str, object], split: str, path: Path) -> list[str]:
     """Utterances without an intent; those of train and eval are disjoint as published."""
-    parts = [part for of, parts in _PARTS.items() if split in (of, "all") for part in parts]
-    return list(dict.fromkeys(" ".join(text.split()) for part in parts for text, _ in data.get(f"oos_{part}", ())))
+    parts = [f"oos_{part}" for of, parts in _PARTS.items() if split in (of, "all") for part in parts]
+    rows = [text for part in parts if part in data for text, _ in _pairs(data, part, path)]
+    return list(dict.fromkeys(" ".join(text.split()) for text in rows))
 
 
 def _domain_of_intents(path: Path) -> dict[str, str]:
-    found = _reading.read_json(_reading.find(str(path.parent), "domains.json")[0])
-    return {intent: domain for domain, intents in found.items() for intent in intents}  # type: ignore[attr-defined]
+    (beside, *_) = _reading.find(str(path.parent), "domains.json")
+    found = _fields.mapping(_reading.read_json(beside), str(beside), "the domains")
+    return {str(intent): domain for domain in found for intent in _fields.listed(found, domain, str(beside))}

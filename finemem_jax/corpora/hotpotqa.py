@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finemem_jax.config import UserError
-from finemem_jax.corpora import _chunking, _options, _questions, _reading
+from finemem_jax.corpora import _chunking, _fields, _options, _questions, _reading
 from finemem_jax.types import CountTokens, Episode, Question
 
 
@@ -75,18 +74,33 @@ def _chunked(
 
 
 def _read(path: Path) -> Iterator[_Asked]:
-    data = _reading.read_json(path)
-    try:
-        for row in data:  # type: ignore[attr-defined]
-            context, facts = row["context"], row["supporting_facts"]
-            if isinstance(context, Mapping):
-                context = zip(context["title"], context["sentences"], strict=True)
-                facts = zip(facts["title"], facts["sent_id"], strict=True)
-            articles = {title: list(sentences) for title, sentences in context}
-            support: dict[str, list[int]] = {}
-            for title, number in facts:
-                if title in articles:
-                    support.setdefault(title, []).append(number)
-            yield _Asked(row["question"].strip(), row["answer"].strip(), support, articles)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not in HotpotQA's format: {error}") from error
+    for number, row in enumerate(_reading.read_list(path)):
+        where = f"{path} row {number}"
+        row = _fields.mapping(row, where, "the row")
+        articles: dict[str, list[str]] = {}
+        for title, sentences in _rows_of(row, "context", ("title", "sentences"), where):
+            if not isinstance(title, str) or not isinstance(sentences, list):
+                raise _fields.wrong(where, "context", "articles of title and sentences", [title, sentences])
+            articles[title] = [str(sentence) for sentence in sentences]
+        support: dict[str, list[int]] = {}
+        for title, sentence in _rows_of(row, "supporting_facts", ("title", "sent_id"), where):
+            if not isinstance(title, str) or type(sentence) is not int:
+                raise _fields.wrong(
+                    where, "supporting_facts", "titles with the number of a sentence", [title, sentence]
+                )
+            if title in articles:
+                support.setdefault(title, []).append(sentence)
+        question, answer = (_fields.text(row, name, where).strip() for name in ("question", "answer"))
+        yield _Asked(question, answer, support, articles)
+
+
+def _rows_of(row: Mapping[str, object], name: str, columns: tuple[str, str], where: str) -> Iterator[Sequence]:
+    """The pairs of a field of either layout: a list of pairs, or an object of two columns."""
+    value = _fields.field(row, name, where)
+    if isinstance(value, Mapping):
+        first, second = (_fields.listed(value, column, f"{where} {name}") for column in columns)
+        value = [list(pair) for pair in zip(first, second, strict=False)] if len(first) == len(second) else [[]]
+    for pair in _fields.decoded(value, where, name, list):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise _fields.wrong(where, name, f"pairs of {' and '.join(columns)}", value)
+        yield pair

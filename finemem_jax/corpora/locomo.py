@@ -8,65 +8,107 @@ answer, are left out. Train and eval share no conversation.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from finemem_jax.config import UserError
-from finemem_jax.corpora import _chunking, _options, _questions, _reading, _sessions
+from finemem_jax.corpora import _chunking, _fields, _options, _questions, _reading, _sessions
 from finemem_jax.types import CountTokens, Episode, Question
 
 _ADVERSARIAL = 5
 _CATEGORIES = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop"}
+_SESSION = re.compile(r"session_([0-9]{1,6})")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    date: str
+    turns: tuple[Mapping[str, object], ...]  # with speaker, dia_id and text
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What is read of a published row."""
+
+    sessions: tuple[Session, ...]  # in the order of their numbers
+    asked: tuple[tuple[str, tuple[str, ...], int, str], ...]  # question, answers, category, what names its evidence
 
 
 def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
-    conversations = [(path, c) for path in _reading.find(options.input, "locomo*.json") for c in _read(path)]
+    conversations = [
+        checked(_fields.mapping(row, where := f"{path} row {number}", "the row"), where)
+        for path in _reading.find(options.input, "locomo*.json")
+        for number, row in enumerate(_reading.read_list(path))
+    ]
     number = 0
-    for path, conversation in options.of_split(conversations):
-        try:
-            texts, questions = chunked(conversation, options.chunk_tokens, count_tokens)
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is not in LoCoMo's format: {error}") from error
+    for conversation in options.of_split(conversations):
+        texts, questions = chunked(conversation, options.chunk_tokens, count_tokens)
         for run, own in _questions.windows(texts, questions, options.chunks):
             yield _questions.episode("locomo", number, run, own, options, is_dialogue=True)
             number += 1
 
 
-def _read(path: Path) -> list[dict]:
-    data = _reading.read_json(path)
-    if not isinstance(data, list):
-        raise UserError(f"{path}: want a list of conversations")
-    return data
+def checked(row: Mapping[str, object], where: str) -> Conversation:
+    """A conversation as published, lists and objects decoded where they are JSON text; its adversarial questions, and
+    those without an answer, left out. Raises UserError where a field is not so."""
+    said = _fields.mapping(_fields.field(row, "conversation", where), where, "conversation")
+    numbered = sorted((int(found.group(1)), name) for name in said if (found := _SESSION.fullmatch(name)))
+    if not numbered:
+        raise _fields.wrong(where, "conversation", "an object with session_1, session_2, …", list(said))
+    sessions = []
+    for _, name in numbered:
+        turns = [
+            _turn(turn, where, f"conversation.{name}[{i}]")
+            for i, turn in enumerate(_fields.decoded(said[name], where, f"conversation.{name}", list))
+        ]
+        sessions.append(Session(_fields.text(said, f"{name}_date_time", where), tuple(turns)))
+    if not any(session.turns for session in sessions):
+        raise _fields.wrong(where, "conversation", "sessions with a turn", list(said))
+    asked = []
+    for i, entry in enumerate(_fields.listed(row, "qa", where)):
+        name = f"qa[{i}]"
+        entry = _fields.mapping(entry, where, name)
+        category = _fields.field(entry, "category", f"{where} {name}")
+        if type(category) is not int:
+            raise _fields.wrong(where, f"{name}.category", "a number from 1 to 5", category)
+        if category == _ADVERSARIAL or entry.get("answer") is None:
+            continue
+        question = _fields.text(entry, "question", f"{where} {name}")
+        answers = _fields.answers(entry["answer"], where, f"{name}.answer")
+        evidence = _fields.decoded(entry.get("evidence") or [], where, f"{name}.evidence", list)
+        asked.append((question, answers, category, " ".join(map(str, evidence))))
+    return Conversation(tuple(sessions), tuple(asked))
 
 
-def chunked(conversation: dict, chunk_tokens: int, count_tokens: CountTokens) -> tuple[list[str], list[Question]]:
-    """(contents of the chunks, questions) of a conversation as published; its adversarial questions left out."""
-    said = conversation["conversation"]
-    numbers = sorted(int(key.split("_")[1]) for key in said if re.fullmatch(r"session_\d+", key))
+def _turn(turn: object, where: str, name: str) -> Mapping[str, object]:
+    turn = _fields.mapping(turn, where, name)
+    if not all(isinstance(turn.get(key), str) for key in ("speaker", "dia_id", "text")):
+        raise _fields.wrong(where, name, "a turn with speaker, dia_id and text", turn)
+    return turn
+
+
+def chunked(
+    conversation: Conversation, chunk_tokens: int, count_tokens: CountTokens
+) -> tuple[list[str], list[Question]]:
+    """(contents of the chunks, questions) of a conversation."""
     pieces: list[str] = []
     holders: dict[str, list[int]] = {}  # dialogue id of a turn -> pieces it is in
-    for number in numbers:
-        turns = said[f"session_{number}"]
-        spoken = [(turn["speaker"], _turn_text(turn)) for turn in turns]
-        date = said[f"session_{number}_date_time"]
-        for part in _sessions.split_session(date, spoken, chunk_tokens, count_tokens):
+    for session in conversation.sessions:
+        spoken = [(turn["speaker"], _turn_text(turn)) for turn in session.turns]
+        for part in _sessions.split_session(session.date, spoken, chunk_tokens, count_tokens):
             for turn in part.turns:
-                holders.setdefault(turns[turn]["dia_id"], []).append(len(pieces))
+                holders.setdefault(session.turns[turn]["dia_id"], []).append(len(pieces))
             pieces.append(part.text)
     groups = _chunking.pack(pieces, chunk_tokens, count_tokens)
     chunk_of = {piece: chunk for chunk, group in enumerate(groups) for piece in group}
     questions = []
-    for asked in conversation["qa"]:
-        if asked["category"] == _ADVERSARIAL or asked.get("answer") is None:
-            continue
-        named = re.findall(r"D\d+:\d+", " ".join(asked["evidence"]))
-        evidence = sorted({chunk_of[piece] for turn in named for piece in holders.get(turn, ())})
-        kind = _CATEGORIES.get(asked["category"], "")
-        questions.append(Question(asked["question"], (str(asked["answer"]),), kind=kind, evidence=tuple(evidence)))
+    for text, answers, category, named in conversation.asked:
+        turns = re.findall(r"D\d+:\d+", named)
+        evidence = sorted({chunk_of[piece] for turn in turns for piece in holders.get(turn, ())})
+        questions.append(Question(text, answers, kind=_CATEGORIES.get(category, ""), evidence=tuple(evidence)))
     return ["\n\n".join(pieces[i] for i in group) for group in groups], questions
 
 
-def _turn_text(turn: dict) -> str:
+def _turn_text(turn: Mapping[str, object]) -> str:
     """What is said, and what a shared picture shows, for questions ask about it."""
     caption = turn.get("blip_caption")
     return f"{turn['text']} [shares a picture: {caption}]" if caption else turn["text"]

@@ -8,17 +8,14 @@ are the turns marked `has_answer`, or its whole sessions where no turn is marked
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from finemem_jax.config import UserError
-from finemem_jax.corpora import _chunking, _options, _questions, _reading, _sessions
+from finemem_jax.corpora import _chunking, _fields, _options, _questions, _reading, _sessions
 from finemem_jax.types import CountTokens, Episode, Question
-
-_FIELDS = ("question_id", "question_type", "question", "answer", "haystack_dates", "haystack_sessions")
 
 
 def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
-    rows = [row for row in _read(options.input) if not row["question_id"].endswith("_abs")]
+    rows = [row for row in _read(options.input) if not asks_for_abstention(row)]
     chosen = options.of_split(rows)
     rng = options.rng(options.split, "order")
     rng.shuffle(chosen)
@@ -39,6 +36,44 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
     runs = _questions.fill(chosen, lambda run: len(filled(run)[0]), options.chunks)
     for number, run in enumerate(runs):
         yield _questions.episode("longmemeval", number, *filled(run), options, is_dialogue=True)
+
+
+def checked(row: Mapping[str, object], where: str) -> dict:
+    """The fields of a record that are read, as published: lists decoded where they are JSON text, the answer a text.
+    Raises UserError where one is not so."""
+    record = {name: _fields.text(row, name, where) for name in ("question_id", "question_type", "question")}
+    record["answer"] = _fields.answers(row.get("answer"), where, "answer")[0]
+    if row.get("question_date") is not None:
+        record["question_date"] = _fields.text(row, "question_date", where)
+    dates, sessions = (_fields.listed(row, name, where) for name in ("haystack_dates", "haystack_sessions"))
+    if not sessions or len(dates) != len(sessions):
+        raise _fields.wrong(where, "haystack_dates", f"one per session ({len(sessions)})", f"{len(dates)} dates")
+    for i, date in enumerate(dates):
+        if not isinstance(date, str):
+            raise _fields.wrong(where, f"haystack_dates[{i}]", "text", date)
+    record["haystack_dates"] = dates
+    record["haystack_sessions"] = [
+        [
+            _turn(turn, where, f"haystack_sessions[{i}][{j}]")
+            for j, turn in enumerate(_fields.decoded(session, where, f"haystack_sessions[{i}]", list))
+        ]
+        for i, session in enumerate(sessions)
+    ]
+    if not any(record["haystack_sessions"]):
+        raise _fields.wrong(where, "haystack_sessions", "sessions with a turn", sessions)
+    return record
+
+
+def _turn(turn: object, where: str, name: str) -> Mapping[str, object]:
+    turn = _fields.mapping(turn, where, name)
+    if not all(isinstance(turn.get(key), str) for key in ("role", "content")):
+        raise _fields.wrong(where, name, "a turn with role and content", turn)
+    return turn
+
+
+def asks_for_abstention(record: Mapping[str, str]) -> bool:
+    """Whether the right answer is that the sessions do not say it, which only a judge can tell."""
+    return record["question_id"].endswith("_abs")
 
 
 def chunked(
@@ -66,9 +101,7 @@ def chunked(
     questions = []
     for row in run:
         evidence = tuple(sorted({chunk_of[piece] for piece in holders[row["question_id"]]}))
-        questions.append(
-            Question(_question_text(row), (str(row["answer"]),), kind=row["question_type"], evidence=evidence)
-        )
+        questions.append(Question(_question_text(row), (row["answer"],), kind=row["question_type"], evidence=evidence))
     return ["\n\n".join(pieces[i] for i in group) for group in groups], questions
 
 
@@ -81,11 +114,11 @@ def _question_text(row: dict) -> str:
 def _read(given: str) -> Iterator[dict]:
     seen = set()
     for path in _reading.find(given, "*.json", "*.jsonl"):
-        is_lines = ".jsonl" in path.name
-        for row in _reading.read_json_lines(path) if is_lines else _reading.read_json(path):  # type: ignore
-            missing = [name for name in _FIELDS if name not in row]
-            if missing:
-                raise UserError(f"{path}: a record has no field {', '.join(missing)}")
-            if row["question_id"] not in seen:
-                seen.add(row["question_id"])
-                yield row
+        is_lines = path.name.removesuffix(".gz").endswith(".jsonl")
+        rows = _reading.read_json_lines(path) if is_lines else _reading.read_list(path)
+        for number, row in enumerate(rows):
+            where = f"{path} row {number}"
+            record = checked(_fields.mapping(row, where, "the row"), where)
+            if record["question_id"] not in seen:
+                seen.add(record["question_id"])
+                yield record

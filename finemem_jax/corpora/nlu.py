@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finemem_jax.config import UserError
-from finemem_jax.corpora import _labelled, _reading
+from finemem_jax.corpora import _fields, _labelled, _reading
 from finemem_jax.corpora._options import BuildOptions
 from finemem_jax.types import CountTokens, Episode
 
@@ -28,8 +27,8 @@ def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episo
 def _examples(options: BuildOptions, name: str) -> list[_labelled.Example]:
     (path,) = _reading.find(options.input, name)
     is_coarse = options.label_level == "coarse"
-    try:
-        rows = [(row["text"], row["intent"]) for row in _reading.read_json_lines(path)]
-    except KeyError as error:
-        raise UserError(f"{path}: no field {error}; want text and intent") from error
-    return [_labelled.Example(text, intent.partition("_")[0] if is_coarse else intent) for text, intent in rows]
+    examples = []
+    for number, row in enumerate(_reading.read_json_lines(path)):
+        text, intent = (_fields.text(row, field, f"{path} row {number}") for field in ("text", "intent"))
+        examples.append(_labelled.Example(text, intent.partition("_")[0] if is_coarse else intent))
+    return examples

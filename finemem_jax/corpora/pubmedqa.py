@@ -11,8 +11,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from finemem_jax.config import UserError
-from finemem_jax.corpora import _labelled, _options, _reading
+from finemem_jax.corpora import _fields, _labelled, _options, _reading
 from finemem_jax.types import CountTokens, Episode
 
 _SECTIONS = {
@@ -31,11 +30,9 @@ _LEAST_WORDS = 5  # shorter pieces are headings and torn-off halves
 
 def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
     path = _reading.find(options.input, "ori_pqa*.json")[0]
-    data = _reading.read_json(path)
-    try:
-        train, held_out = _options.divide([list(_sentences(data[key])) for key in sorted(data)])  # type: ignore
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not in PubMedQA's format: {error}") from error
+    data = _fields.mapping(_reading.read_json(path), str(path), "the abstracts")
+    abstracts = [list(_sentences(data[key], f"{path} abstract {key}")) for key in sorted(data)]
+    train, held_out = _options.divide(abstracts)
     pool = _labelled.of_split(itertools.chain(*train), itertools.chain(*held_out), options)
     dataset = _labelled.Dataset(
         data_source="pubmedqa", labels=sorted(_SECTIONS), numbered=True, text_field="Sample", label_field="Labels"
@@ -43,8 +40,12 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
     yield from _labelled.streams(pool, dataset, options, count_tokens)
 
 
-def _sentences(abstract: dict) -> Iterator[_labelled.Example]:
-    passages = [*zip(abstract["CONTEXTS"], abstract["LABELS"], strict=True), (abstract["LONG_ANSWER"], "CONCLUSIONS")]
+def _sentences(given: object, where: str) -> Iterator[_labelled.Example]:
+    abstract = _fields.mapping(given, where, "the abstract")
+    texts, titles = _fields.listed(abstract, "CONTEXTS", where), _fields.listed(abstract, "LABELS", where)
+    if len(texts) != len(titles) or not all(isinstance(text, str) for text in (*texts, *titles)):
+        raise _fields.wrong(where, "CONTEXTS and LABELS", "as many texts", [texts, titles])
+    passages = [*zip(texts, titles, strict=True), (_fields.text(abstract, "LONG_ANSWER", where), "CONCLUSIONS")]
     for text, title in passages:
         named = {_SECTION_OF_WORD[word] for word in re.findall(r"\w+", title.upper()) if word in _SECTION_OF_WORD}
         if len(named) == 1:

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from finemem_jax.config import UserError
-from finemem_jax.corpora import _chunking, _questions, _reading
+from finemem_jax.corpora import _chunking, _fields, _questions, _reading
 from finemem_jax.corpora._options import BuildOptions
 from finemem_jax.types import CountTokens, Episode, Question
 
@@ -45,17 +44,28 @@ def read_articles(given: str) -> dict[str, list[dict]]:
     """Title -> paragraphs, in the order of the files. Equal paragraphs pool their questions."""
     articles: dict[str, dict[str, dict]] = {}
     for path in _reading.find(given, "*.json"):
-        data = _reading.read_json(path)
-        try:
-            for article in data["data"]:  # type: ignore[index]
-                paragraphs = articles.setdefault(article["title"], {})
-                for paragraph in article["paragraphs"]:
-                    first = paragraphs.setdefault(paragraph["context"], {"context": paragraph["context"], "qas": {}})
-                    for asked in paragraph["qas"]:
-                        first["qas"].setdefault(asked["question"].strip(), asked)
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is not in SQuAD's format: {error}") from error
+        data = _fields.mapping(_reading.read_json(path), str(path), "the file")
+        for number, article in enumerate(_fields.listed(data, "data", str(path))):
+            where = f"{path} article {number}"
+            article = _fields.mapping(article, where, "the article")
+            paragraphs = articles.setdefault(_fields.text(article, "title", where), {})
+            for i, paragraph in enumerate(_fields.listed(article, "paragraphs", where)):
+                _read_paragraph(paragraph, f"{where} paragraph {i}", paragraphs)
     return {title: list(paragraphs.values()) for title, paragraphs in articles.items()}
+
+
+def _read_paragraph(given: object, where: str, paragraphs: dict[str, dict]) -> None:
+    """Adds a paragraph, or its questions where it is there already."""
+    paragraph = _fields.mapping(given, where, "the paragraph")
+    context = _fields.text(paragraph, "context", where)
+    first = paragraphs.setdefault(context, {"context": context, "qas": {}})
+    for i, asked in enumerate(_fields.listed(paragraph, "qas", where)):
+        asked = _fields.mapping(asked, where, f"qas[{i}]")
+        answers = [_fields.mapping(a, where, f"qas[{i}].answers") for a in _fields.listed(asked, "answers", where)]
+        for answer in answers:
+            if not isinstance(answer.get("text"), str) or type(answer.get("answer_start")) is not int:
+                raise _fields.wrong(where, f"qas[{i}].answers", "objects of text and answer_start", answer)
+        first["qas"].setdefault(_fields.text(asked, "question", where).strip(), {"answers": answers})
 
 
 def _pieces(paragraph: dict, options: BuildOptions, count_tokens: CountTokens) -> list[_Piece]:

@@ -10,22 +10,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from finemem_jax.config import UserError
-from finemem_jax.corpora import _chunking, _options, _questions, _reading
+from finemem_jax.corpora import _chunking, _fields, _options, _questions, _reading
 from finemem_jax.types import CountTokens, Episode, Question
 
 
 def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
     stories: dict[str, list[Question]] = {}
     for path in _reading.find(options.input, "*.jsonl"):
-        for row in _reading.read_json_lines(path):
-            try:
-                questions = stories.setdefault(_tidy(row["document"]), [])
-                for asked in row["questions"]:
-                    answers = tuple(response["response_text"].strip() for response in asked["responses"])
-                    questions.append(Question(asked["question_text"].strip(), answers))
-            except (KeyError, TypeError) as error:
-                raise UserError(f"{path} is not in SQuALITY's format: no {error}") from error
+        for number, row in enumerate(_reading.read_json_lines(path)):
+            where = f"{path} row {number}"
+            questions = stories.setdefault(_tidy(_fields.text(row, "document", where)), [])
+            for i, asked in enumerate(_fields.listed(row, "questions", where)):
+                name = f"questions[{i}]"
+                asked = _fields.mapping(asked, where, name)
+                responses = [
+                    _fields.text(_fields.mapping(response, where, name), "response_text", where).strip()
+                    for response in _fields.listed(asked, "responses", f"{where} {name}")
+                ]
+                answers = _fields.answers(responses, where, f"{name}.responses")
+                questions.append(Question(_fields.text(asked, "question_text", where).strip(), answers))
     number = 0
     for text, questions in options.of_split(list(stories.items())):
         spans = _chunking.split_text(text, options.chunk_tokens, count_tokens)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finemem_jax.config import UserError
-from finemem_jax.corpora import _chunking, _options, _questions, _reading
+from finemem_jax.corpora import _chunking, _fields, _options, _questions, _reading
 from finemem_jax.types import CountTokens, Episode, Question
 
 
@@ -39,8 +39,9 @@ def _documents(given: str) -> Iterator[tuple[str, str, list[Question]]]:
             continue
         for line, row in enumerate(_reading.read_json_lines(path), start=1):
             where = f"{path} line {line}"
-            try:
-                questions = [Question(q["question"], (str(q["answer"]),)) for q in row.get("questions", ())]
-                yield where, row["text"], questions
-            except (KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{where}: want text, and questions of question and answer: {error}") from error
+            questions = []
+            for i, asked in enumerate(_fields.decoded(row.get("questions") or [], where, "questions", list)):
+                asked = _fields.mapping(asked, where, f"questions[{i}]")
+                answers = _fields.answers(asked.get("answer"), where, f"questions[{i}].answer")
+                questions.append(Question(_fields.text(asked, "question", where), answers[:1]))
+            yield where, _fields.text(row, "text", where), questions

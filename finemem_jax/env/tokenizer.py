@@ -151,12 +151,14 @@ def resolve_path(path: str) -> str:
 def load(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, a hub name or "embedded:NAME". Raises UserError if there is none, or no template."""
     where = resolve_path(path)
-    if os.sep in where and not os.path.isdir(where):
-        raise UserError(f"no folder {where} (config.model.path, config.model.tokenizer)")
+    is_folder = os.path.isdir(where)
+    if not is_folder and (where.startswith((".", os.sep)) or where.count("/") != 1):
+        raise UserError(f"no folder {where}, nor is that a hub name like Qwen/Qwen3-4B (model.path, model.tokenizer)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer at {path}: {str(error).splitlines()[0]}") from error
+        place = "" if is_folder else " (no such folder here, so it was looked for on the hub)"
+        raise UserError(f"no tokenizer at {path}{place}: {str(error).splitlines()[0]}") from error
     if tokenizer.chat_template is None:
         raise UserError(f"the tokenizer of {path} has no chat template, which prompts are rendered with")
     return tokenizer

@@ -1,6 +1,8 @@
 """Rows in the Memalpha format -> episodes: the three encodings, the splits, and what is refused."""
 
+import gzip
 import json
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -221,5 +223,77 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path):
 def test_a_bad_line_beside_the_file_is_named(tmp_path):
     path = write(tmp_path / "a.parquet", [row()])
     (tmp_path / "a.chunk_questions.jsonl").write_text('{"chunk": 0}\n')
-    with pytest.raises(UserError, match="line 1: want row, chunk and questions"):
+    with pytest.raises(UserError, match=r"a\.chunk_questions\.jsonl row 0: field 'row' is missing"):
         load(path)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Bad rows and files
+# --------------------------------------------------------------------------------------------------------------
+
+BAD = [
+    json.dumps(row(chunks=[])),
+    json.dumps(row() | {"data_source": 7}),
+    '{"data_source": "squad", "chunks": [',  # cut off
+    "null",
+    json.dumps(row() | {"metadata": {"chunk_questions": [5, []]}}),
+    "[" * 5000 + "]" * 5000,
+]
+
+
+def write_lines(path, lines):
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_row_stops_or_is_left_out_as_the_config_says(tmp_path, capsys, bad):
+    path = write_lines(tmp_path / "a.jsonl", [json.dumps(row()), bad, json.dumps(row("booksum"))])
+    with pytest.raises(UserError, match=r"a\.jsonl row 1: .*; config\.data\.on_bad_row=skip leaves such rows out"):
+        load(path)
+    episodes = load(path, on_bad_row="skip")
+    assert [episode.id for episode in episodes] == ["squad-0", "booksum-2"]  # ids are those of the rows
+    said = capsys.readouterr().err
+    assert said.startswith("1 bad rows of config.data.eval_path=") and "a.jsonl row 1: " in said
+    assert said.count("\n") == 1
+
+
+def test_all_bad_rows_are_counted_over_all_files(tmp_path, capsys):
+    write_lines(tmp_path / "a.jsonl", [BAD[0], json.dumps(row()), BAD[1]])
+    write_lines(tmp_path / "b.jsonl", [BAD[3], json.dumps(row())])
+    assert [episode.id for episode in load(str(tmp_path), on_bad_row="skip")] == ["squad-1", "squad-4"]
+    assert "3 bad rows" in capsys.readouterr().err
+    nothing = write_lines(tmp_path / "c.json", [json.dumps([5, row(chunks=[])])])
+    with pytest.raises(UserError, match=r"no episodes .* bad rows: 2"):
+        load(nothing, on_bad_row="skip")
+
+
+@pytest.mark.parametrize("action", ["stop", "skip"])
+@pytest.mark.parametrize("ending", ["jsonl.gz", "json.gz", "parquet", "json", "jsonl"])
+def test_a_file_that_is_cut_off_or_not_text_is_one_line(tmp_path, action, ending):
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        content = Path(write(tmp_path / "b.parquet", [row()])).read_bytes()
+    else:
+        content = json.dumps([row()]).encode("utf-16" if ending in ("json", "jsonl") else "utf-8")
+    path.write_bytes((gzip.compress(content) if ending.endswith("gz") else content)[:-20])
+    with pytest.raises(UserError, match=rf"a\.{ending} is not "):
+        load(str(path), on_bad_row=action)
+
+
+def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path):
+    (tmp_path / "a.csv").write_text("chunks,data_source\nx,squad\n")
+    with pytest.raises(UserError, match=r"a\.csv: rows are read from \.parquet, \.json, \.jsonl"):
+        load(str(tmp_path / "a.csv"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_rows(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(row()).encode())
+    assert only(str(tmp_path / "a.jsonl")).source == "squad"
+
+
+def test_a_line_separator_in_a_chunk_question_does_not_end_its_line(tmp_path):
+    path = write(tmp_path / "a.parquet", [row()])
+    entry = {"row": 0, "chunk": 0, "questions": [{"question": "a\u2028b?", "answer": "x"}]}
+    (tmp_path / "a.chunk_questions.jsonl").write_text(json.dumps(entry, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert only(path).chunks[0].questions[0].text == "a\u2028b?"

@@ -185,6 +185,9 @@ def test_a_bad_longmemeval_record_is_named(tmp_path, change, message):
         (lambda r: r["conversation"].pop("session_2_date_time"), "row 0: field 'session_2_date_time' is missing"),
         (lambda r: r["conversation"]["session_3"][0].pop("text"), r"field 'conversation.session_3\[0\]' must be"),
         (lambda r: r["qa"].append("x"), r"row 0: field 'qa\[18\]' must be an object"),
+        (lambda r: r["qa"][0].pop("category"), r"row 0 qa\[0\]: field 'category' is missing"),
+        (lambda r: r["qa"][0].update(category=[1]), r"row 0: field 'qa\[0\].category' must be a number"),
+        (lambda r: r["conversation"].update({f"session_{i}": [] for i in range(1, 9)}), "sessions with a turn"),
     ],
 )  # fmt: skip
 def test_a_bad_locomo_record_is_named(tmp_path, change, message):
@@ -193,6 +196,25 @@ def test_a_bad_locomo_record_is_named(tmp_path, change, message):
     (tmp_path / "locomo.json").write_text(json.dumps([record]))
     with pytest.raises(UserError, match=message):
         locomo.load(DataConfig(eval_path=str(tmp_path)), "eval", 0)
+
+
+@pytest.mark.parametrize(("name", "module"), [("locomo", locomo), ("longmemeval", longmemeval)])
+def test_lists_and_objects_may_be_json_text(tmp_path, name, module):
+    record = first_record(tmp_path, name)
+    nested = {key: json.dumps(cell) if isinstance(cell, list | dict) else cell for key, cell in record.items()}
+    found = []
+    for rows in ([record], [nested]):
+        (tmp_path / "rows.json").write_text(json.dumps(rows))
+        found.append(module.load(DataConfig(eval_path=str(tmp_path)), "eval", 0))
+    assert found[0] == found[1] and found[0][0].questions[0].evidence
+
+
+def test_a_question_without_evidence_is_asked_all_the_same(tmp_path):
+    record = first_record(tmp_path, "locomo")
+    del record["qa"][0]["evidence"]
+    (tmp_path / "locomo.json").write_text(json.dumps([record]))
+    (episode,) = locomo.load(DataConfig(eval_path=str(tmp_path)), "eval", 0)
+    assert episode.questions[0].evidence == () and episode.questions[1].evidence
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Every source builds rows that load as published ones do, the same bytes each time."""
 
 import argparse
+import gzip
 import json
 import re
 from pathlib import Path
@@ -351,6 +352,48 @@ def test_impossible_options_are_named(raw, tmp_path, options, message):
     given["input"] = given["input"] or (raw(source) if source in SOURCES else "x")
     with pytest.raises(config.UserError, match=re.escape(message)):
         corpora.build(**given)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "content", "message"),
+    [
+        ("text", "a.csv", b"text,category\nx,y\n", "this source reads .jsonl or .md or .txt files"),
+        ("text", "a.txt", b"\xff\xfe\x00", "is not UTF-8 text"),
+        ("text", "a.txt.gz", gzip.compress(b"some text " * 99)[:-9], "cannot be read"),
+        ("text", "a.jsonl", b'{"text": "x", "questions": [{"question": ["q"], "answer": "a"}]}',
+         "line 1: field 'question'"),
+        ("nlu", "train.jsonl", b'{"text": "x", "intent": 5}', "row 0: field 'intent' must be text"),
+        ("banking77", "train.csv", b"text,category\nx\n", "train.csv line 2: nothing in column category"),
+        ("banking77", "train.csv", b"words,category\nx,y\n", "train.csv: no column text"),
+        ("squad", "a.json", b'{"data": [{"title": "T", "paragraphs": [{"context": "x", "qas": [5]}]}]}',
+         "article 0 paragraph 0: field 'qas[0]' must be an object"),
+        ("hotpotqa", "a.json", b'[{"question": "q", "answer": "a", "context": [["T"]], "supporting_facts": []}]',
+         "row 0: field 'context' must be pairs of title and sentences"),
+        ("clinc150", "data_full.json", b'{"train": [["x"]], "val": [], "test": []}',
+         "field 'train[0]' must be a list of text"),
+        ("pubmedqa", "ori_pqal.json", b'{"7": {"CONTEXTS": ["x"], "LABELS": []}}',
+         "abstract 7: field 'CONTEXTS and LABELS'"),
+        ("squality", "a.jsonl", b'{"document": "x", "questions": [{"question_text": "q", "responses": []}]}',
+         "row 0: field 'questions[0].responses' must be text"),
+        ("locomo", "locomo.json", b'[{"conversation": {"session_1": "x"}, "qa": []}]',
+         "row 0: field 'conversation.session_1'"),
+        ("longmemeval", "a.json", b'[{"question_id": "a"}]', "row 0: field 'question_type' is missing"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_raw_file_is_one_line(tmp_path, source, name, content, message):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / name).write_bytes(content)
+    given = tmp_path / "raw" / (name if source == "text" else "")
+    with pytest.raises(config.UserError, match=re.escape(message)) as raised:
+        corpora.build(source=source, input=str(given), output=str(tmp_path / "o.parquet"))
+    assert name in str(raised.value)
+
+
+def test_half_an_emoji_does_not_end_a_build(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d is half of one"}\n')
+    corpora.build(source="text", input=str(tmp_path / "a.jsonl"), output=str(tmp_path / "o.parquet"), split="all")
+    (episode,) = memalpha.read_file(str(tmp_path / "o.parquet"))
+    assert "\ufffd is half of one" in episode.chunks[0].text
 
 
 @pytest.mark.parametrize("name", ["other.json", "a.jsonl"])

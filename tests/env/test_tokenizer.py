@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -39,6 +42,21 @@ def test_saved_and_loaded_it_is_the_same_with_its_chat_template(tiny_tokenizer, 
     assert loaded.encode(text) == tiny_tokenizer.encode(text)
     assert tokenizers.stop_tokens(loaded) == (loaded.convert_tokens_to_ids("<|im_end|>"),)
     assert flat_memory().tokens() == 0
+
+
+def test_a_hub_name_without_a_network_is_called_one(tmp_path):
+    code = """if True:
+        from finemem_jax.config import UserError
+        from finemem_jax.env import tokenizer
+        try:
+            tokenizer.load("someone/else")
+        except UserError as error:
+            print(error)
+    """
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    (said,) = done.stdout.strip().splitlines()
+    assert said.startswith("no tokenizer at someone/else (no such folder here, so it was looked for on the hub): ")
 
 
 def test_missing_tokenizers_are_one_clear_line(tmp_path):

@@ -1,4 +1,5 @@
-"""Random and mutated model outputs, config overrides and dataset rows: each ends in a value or in an error of ours.
+"""Random and mutated model outputs, config overrides, dataset rows and raw files: each ends in a value or in an error
+of ours.
 
 pytest tests/fuzz                       a short run (its seed and time are printed with -s)
 python tests/fuzz/test_fuzz.py          the long one: 100,000 of each kind
@@ -8,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import json
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ if __name__ == "__main__":
 import pytest
 
 from finemem_jax import config, main
-from finemem_jax.benchmarks import memalpha
 from finemem_jax.config import MemoryConfig, UserError
 from finemem_jax.env import operations, scoring
 from finemem_jax.env.environment import apply
@@ -31,60 +29,10 @@ from finemem_jax.env.retrieval import BM25
 from finemem_jax.files import _dump, _encode
 from finemem_jax.memory import flat
 from finemem_jax.types import MemoryItem
+from tests.fuzz import rows
+from tests.fuzz.pieces import VALUES, text, value
 
 ROOT = Path(__file__).parents[2]
-PIECES = (
-    *("<tool_call>", "</tool_call>", "<tool_call", "FUNCTION:", "ARGS:", "{", "}", "[", "]", '"', "'", ":", ",", "\\"),
-    '{"name": "memory_insert", "arguments": {"content": "the boat is red"}}',
-    *('"name"', '"arguments"', '"content"', '"id"', "memory_insert", "memory_update", "memory_delete", "memory_skip"),
-    *("#1", "../../etc/passwd", "/dev/null", "con.txt", "%s", "{0}", "$(id)", "`id`", "-1", "1e999", "null", "true"),
-    *("\x00", "\x1b[31m", "\x1b]0;title\x07", "\ud83d", "\\ud83d", "\u2028", "\u202e", "\ufeff", "\x85", "é", "漢字"),
-    *(
-        "😀",
-        "<script>alert(1)</script>",
-        "</script>",
-        "<!--",
-        "&lt;",
-        "NaN",
-        "Infinity",
-        "```json\n",
-        "```",
-        "\n",
-        "\r",
-    ),
-    *("\t", " ", "//", "/*", "a", "b" * 50, "{" * 30, "[" * 30, '"a" + "b"'),
-)
-VALUES = (
-    *(0, 1, -1, 3, 0.5, 1e-9, 1e30, 10**30, float("nan"), float("inf"), True, False, None, "", "x", "none", "full"),
-    *("\x1b[31m", "\ud83d", "../..", [], ["expert"], (1.0, 0.0), (200,), {}, {"format": 1.0}, {"steps": 3}, [[]]),
-    "a" * 5000,
-)
-
-
-def value(rng: random.Random) -> object:
-    """One of VALUES, free to be changed."""
-    return copy.deepcopy(rng.choice(VALUES))
-
-
-def text(rng: random.Random, base: str = "") -> str:
-    """`base` with a few pieces put in, cut out or doubled; mostly pieces when there is no base."""
-    for _ in range(rng.randint(1, 8)):
-        at = rng.randint(0, len(base))
-        match rng.randrange(4):
-            case 0:
-                end = min(len(base), at + rng.randint(0, 12))
-                base = base[:at] + base[end:]
-            case 1:
-                base = (
-                    base[:at]
-                    + chr(rng.choice((rng.randrange(128), rng.randrange(0x3000), 0xD800, 0x1F600)))
-                    + base[at:]
-                )
-            case _:
-                base = base[:at] + rng.choice(PIECES) + base[at:]
-    return base
-
-
 GOOD_OUTPUT = operations.emit(
     [
         operations.types.Operation("memory_insert", {"content": "Ada's bike is green"}),
@@ -135,64 +83,31 @@ def override(rng: random.Random) -> None:
 
 
 NAMES = config.dotted_names(config.to_dict(config.Config()))
-GOOD_ROW = {
-    "data_source": "squad",
-    "chunks": json.dumps(["Ada lives in Oslo.", "Her bike is red."]),
-    "questions_and_answers": json.dumps([{"question": "Where does Ada live?", "answer": ["Oslo"]}]),
-    "metadata": json.dumps({"evidence": [[0]]}),
-}
 
-
-def dataset_row(rng: random.Random) -> None:
-    """A row with fields cut, mutated, retyped or nested, read from a JSON-lines file."""
-    row: dict = dict(GOOD_ROW)
-    for name in rng.sample(list(row), rng.randint(1, 3)):
-        match rng.randrange(6):
-            case 0:
-                del row[name]
-            case 1:
-                row[name] = value(rng)
-            case 2:
-                row[name] = json.loads(row[name]) if name != "data_source" else [row[name]]
-            case 3:
-                row[text(rng, name)] = row.pop(name)
-            case 4:
-                row[name] = "[" * rng.choice((1, 50, 100_000)) + str(row[name])
-            case _:
-                row[name] = text(rng, str(row[name]))
-    line = json.dumps(row, default=str)
-    if rng.random() < 0.1:
-        line = text(rng, line)
-    path = FOLDER / "rows.jsonl"
-    path.write_bytes(line.encode("utf-8", "surrogatepass" if rng.random() < 0.5 else "replace"))
-    try:
-        for episode in memalpha.read_file(str(path)):
-            assert episode.chunks and episode.id.encode() is not None
-    except UserError as error:
-        assert str(path) in str(error)
-
-
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))
 KINDS: dict[str, tuple[Callable[[random.Random], None], float]] = {  # and its share of the long run's count
     "model outputs": (model_output, 1.0),
     "config trees": (config_tree, 0.98),
     "config overrides": (override, 0.02),
-    "dataset rows": (dataset_row, 1.0),
+    "dataset rows": (rows.benchmark_rows, 1.0),
+    "raw files": (rows.raw_files, 0.2),
 }
 
 
 def fuzz(kind: str, count: int, seed: int) -> str:
     """Tries `count` inputs of a kind, each from a seed of its own; raises what went wrong with the seed in a note."""
     action, share = KINDS[kind]
-    started, cpu = time.monotonic(), time.process_time()
+    started, cpu, slowest = time.monotonic(), time.process_time(), (0.0, 0)
     for i in range(round(count * share)):
+        before = time.process_time()
         try:
             action(random.Random(f"{kind} {seed} {i}"))
         except Exception as error:
             error.add_note(f"{kind}: seed {seed}, input {i}")
             raise
+        slowest = max(slowest, (time.process_time() - before, i))
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-    return f"{kind}: {round(count * share):,} inputs, seed {seed}, {seconds:.0f} s ({cpu:.0f} s of CPU time)"
+    taken = f"{seconds:.0f} s ({cpu:.0f} s of CPU time, {slowest[0]:.2f} s the slowest, input {slowest[1]})"
+    return f"{kind}: {round(count * share):,} inputs, seed {seed}, {taken}"
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
@@ -10,23 +13,41 @@ from finemem_jax.config import UserError
 
 _T = TypeVar("_T", list, dict)
 
+_LEVELS = 100  # of lists and objects in each other; no format here has a tenth, and recursion would end somewhere
+
 
 def field(row: Mapping[str, object], name: str, where: str) -> object:
     if row.get(name) is None:
-        raise UserError(f"{where}: field {name!r} is missing; fields there: {', '.join(row)}")
+        raise UserError(f"{where}: field {name!r} is missing; fields there: {names(row)}")
     return row[name]
 
 
-def whole(value: object) -> object:
+def names(row: Mapping[str, object]) -> str:
+    """Its fields, for a message; a row of another format may have thousands."""
+    return ", ".join(name[:40] for name in itertools.islice(row, 20))
+
+
+def whole(value: object, level: int = 0) -> object:
     """A value of JSON with every lone surrogate (an escape such as "\\ud83d" without its other half) replaced by
-    U+FFFD: such a text has no UTF-8, and tokenizers, hashes and files would fail on it later."""
+    U+FFFD: such a text has no UTF-8, and tokenizers, hashes and files would fail on it later. Raises ValueError where
+    it is nested too deeply."""
+    if level > _LEVELS:
+        raise ValueError("nested too deeply")
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [whole(item) for item in value]
+        return [whole(item, level + 1) for item in value]
     if isinstance(value, dict):
-        return {whole(key): whole(item) for key, item in value.items()}
+        return {whole(key, level + 1): whole(item, level + 1) for key, item in value.items()}
     return value
+
+
+def loads(text: str) -> object:
+    """The JSON value of a text, `whole`. Raises ValueError."""
+    try:
+        return whole(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def text(row: Mapping[str, object], name: str, where: str) -> str:
@@ -41,11 +62,26 @@ def decoded(value: object, where: str, name: str, kind: type[_T]) -> _T:
     """`value` as a list or dict, decoded where it is JSON text."""
     if isinstance(value, str):
         try:
-            value = whole(json.loads(value))
-        except (ValueError, RecursionError) as error:  # the latter: thousands of nested brackets
+            value = loads(value)
+        except ValueError as error:
             raise wrong(where, name, f"JSON ({error})", value) from error
     if not isinstance(value, kind):
         raise wrong(where, name, f"a {kind.__name__}", value)
+    return value
+
+
+def listed(row: Mapping[str, object], name: str, where: str) -> list:
+    """A field that must be a list, or JSON text of one."""
+    return decoded(field(row, name, where), where, name, list)
+
+
+def mapping(value: object, where: str, name: str) -> Mapping[str, object]:
+    """A value that must be an object, or JSON text of one."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = loads(value)
+    if not isinstance(value, Mapping):
+        raise wrong(where, name, "an object", value)
     return value
 
 
@@ -78,4 +114,5 @@ def indices(value: object, chunks: int, where: str, name: str) -> tuple[int, ...
 
 
 def wrong(where: str, name: str, want: str, got: object) -> UserError:
-    return UserError(f"{where}: field {name!r} must be {want}, got {str(got)[:80]!r}")
+    shown = got if isinstance(got, str) else reprlib.repr(got)
+    return UserError(f"{where}: field {name!r} must be {want}, got {shown[:80]!r}")
