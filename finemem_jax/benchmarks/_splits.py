@@ -16,7 +16,7 @@ from pathlib import Path
 
 from finemem_jax import config, types
 from finemem_jax.benchmarks._reading import SUFFIXES, Row, Rows, is_repository, read_rows_of, repository_splits
-from finemem_jax.console import printable
+from finemem_jax.reporting.untrusted import printable
 
 
 @dataclass(frozen=True, slots=True)

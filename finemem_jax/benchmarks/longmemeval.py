@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from finemem_jax import config, corpora, types
 from finemem_jax.benchmarks import _splits
-from finemem_jax.corpora._sources import source_of
 from finemem_jax.corpora import longmemeval as corpus
+from finemem_jax.corpora._sources import source_of
 
 
 def load(cfg: config.DataConfig, split: str, seed: int) -> Sequence[types.Episode]:

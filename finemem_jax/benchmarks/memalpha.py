@@ -33,8 +33,8 @@ from pathlib import Path
 
 from finemem_jax import config, types
 from finemem_jax.benchmarks import _splits
-from finemem_jax.corpora._sources import SOURCES, Source, source_of
 from finemem_jax.corpora import _fields
+from finemem_jax.corpora._sources import SOURCES, Source, source_of
 
 __all__ = ["SOURCES", "load", "read_file", "read_row", "source_of"]
 

@@ -23,9 +23,9 @@ from dataclasses import replace
 
 from finemem_jax import config, corpora, types
 from finemem_jax.benchmarks import _splits, memalpha
-from finemem_jax.corpora._sources import source_of
 from finemem_jax.config import UserError
 from finemem_jax.corpora import _fields
+from finemem_jax.corpora._sources import source_of
 
 COMPETENCIES = {
     "accurate_retrieval": ("ruler_", "longmemeval", "eventqa"),
