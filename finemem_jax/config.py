@@ -135,11 +135,13 @@ class MemoryConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptConfig:
-    name: str = "full"  # full = instructions for a pretrained model; compact = a few tokens, for the tiny policy
+    # A file in prompts/: full = instructions for a pretrained model; short = a few sentences, for a small one;
+    # compact = the text alone, for the tiny policy
+    name: str = "full"
     max_prompt_tokens: int = 6144  # a longer prompt drops items of the view, oldest first
     max_completion_tokens: int = 2048
     thinking: bool = False  # Qwen3's thinking switch in the chat template
-    codec: str = "qwen"  # how operations are written: qwen (<tool_call> JSON) | function_args
+    codec: str = "qwen"  # how operations are written, a file in codecs/: qwen (<tool_call> JSON), lines, …
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -519,8 +521,6 @@ _CHOICES = {
     "data.on_bad_row": ("stop", "skip"),
     "memory.overflow": ("refuse", "evict_oldest"),
     "memory.view.select": ("recent", "relevant", "both"),
-    "prompt.codec": ("qwen", "function_args"),
-    "prompt.name": ("full", "compact"),
     "retrieval.name": ("bm25", "dense"),
     "retrieval.idf": ("lucene", "okapi"),
     "retrieval.select": ("search", "all"),
@@ -662,6 +662,8 @@ def validate(cfg: Config) -> None:
         ("models", cfg.model.family),
         ("benchmarks", cfg.data.name),
         ("memory", cfg.memory.name),
+        ("codecs", cfg.prompt.codec),
+        ("prompts", cfg.prompt.name),
         ("answerers", cfg.answerer.name),
         *(("rewards", term) for term in cfg.rewards.weights),
     ):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 CountTokens = Callable[[str], int]
 """Length of a text in tokens of the policy's own tokenizer; the only unit of memory length."""
@@ -72,6 +72,14 @@ class Operation:
         """Id of the item the operation names, or ""."""
         value = self.arguments.get("id", "")
         return value if isinstance(value, str) else str(value)
+
+
+class Call(NamedTuple):
+    """A call as a codec found it: any name, any arguments. `error` says why it could not be read."""
+
+    name: str
+    arguments: object = None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "finemem_jax"
 HOST = {
     "env",
     "memory",
+    "codecs",
+    "prompts",
     "rewards",
     "answerers",
     "benchmarks",
@@ -38,7 +40,8 @@ HOST_FILES = {
 DEVICE = {"nn", "models", "rl", "decoding", "weights"}
 # inside a device folder, but they speak the host's types
 CROSSING_FILES = {"decoding/engine.py", "decoding/schedule.py"}
-LEAF_FOLDERS = ("memory", "rewards", "answerers", "benchmarks")  # plug-ins, reached by config.resolve only
+# plug-ins, reached by config.resolve only
+LEAF_FOLDERS = ("memory", "codecs", "prompts", "rewards", "answerers", "benchmarks")
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finemem_jax.config import MemoryConfig, UserError
+from finemem_jax.config import MemoryConfig, UserError, plugins
 from finemem_jax.env import environment, operations
 from finemem_jax.types import Operation, ToolSpec
 from tests import fakes
@@ -18,7 +18,7 @@ SPECS = (
     ToolSpec("memory_delete", "removes", {"id": "which"}),
     ToolSpec("memory_skip", "nothing", {}),
 )
-CODECS = ("qwen", "function_args")
+CODECS = plugins("finemem_jax.codecs")
 
 
 def qwen(body):
@@ -60,9 +60,17 @@ operation_lists = st.lists(
         st.builds(lambda c: Operation("memory_insert", {"content": c}), st.text()),
         st.builds(
             lambda c: Operation("memory_insert", {"content": c}),
-            st.lists(st.sampled_from([*'✿{}"\\\n', "</tool_call>", "<tool_call>", "✿ARGS✿:"])).map("".join),
+            st.lists(
+                st.sampled_from(
+                    [*'✿{}"\\\nnu|+=- \u2028\x85', "\\u0020", "skip", "</tool_call>", "<tool_call>", "✿ARGS✿:"]
+                )
+            ).map("".join),
         ),
         st.builds(lambda i, c: Operation("memory_update", {"id": i, "content": c}), st.text(max_size=4), st.text()),
+        st.builds(
+            lambda i, c: Operation("memory_update", {"content": c, "id": i}),
+            *[st.lists(st.sampled_from(list("a#\\|n \n")), max_size=6).map("".join)] * 2,
+        ),
         st.just(Operation("memory_skip", {})),
     ),
     max_size=5,
@@ -82,6 +90,55 @@ def test_emitted_text_is_the_one_the_chat_template_teaches():
         '<tool_call>\n{"name": "memory_insert", "arguments": {"content": "Zoë"}}\n</tool_call>\n'
         '<tool_call>\n{"name": "memory_skip", "arguments": {}}\n</tool_call>'
     )
+
+
+def test_lines_are_one_short_line_an_operation():
+    written = [
+        Operation("memory_insert", {"content": "a | b, C:\\new\n+ c"}),
+        Operation("memory_update", {"id": "#3", "content": "Zoë"}),
+        Operation("memory_delete", {"id": "#1"}),
+        Operation("memory_skip"),
+    ]
+    text = "+ a | b, C:\\\\new\\n+ c\n= Zoë | #3\n- #1\nskip"
+    assert operations.emit(written, "lines") == text
+    assert operations.parse(f"Let me see:\n {text} \nskip this\n+1\n---", SPECS, codec="lines") == tuple(written)
+
+
+def test_lines_of_several_stores_and_of_other_tools_have_marks_of_their_own():
+    specs = [
+        ToolSpec("core_insert", "", {"content": ""}),
+        ToolSpec("notes_insert", "", {"content": ""}),
+        ToolSpec("memory_replace", "", {"content": ""}),
+    ]
+    written = tuple(Operation(spec.name, {"content": "x"}) for spec in specs)
+    assert operations.emit(written, "lines") == "+core x\n+notes x\nreplace: x"
+    assert operations.parse("+core x\n+notes x\nreplace: x\nreplace it\n+ x", specs, codec="lines") == written
+
+
+def test_a_line_with_too_few_arguments_is_malformed():
+    assert only("= new text without an id", "lines").error == "malformed: 1 of 2 arguments: content | id"
+    assert only("= ", "lines").name == "memory_update"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "memory_insert", "parameters": {"content": "x {y"}}',
+        '<|python_tag|>{"type": "function", "name": "memory_insert", "parameters": {"content": "x {y"}}<|eom_id|>',
+        'I will {store} this.\n[{"name": "memory_insert", "arguments": {"content": "x {y"}}]\nDone.',
+    ],
+)
+def test_calls_of_llama_are_read_without_tags(text):
+    assert only(text, "llama3") == Operation("memory_insert", {"content": "x {y"})
+
+
+def test_several_calls_of_llama_are_read_in_order():
+    skip, calls = '{"name": "memory_skip", "parameters": {}}', '{"name": "memory_delete", "parameters": {"id": "#1"}}'
+    expected = (Operation("memory_skip"), Operation("memory_delete", {"id": "#1"}))
+    for between in ("; ", "\n", ", ", ""):
+        assert operations.parse(skip + between + calls, SPECS, codec="llama3") == expected
+    (error,) = operations.parse(skip[:-1], SPECS, codec="llama3")
+    assert error.error == "malformed: cut off: the object is not closed"
 
 
 def test_an_error_cannot_be_emitted():
@@ -199,7 +256,16 @@ def test_function_args_failures(text, errors):
 def test_a_cut_off_call_is_never_stored(codec, content, cut):
     whole = operations.emit([Operation("memory_insert", {"content": content})], codec)
     part = whole[: int(len(whole) * cut)]
-    assert all(operation.error for operation in operations.parse(part, SPECS, codec=codec))
+    assert all(operation.error for operation in operations.parse(part, SPECS, codec=codec, is_cut=True))
+
+
+def test_a_last_line_without_its_end_is_an_error_only_where_the_text_is_known_to_be_cut():
+    text = "+ Anna moved to Oslo.\n+ Ben has a d"
+    whole, part = Operation("memory_insert", {"content": "Anna moved to Oslo."}), "Ben has a d"
+    assert operations.parse(text, SPECS, codec="lines") == (whole, Operation("memory_insert", {"content": part}))
+    first, second = operations.parse(text, SPECS, codec="lines", is_cut=True)
+    assert first == whole and second.error == "malformed: cut off: the line is not ended"
+    assert operations.parse(text + "\n", SPECS, codec="lines", is_cut=True)[1].arguments == {"content": part}
 
 
 def test_an_unknown_codec_names_the_known_ones():
@@ -214,6 +280,7 @@ def test_an_unknown_codec_names_the_known_ones():
 FRAGMENTS = (
     *("<tool_call>", "</tool_call>", "✿FUNCTION✿:", "✿ARGS✿:", "✿RESULT✿:", "memory_insert", "memory_skip"),
     *('{"name": "memory_insert", "arguments": {"content": "x"}}', '{"name":', '"arguments":', '"content":', "```js\n"),
+    *("\n+ ", "\n= ", " | #1", "\n-", "\nskip\n", "+", "|", "\\n", "\\|", "<|python_tag|>", ";", '"parameters":'),
     *("{", "}", "[", "]", '"', "'", "\\", "\\u", ",", ":", "\n", "```", "//", "NaN", "1e999", "null", "a" + "\ud800"),
 )
 
@@ -231,9 +298,17 @@ def test_any_text_gives_one_outcome_per_call(codec, text):
     if codec == "qwen":
         strays = sum(operation.error == "malformed: no opening tag" for operation in found)
         assert len(found) - strays == text.count("<tool_call>")
-    else:
+    elif codec == "function_args":
         orphans = sum(operation.error == "malformed: arguments without a function" for operation in found)
         assert len(found) - orphans == text.count("✿FUNCTION✿")
+    elif codec == "lines":
+        assert len(found) == sum(_is_call(line.split()) for line in text.split("\n"))
+    elif codec == "llama3":
+        assert len(found) <= text.count("{")
+
+
+def _is_call(words):
+    return words[:1] in (["+"], ["="], ["-"]) or words == ["skip"]
 
 
 def test_deep_nesting_is_given_up_at_once():

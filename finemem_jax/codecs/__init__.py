@@ -1,0 +1,10 @@
+"""How operations are written and found in a policy's text (`config.prompt.codec`): one file per format, which exports
+
+    find(text, specs, *, is_cut=False) -> Iterator[Call]   every call in any text, in order; never raises, linear time
+    write(operations) -> str                               the text that `find` reads as `operations`
+    instructions(specs) -> str                             what a prompt says about the tools and the format
+
+is_cut: the text ended because its budget did. A call that may therefore lack its end is found as an error, never as
+half a call. `env/operations.py` checks the calls against the tools; whoever reads and writes goes through it.
+Files whose name starts with "_" are shared parts.
+"""

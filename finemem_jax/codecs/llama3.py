@@ -1,0 +1,96 @@
+"""The JSON calls of Llama 3.x: {"name": …, "parameters": {…}} without tags, one a line.
+
+What counts as a call: a brace that opens a line or follows the call before it, behind `<|python_tag|>`, and whatever
+separates several (`;`, a comma, the brackets of a list). A brace in the middle of prose opens none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from finemem_jax.codecs._json import Malformed, load
+from finemem_jax.types import Call, Operation, ToolSpec
+
+_PYTHON_TAG = "<|python_tag|>"
+_SEPARATORS = " \t\r;,[]"
+
+_INSTRUCTIONS = """\
+You have these functions:
+
+{tools}
+
+Reply with function calls alone, one a line, each a JSON object in the format
+{{"name": <function-name>, "parameters": <args-json-object>}}"""
+
+
+def find(text: str, specs: Sequence[ToolSpec], *, is_cut: bool = False) -> Iterator[Call]:
+    position = 0
+    while (start := _next_start(text, position)) is not None:
+        position = _end(text, start)
+        if position is None:
+            yield Call("", error="cut off: the object is not closed")
+            return
+        yield _read(text[start:position])
+
+
+def _next_start(text: str, position: int) -> int | None:
+    """Where the next call begins, from `position`, which is the start of a line or the end of a call."""
+    while (brace := text.find("{", position)) >= 0:
+        line = text.rfind("\n", position, brace) + 1 or position
+        if not text[line:brace].replace(_PYTHON_TAG, "").strip(_SEPARATORS):
+            return brace
+        position = text.find("\n", brace) + 1  # nothing behind prose on its line is a call
+        if not position:
+            return None
+    return None
+
+
+def _end(text: str, start: int) -> int | None:
+    """Where the object that begins at `start` has ended; None if it never does."""
+    depth, in_string, escaped = 0, False, False
+    for position in range(start, len(text)):
+        character = text[position]
+        if in_string:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == '"':
+                in_string = False
+        elif character == '"':
+            in_string = True
+        elif character == "{":
+            depth += 1
+        elif character == "}":
+            depth -= 1
+            if not depth:
+                return position + 1
+    return None
+
+
+def _read(body: str) -> Call:
+    try:
+        value = load(body)
+    except Malformed as error:
+        return Call("", error=str(error))
+    name = value.pop("name", None)
+    if not isinstance(name, str):
+        return Call("", error='no string "name"')
+    value.pop("type", None)  # "function", which the models write unasked
+    arguments = value.pop("parameters" if "parameters" in value else "arguments", {})
+    if value:
+        return Call(name, error=f"unexpected key {next(iter(value))[:64]!r} beside name and parameters")
+    return Call(name, arguments)
+
+
+def write(operations: Sequence[Operation]) -> str:
+    return "\n".join(_write(operation) for operation in operations)
+
+
+def _write(operation: Operation) -> str:
+    return json.dumps({"name": operation.name, "parameters": operation.arguments}, ensure_ascii=False)
+
+
+def instructions(specs: Sequence[ToolSpec]) -> str:
+    return _INSTRUCTIONS.format(tools="\n".join(json.dumps(spec.schema(), ensure_ascii=False) for spec in specs))

@@ -1,0 +1,78 @@
+"""Qwen's tool calls: JSON between `<tool_call>` tags, as Qwen's chat templates teach them.
+
+What counts as a call: an opening tag. Text around calls (reasoning, invented results) is neither an operation nor an
+error. A call without its closing tag is malformed: it may be cut off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from finemem_jax.codecs._json import Malformed, load
+from finemem_jax.codecs._marks import marks_in
+from finemem_jax.types import Call, Operation, ToolSpec
+
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+
+_INSTRUCTIONS = """\
+# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+
+
+def find(text: str, specs: Sequence[ToolSpec], *, is_cut: bool = False) -> Iterator[Call]:
+    start = None  # end of the opening tag whose call is being read
+    previous = 0  # end of the last tag
+    for position, tag in marks_in(text, (_OPEN, _CLOSE)):
+        opens = tag == _OPEN
+        if start is not None:
+            yield Call("", error="no closing tag") if opens else _read(text[start:position])
+        elif not opens and "{" in text[previous:position]:
+            yield Call("", error="no opening tag")
+        previous = position + len(tag)
+        start = previous if opens else None
+    if start is not None:
+        yield Call("", error="no closing tag: cut off")
+
+
+def _read(body: str) -> Call:
+    """The call in {"name": …, "arguments": {…}}; absent arguments are none."""
+    try:
+        value = load(body)
+    except Malformed as error:
+        return Call("", error=str(error))
+    name = value.pop("name", None)
+    if not isinstance(name, str):
+        return Call("", error='no string "name"')
+    arguments = value.pop("arguments", {})
+    if value:
+        return Call(name, error=f"unexpected key {next(iter(value))[:64]!r} beside name and arguments")
+    return Call(name, arguments)
+
+
+def write(operations: Sequence[Operation]) -> str:
+    return "\n".join(_write(operation) for operation in operations)
+
+
+def _write(operation: Operation) -> str:
+    body = json.dumps({"name": operation.name, "arguments": operation.arguments}, ensure_ascii=False)
+    # A tag inside a string would end the call; escaped, it survives the way back.
+    for tag in (_OPEN, _CLOSE):
+        body = body.replace(tag, "\\u003c" + tag[1:])
+    return f"{_OPEN}\n{body}\n{_CLOSE}"
+
+
+def instructions(specs: Sequence[ToolSpec]) -> str:
+    """In the words of Qwen's chat templates, so that the prompt is the one that they make of `tools=`."""
+    return _INSTRUCTIONS.format(tools="\n".join(json.dumps(spec.schema(), ensure_ascii=False) for spec in specs))
