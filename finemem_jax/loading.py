@@ -22,6 +22,7 @@ from finemem_jax.chat.engine import EngineChat
 from finemem_jax.chat.judge import ModelJudge
 from finemem_jax.config import AnswererConfig, Config, ModelConfig, UserError, resolve, unknown
 from finemem_jax.decoding.engine import Engine
+from finemem_jax.env import prompts
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.environment import LLM_JUDGE, Environment
 from finemem_jax.env.episodes import drawn_evenly, left_out
@@ -214,6 +215,9 @@ def _load_split(cfg: Config, split: str) -> Sequence[Episode]:
 
 
 def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Judge | None = None) -> Environment:
+    """What every episode of a run shares. Raises UserError where model and prompt do not fit each other."""
+    specs = resolve("finemem_jax.memory", cfg.memory.name).SPECS
+    prompts.check(tokenizer, specs, cfg.prompt, max_operations=cfg.memory.max_operations)
     return Environment(
         tokenizer,
         tokenizers.token_counter(tokenizer),

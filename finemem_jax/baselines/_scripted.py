@@ -1,8 +1,9 @@
 """Scripted writers of memory: the imperfect expert of the warm start, and the baselines that need no model.
 
-A `Writer` is a function (episode, turn) -> text, the text a policy would have sampled; `play` cannot tell it from
-one. `expert` and `oracle` are such; they look at the episode's questions to know which lines matter, which no policy
-can. The others give their operations directly, to `replay`: no prompt limits them.
+A `Writer` is a function (episode, turn) -> operations. `collect.play_scripted` writes them down as a policy would
+have, in the codec of the config, and `play` cannot tell them from one's; `expert` and `oracle` are played so. They look
+at the episode's questions to know which lines matter, which no policy can. The others go through `replay`: no prompt
+limits them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from finemem_jax.config import ExpertConfig
-from finemem_jax.env import operations
 from finemem_jax.env.environment import Turn
 from finemem_jax.types import Episode, MemoryItem, Operation, Question
 
-Writer = Callable[[Episode, Turn], str]
+Writer = Callable[[Episode, Turn], Sequence[Operation]]
 
 SKIP = Operation("memory_skip")
 
@@ -49,7 +49,7 @@ def chunk_as_item(episode: Episode, turn: Turn) -> list[Operation]:
     return [insert(episode.chunks[turn.step].text)]
 
 
-def recent_chunks(count: int) -> Callable[[Episode, Turn], list[Operation]]:
+def recent_chunks(count: int) -> Writer:
     """The last `count` chunks as they stand."""
 
     def write(episode: Episode, turn: Turn) -> list[Operation]:
@@ -69,10 +69,10 @@ def expert(cfg: ExpertConfig, max_operations: int, seed: int) -> Writer:
 
     Deterministic in (seed, episode, step)."""
 
-    def write(episode: Episode, turn: Turn) -> str:
+    def write(episode: Episode, turn: Turn) -> list[Operation]:
         rng = random.Random(f"expert {seed} {episode.id} {turn.step}")
         if rng.random() < cfg.skip:
-            return _write([SKIP])
+            return [SKIP]
         questions = [q for chunk in episode.chunks for q in chunk.questions] + list(episode.questions)
         written = []
         for line in chunk_lines(episode, turn):
@@ -85,7 +85,7 @@ def expert(cfg: ExpertConfig, max_operations: int, seed: int) -> Writer:
                 written.append(update(rng.choice(turn.visible), line))
             else:
                 written.append(insert(line))
-        return _write(written[:max_operations] or [SKIP])
+        return written[:max_operations] or [SKIP]
 
     return write
 
@@ -132,7 +132,3 @@ def _subject(line: str) -> str:
 
 def _words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower()))
-
-
-def _write(written: Sequence[Operation]) -> str:
-    return operations.emit(written) + "\n"

@@ -3,6 +3,8 @@
     find(text, specs, *, is_cut=False) -> Iterator[Call]   every call in any text, in order; never raises, linear time
     write(operations) -> str                               the text that `find` reads as `operations`
     instructions(specs) -> str                             what a prompt says about the tools and the format
+    is_taught(shown) -> bool                               whether a chat template that shows this of the tools teaches
+                                                           these calls, or at least no others
 
 is_cut: the text ended because its budget did. A call that may therefore lack its end is found as an error, never as
 half a call. `env/operations.py` checks the calls against the tools; whoever reads and writes goes through it.

@@ -94,3 +94,7 @@ def _write(operation: Operation) -> str:
 
 def instructions(specs: Sequence[ToolSpec]) -> str:
     return _INSTRUCTIONS.format(tools="\n".join(json.dumps(spec.schema(), ensure_ascii=False) for spec in specs))
+
+
+def is_taught(shown: str) -> bool:
+    return '"parameters"' in shown and "<tool_call>" not in shown

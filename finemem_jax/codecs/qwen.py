@@ -76,3 +76,7 @@ def _write(operation: Operation) -> str:
 def instructions(specs: Sequence[ToolSpec]) -> str:
     """In the words of Qwen's chat templates, so that the prompt is the one that they make of `tools=`."""
     return _INSTRUCTIONS.format(tools="\n".join(json.dumps(spec.schema(), ensure_ascii=False) for spec in specs))
+
+
+def is_taught(shown: str) -> bool:
+    return _OPEN in shown or "{" not in shown  # names alone (the tiny tokenizer's) teach no other calls

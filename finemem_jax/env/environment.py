@@ -134,7 +134,8 @@ def play(env: Environment, episode: Episode, asked: Asked, ask: Ask, *, group: i
         )
         completion = yield Turn(chunk.index, tokens, memory, visible)
         text = decode(env.tokenizer, completion)
-        parsed = operations.parse(text, env.specs, codec=env.prompt.codec)
+        is_cut = completion.finish == "length"
+        parsed = operations.parse(text, env.specs, codec=env.prompt.codec, is_cut=is_cut)
         memory, outcomes = apply(memory, parsed, chunk.index, env.memory, visible)
         steps.append(Step(tokens, completion, text, parsed, outcomes, memory))
         if questions:

@@ -1,45 +1,32 @@
-"""What the policy reads at a step: instructions and tools, the chunk, the items of memory in view.
+"""What the policy reads at a step: instructions, tools and format, the chunk, the items of memory in view.
 
-What is shared comes first, for the sake of prefix reuse: the system turn and the tools are the same in every
-prompt, the chunk in all samples of a group at step t, the memory only while the samples have not diverged.
+There is one rendering for all paths: the messages of a turn are made here (`prompts/` says what, `codecs/` describes
+tools and format), and whoever serves the policy gets these messages or their tokens. The tools stand in the system
+turn, in the codec's words: few chat templates know tools, no two teach the same calls, and a template that knows none
+drops them in silence. A template without a system turn gets the same words at the head of the user turn.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from finemem_jax.config import PromptConfig, UserError
-from finemem_jax.types import MemoryItem, ToolSpec
+from finemem_jax.config import PromptConfig, UserError, resolve
+from finemem_jax.env import operations
+from finemem_jax.types import MemoryItem, Operation, ToolSpec
 
-INSTRUCTIONS = """\
-You maintain the long-term memory of an assistant. You read one new chunk of text at a time and never see it \
-again; later, questions are answered from your memory alone, by searching it for the words of the question.
-
-Write with tool calls, all of them in this one reply:
-- Store each lasting fact, event, preference or labelled example as a short item that can be understood by itself \
-(who, what, when). Keep labelled examples with their label.
-- When the chunk supersedes an item that is listed below, update that item by its id instead of adding a second one.
-- Delete items that turned out wrong. Leave small talk out. If nothing is worth keeping, skip.
-You may write at most {max_operations} operations in this turn."""
+PROMPTS = "finemem_jax.prompts"
 
 
-_TOOLS = """\
-# Tools
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a chat template shows what a prompt says."""
 
-You may call one or more functions to assist with the user query.
-
-You are provided with function signatures within <tools></tools> XML tags:
-<tools>
-{tools}
-</tools>
-
-For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
-<tool_call>
-{{"name": <function-name>, "arguments": <args-json-object>}}
-</tool_call>"""
+    tools_by_template: bool = False  # the template lists the tools itself; else the codec's words describe them
+    has_system_turn: bool = True  # else the system text heads the user turn
 
 
 def render(
@@ -56,17 +43,11 @@ def render(
     items: those in view, oldest first; while the prompt is longer than `cfg.max_prompt_tokens` the oldest ones
     leave it (half of what is left at a time). Raises UserError when the chunk alone does not fit.
     """
+    layout = find_layout(tokenizer, specs, cfg)
     shown = list(items)
     while True:
-        messages = _messages(chunk, shown, cfg, max_operations)
-        tokens = tokenizer.apply_chat_template(
-            messages,
-            tools=[spec.schema() for spec in specs],
-            add_generation_prompt=True,
-            enable_thinking=cfg.thinking,
-            tokenize=True,
-            return_dict=False,
-        )
+        messages = conversation(specs, chunk, shown, cfg, max_operations=max_operations, layout=layout)
+        tokens = _apply(tokenizer, messages, specs if layout.tools_by_template else (), cfg, tokenize=True)
         if len(tokens) <= cfg.max_prompt_tokens:
             return tuple(tokens), tuple(shown)
         if not shown:
@@ -78,24 +59,106 @@ def render(
 
 
 def conversation(
-    specs: Sequence[ToolSpec], chunk: str, items: Sequence[MemoryItem], cfg: PromptConfig, *, max_operations: int
+    specs: Sequence[ToolSpec],
+    chunk: str,
+    items: Sequence[MemoryItem],
+    cfg: PromptConfig,
+    *,
+    max_operations: int,
+    layout: Layout = Layout(),
 ) -> list[dict[str, str]]:
-    """The same prompt for a chat server: the tools stand in the system turn, in the words of Qwen's chat template, for
-    not every server takes (or keeps) a `tools` field."""
-    system, user = _messages(chunk, items, cfg, max_operations)
-    tools = "\n".join(json.dumps(spec.schema(), ensure_ascii=False) for spec in specs)
-    return [{"role": "system", "content": f"{system['content']}\n\n{_TOOLS.format(tools=tools)}".strip()}, user]
+    """The messages of a turn. The default layout is for a server whose chat template is not known."""
+    system, user = resolve(PROMPTS, cfg.name).messages(chunk, items, max_operations=max_operations)
+    if not layout.tools_by_template:
+        system = f"{system}\n\n{resolve(operations.CODECS, cfg.codec).instructions(specs)}".strip()
+    if layout.has_system_turn:
+        return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return [{"role": "user", "content": f"{system}\n\n{user}".strip()}]
 
 
-def _messages(chunk: str, items: Sequence[MemoryItem], cfg: PromptConfig, max_operations: int) -> list[dict[str, str]]:
-    if cfg.name == "compact":
-        # The key and the id are one token of the tiny tokenizer: the id of an item is then what follows its last word,
-        # here and in an UPDATE, and looking it up is copying.
-        lines = [json.dumps({"content": item.text, "id": item.id}, ensure_ascii=False) for item in items]
-        memory = "\n".join(lines)
-        user = f"<chunk>\n{chunk}\n</chunk>\n<memory>\n{memory}\n</memory>"
-        return [{"role": "system", "content": ""}, {"role": "user", "content": user}]
-    memory = "\n".join(f"[{item.id}] {item.text}" for item in items) or "Empty."
-    user = f"<chunk>\n{chunk}\n</chunk>\n\nItems of memory you can update or delete by id:\n{memory}"
-    system = INSTRUCTIONS.format(max_operations=max_operations)
+def find_layout(tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec], cfg: PromptConfig) -> Layout:
+    """How the tokenizer's chat template has to be given a prompt. Raises UserError where it renders none."""
+    tools = tuple((spec.name, spec.description, tuple(spec.parameters.items())) for spec in specs)
+    return _find_layout(tokenizer, str(tokenizer.chat_template), tools, cfg)
+
+
+@functools.lru_cache(maxsize=16)  # the template is part of the key: a tokenizer's can be replaced
+def _find_layout(tokenizer: PreTrainedTokenizerBase, template: str, tools: tuple, cfg: PromptConfig) -> Layout:
+    specs = [ToolSpec(name, description, dict(parameters)) for name, description, parameters in tools]
+    system, user = "What is said in the system turn.", "What is said in the user turn."
+    try:
+        shown = _apply(tokenizer, _turns(system, user), (), cfg, tokenize=False)
+    except Exception:  # templates refuse a system turn by raising, each in its own way
+        shown = ""
+    has_system_turn = system in shown and user in shown
+    if resolve(PROMPTS, cfg.name).DESCRIBES_TOOLS:
+        return Layout(False, has_system_turn)
+    try:
+        shown = _apply(tokenizer, _turns("", user), specs, cfg, tokenize=False)
+    except Exception:  # as above, over tools
+        return Layout(False, has_system_turn)
+    is_listed = all(spec.name in shown for spec in specs)
+    return Layout(is_listed and resolve(operations.CODECS, cfg.codec).is_taught(shown), has_system_turn)
+
+
+def _turns(system: str, user: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[dict[str, str]],
+    specs: Sequence[ToolSpec],
+    cfg: PromptConfig,
+    *,
+    tokenize: bool,
+) -> list[int] | str:
+    return tokenizer.apply_chat_template(
+        messages,
+        tools=[spec.schema() for spec in specs] or None,
+        add_generation_prompt=True,
+        enable_thinking=cfg.thinking,
+        tokenize=tokenize,
+        return_dict=False,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Before the work
+# --------------------------------------------------------------------------------------------------------------
+
+
+def check(
+    tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec], cfg: PromptConfig, *, max_operations: int
+) -> None:
+    """Raises UserError unless a turn says all that it should and the codec reads what the turn asks for."""
+    where = f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
+    chunk, item = "What is new in this chunk.", MemoryItem("#7", "What memory held before.", 0)
+    layout = find_layout(tokenizer, specs, cfg)
+    messages = conversation(specs, chunk, [item], cfg, max_operations=max_operations, layout=layout)
+    try:
+        shown = _apply(tokenizer, messages, specs if layout.tools_by_template else (), cfg, tokenize=False)
+    except Exception as error:  # whatever a template's own code raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{where} fails on a prompt: {reason}") from error
+    said = {"the chunk": chunk, "the items of memory": item.text, "their ids": item.id}
+    if not layout.tools_by_template:  # some templates strip what they are given: line by line
+        words = resolve(operations.CODECS, cfg.codec).instructions(specs)
+        said["the tools"] = next((line for line in words.splitlines() if line.strip() not in shown), "")
+    for what, text in said.items():
+        if text not in shown:
+            raise UserError(f"{where} does not print {what}: config.model.tokenizer needs one that prints messages")
+    render(tokenizer, specs, "", [], cfg, max_operations=max_operations)
+    _check_codec(tokenizer, specs, cfg)
+
+
+def _check_codec(tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec], cfg: PromptConfig) -> None:
+    """One call of every tool, through the tokenizer and back."""
+    example = tuple(Operation(spec.name, dict.fromkeys(spec.parameters, "It is so.")) for spec in specs)
+    tokens = tokenizer.encode(operations.emit(example, cfg.codec), add_special_tokens=False)
+    text = tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if operations.parse(text, specs, codec=cfg.codec) != example:
+        raise UserError(
+            f"config.prompt.codec={cfg.codec}: the tokenizer of {tokenizer.name_or_path or 'the model'} changes calls "
+            f"so that they cannot be read, it makes {' '.join(text.split())[:80]!r} of them; choose another codec"
+        )

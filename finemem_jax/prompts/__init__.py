@@ -1,0 +1,11 @@
+"""What a turn says (`config.prompt.name`): one file per prompt, which exports
+
+    messages(chunk, items, *, max_operations) -> (system, user)   the texts of the two turns
+    DESCRIBES_TOOLS                                               whether tools and calls are described beside them
+
+items: those in view, oldest first. What is shared comes first, for the sake of prefix reuse: the system turn is the
+same in every prompt, the chunk in all samples of a group at step t, the memory only while they have not diverged.
+
+The description is the codec's; `env/prompts.py` puts it behind the system text. A prompt without one leaves the tools
+to a chat template that lists them, if it teaches no other calls than the codec's.
+"""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from finemem_jax.baselines._scripted import Writer
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine, Request
+from finemem_jax.env import operations
 from finemem_jax.env.environment import Asked, Environment, Game, Play, Turn, play
 from finemem_jax.types import Answerer, Completion, Episode, Rollout, Sampling
 
@@ -83,8 +84,9 @@ def play_scripted(env: Environment, answerer: Answerer | None, jobs: Iterable[Jo
 
 
 def scripted_completion(env: Environment, episode: Episode, turn: Turn, write: Writer) -> Completion:
-    """A writer's text as the completion a policy would have sampled."""
-    tokens = (*env.tokenizer.encode(write(episode, turn), add_special_tokens=False), env.tokenizer.eos_token_id)
+    """What a writer writes as the completion a policy would have sampled."""
+    text = operations.emit(write(episode, turn), env.prompt.codec) + "\n"
+    tokens = (*env.tokenizer.encode(text, add_special_tokens=False), env.tokenizer.eos_token_id)
     return Completion(tokens, (0.0,) * len(tokens), "stop")
 
 

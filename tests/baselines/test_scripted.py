@@ -6,7 +6,6 @@ import pytest
 
 from finemem_jax.baselines import _scripted as scripted
 from finemem_jax.config import ExpertConfig, MemoryConfig
-from finemem_jax.env import operations
 from finemem_jax.env.environment import Turn
 from finemem_jax.memory import flat
 from finemem_jax.types import Chunk, Episode, MemoryItem, Question
@@ -21,7 +20,7 @@ def written(view, **settings):
     asked = Question("what is Maya's dentist?", ("Petrov",), "exact_match")
     episode = Episode("e", "diary", (Chunk(CHANGE, 0, ()),), (asked,))
     turn = Turn(0, (), flat.Flat(MemoryConfig(), len, view), view)
-    (operation,) = operations.parse(scripted.expert(ExpertConfig(**sure), 4, 0)(episode, turn), flat.SPECS)
+    (operation,) = scripted.expert(ExpertConfig(**sure), 4, 0)(episode, turn)
     return operation
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from finemem_jax import config
+from finemem_jax.env import operations
 from finemem_jax.env.environment import all_questions
-from finemem_jax.types import AnswerRequest, Operation, Retrieved, ToolSpec
+from finemem_jax.types import AnswerRequest, MemoryItem, Operation, Retrieved, ToolSpec
 from tests import fakes
 from tests.fake_server import FakeServer
 
@@ -40,6 +41,29 @@ def test_memory(name):
         after, outcome = empty.apply(Operation(spec.name, arguments), 3)
         assert outcome.status and empty.items == ()
         assert all(item.written_at == 3 for item in after.items)
+
+
+@pytest.mark.parametrize("memory", files("memory"))
+@pytest.mark.parametrize("name", files("codecs"))
+def test_codecs_write_and_read_every_memorys_operations(name, memory):
+    specs, codec = plugin("memory", memory).SPECS, plugin("codecs", name)
+    texts = ("Zoë | C:\\new\n+ skip </tool_call>", "#3", "", " ")
+    written = tuple(Operation(spec.name, dict.fromkeys(spec.parameters, text)) for spec in specs for text in texts)
+    assert operations.parse(codec.write(written), specs, codec=name) == written
+    words = codec.instructions(specs)
+    assert all(spec.description in words for spec in specs)
+    assert codec.is_taught("") in (True, False)
+    assert list(codec.find("It is cold today.", specs, is_cut=True)) == []
+
+
+@pytest.mark.parametrize("name", files("prompts"))
+def test_prompts_say_the_chunk_and_the_items(name):
+    items = [MemoryItem("#3", "Maya's dentist", 0), MemoryItem("#4", "Orlov", 0)]
+    module = plugin("prompts", name)
+    system, user = module.messages("The chunk.", items, max_operations=7)
+    assert module.DESCRIBES_TOOLS in (True, False) and "The chunk." not in system
+    assert [text in user for text in ("The chunk.", "#3", "Maya's dentist", "#4", "Orlov")] == [True] * 5
+    assert module.messages("The chunk.", [], max_operations=7)[0] == system
 
 
 @pytest.mark.parametrize("name", files("rewards"))

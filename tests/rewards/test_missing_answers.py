@@ -19,7 +19,6 @@ from finemem_jax.config import (
     RewardsConfig,
     resolve,
 )
-from finemem_jax.env import operations
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.environment import Environment, all_questions
@@ -40,14 +39,14 @@ def env():
 
 
 def writes_nothing(episode, turn):
-    return operations.emit([scripted.SKIP])
+    return [scripted.SKIP]
 
 
 def writes_half(episode, turn):
     """Every other line that a question needs."""
     questions = [q for chunk in episode.chunks for q in chunk.questions] + list(episode.questions)
     useful = [line for line in scripted.chunk_lines(episode, turn) if scripted.is_useful(line, questions)]
-    return operations.emit([scripted.insert(line) for line in useful[:BUDGET:2]] or [scripted.SKIP])
+    return [scripted.insert(line) for line in useful[:BUDGET:2]] or [scripted.SKIP]
 
 
 WRITERS = {"oracle": scripted.oracle(BUDGET), "half": writes_half, "nothing": writes_nothing}
