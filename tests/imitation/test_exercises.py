@@ -128,7 +128,7 @@ def test_an_unknown_stage_trains_nothing(exercises):
 def test_the_exercises_are_written_in_the_codec_of_the_prompt(exercises):
     cfg = dataclasses.replace(
         exercises._cfg,
-        prompt=dataclasses.replace(exercises._cfg.prompt, codec="function_args"),
+        prompt=dataclasses.replace(exercises._cfg.prompt, codec="function_args", max_prompt_tokens=512),
         sft=dataclasses.replace(exercises._cfg.sft, permuted=0.0, pool=4),
     )
     env = load_environment(cfg, exercises._env.tokenizer)
