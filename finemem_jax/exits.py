@@ -16,6 +16,10 @@ INTERRUPTED = 130  # Ctrl-C; the state is saved
 RESTARTABLE = (PREEMPTED, LOST_PEER)
 
 
+class UserError(ValueError):
+    """A mistake in what the user gave. The command line prints its one line and exits with code USER_ERROR."""
+
+
 class RunEnded(Exception):
     """A run ended before its last step, on purpose. The command line prints its one line and exits with `code`."""
 

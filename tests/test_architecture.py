@@ -18,6 +18,7 @@ HOST = {
     "benchmarks",
     "corpora",
     "reporting",
+    "schema",
     "baselines",
     "evaluation",
 }

@@ -12,6 +12,7 @@ import pytest
 
 from finemem_jax import config, main
 from finemem_jax.config import Config, UserError
+from finemem_jax.schema import legal
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py"))
@@ -81,6 +82,25 @@ def test_overrides_reach_every_kind_of_field():
         ({"engine__cache_tokens": 100}, "config.engine.cache_tokens=100 holds no prompt and completion"),
         ({"train__row_tokens": 100}, "config.train.row_tokens=100 is shorter than one sequence"),
         ({"train__row_tokens": 8193, "mesh__sequence": 2}, "does not split over config.mesh.sequence=2 devices"),
+        ({"mesh__data": 0}, "config.mesh.data=0: must be at least 1, or -1"),
+        ({"mesh__fsdp": -1}, "config.mesh.data and config.mesh.fsdp are all -1"),
+        ({"loss__constant_length": 0}, "config.loss.constant_length=0: must be at least 1"),
+        ({"loss__constant_length": -5}, "config.loss.constant_length=-5: must be at least 1"),
+        ({"loss__clip_high": -0.1}, "config.loss.clip_high=-0.1: must be at least 0, or inf"),
+        ({"train__temperature": float("inf")}, "config.train.temperature=inf: must be finite, at least 1e-06"),
+        ({"optimizer__b2": 1.0}, "config.optimizer.b2=1.0: must be from 0 to below 1"),
+        ({"model__lora": {"alpha": -16.0}}, "config.model.lora.alpha=-16.0: must be above 0"),
+        ({"model__lora": {"targets": ("q_porj",)}}, "config.model.lora.targets[0]='q_porj': allowed are q_proj"),
+        ({"sft__stages": ("copy_lnes",)}, "config.sft.stages[0]='copy_lnes': allowed are copy_random, copy_lines"),
+        ({"sft__steps": (-3,)}, "config.sft.steps[0]=-3: must be at least 1"),
+        ({"sft__lr": (-1e-3,)}, "config.sft.lr[0]=-0.001: must be from 0 to 10"),
+        ({"sft__expert": {"skip": 2.0}}, "config.sft.expert.skip=2.0: must be from 0 to 1"),
+        ({"eval__temperatures": (1.0, -1.0)}, "config.eval.temperatures[1]=-1.0: must be at least 0"),
+        ({"eval__baselines": ("orcale",)}, "config.eval.baselines[0]='orcale'"),
+        ({"guards__non_finite": {"limit": 0.5}}, "config.guards.non_finite.limit=0.5: must be at least 1"),
+        ({"guards__kl": {"action": "halt"}}, "config.guards.kl.action='halt': allowed are off, warn, stop"),
+        ({"train__steps": 10**400}, "config.train.steps must fit in 64 bits"),
+        ({"data__path": "a\0b"}, "NUL"),
         ({"mesh__sequence": -1}, "config.mesh.sequence=-1"),
         ({"sft__lr": (1e-3, 1e-3)}, "must have the same length"),
     ],
@@ -89,6 +109,26 @@ def test_mistakes_are_named_with_their_knob(changes, message):
     with pytest.raises(UserError) as caught:
         config.from_ml_collections(tree(**changes))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_every_field_has_its_legal_values_beside_it():
+    """A number has a range, a name a list or a folder of plug-ins, free text says so; elements of tuples, too."""
+
+    def holes(name, setting):
+        if setting.parts:
+            return [hole for part in setting.parts for hole in holes(f"{name}[]", part)]
+        return [name] if setting.type in (int, float, str) and setting.legal is None else []
+
+    @dataclasses.dataclass
+    class Forgetful:
+        number: int
+        names: tuple[str, ...]
+        kind: bool
+        share: legal.Share
+
+    found = [hole for name, setting in legal.walk(Forgetful, "group") for hole in holes(name, setting)]
+    assert found == ["group.number", "group.names[]"]
+    assert not [hole for name, setting in legal.walk(Config) for hole in holes(name, setting)]
 
 
 def test_configs_are_frozen():

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from finemem_jax.config import UserError
+from finemem_jax.config import PROJECTIONS, UserError
 from finemem_jax.nn.sharding import ShardingRules, param_shardings
 
 ADAPTER = "lora"
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def init_adapters(
