@@ -1,6 +1,6 @@
 """Host and device memory over a long run of tiny steps: measured every few steps, plotted, and fitted with a line.
 
-    python tests/e2e/memory_harness.py --steps 2000 --out runs/memory --picture .github/memory.png
+    python tests/e2e/memory_harness.py --steps 2000 --out runs/memory --picture docs/images/memory.png
 
 Prints a JSON object: growth per 1,000 steps over the second half of the run, in MB and in share of the level. Exit
 code 1 when either memory grows by more than 2 % of its level per 1,000 steps.
