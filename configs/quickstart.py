@@ -2,7 +2,7 @@
 
     finemem train --config=configs/quickstart.py
 
-2 CPU cores, a few minutes, no download. Figures: README, "What the quickstart shows".
+2 CPU cores, a few minutes, no download. Figures: docs/results.md.
 """
 
 from finemem_jax import config

@@ -9,7 +9,7 @@
     finemem train --config=configs/real_text.py --config.model.path=runs/real_text_sft/hf
 
 2 CPU cores. The diary's warm start has no words for such text, so the job has a warm start of its own: its layers, and
-embeddings for a tokenizer built from the training utterances. Figures: README.
+embeddings for a tokenizer built from the training utterances. Figures: docs/results.md.
 """
 
 from configs import quickstart

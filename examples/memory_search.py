@@ -1,6 +1,6 @@
 """A memory without a model and without jax: operations are parsed and applied, then BM25 finds what answers a question.
 
-    python examples/memory_search.py
+python examples/memory_search.py
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@
 #            PYTHON         interpreter on the workers that has everything; nothing is installed then
 #            MAX_RESTARTS   20
 #            POLL_SECONDS   15, between two looks at the workers
-# Exit code: that of the run (0 done, 2 a mistake in what was given, 3 stopped by an alarm, …; see the README).
+# Exit code: that of the run (0 done, 2 a mistake in what was given, 3 stopped by an alarm, …; see docs/reliability.md).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
