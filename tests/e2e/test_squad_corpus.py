@@ -59,7 +59,7 @@ def test_its_rows_are_as_published(corpus):
 
 def test_it_trains_and_every_baseline_is_evaluated_on_it(corpus, tmp_path, request):
     if "real" in request.node.name:
-        pytest.skip("the made-up corpus is enough for a run; real figures are in the README")
+        pytest.skip("the made-up corpus is enough for a run; real figures are in docs/results.md")
     cfg = config.to_dict(main.load_config("configs/quickstart.py", []))
     cfg["data"] |= {"name": "memalpha", "path": str(corpus)}
     cfg["train"] |= {"steps": 2, "episodes": 2, "mini_batches": 1, "group_size": 2, "eval_every": 0}
