@@ -124,10 +124,15 @@ def test_unknown_idf_names_the_known_ones():
 
 
 def test_small_memories_are_built_without_a_fixed_cost_of_milliseconds():
-    texts = [text * 2 for text in some_texts(10, seed=3)]
-    BM25(texts)
-    best = min(_seconds(lambda: BM25(texts)) for _ in range(50))
-    assert best < 2e-3  # 0.05 ms on an idle machine
+    """Ten items take a hundredth of the time of a thousand, and not half of it."""
+    few, many = ([text * 2 for text in some_texts(count, seed=3)] for count in (10, 1000))
+
+    def build(texts):
+        retrieval.forget()
+        BM25(texts)
+
+    best = {len(texts): min(_seconds(lambda t=texts: build(t)) for _ in range(20)) for texts in (few, many)}
+    assert best[10] < best[1000] / 4
 
 
 def test_the_benchmark_asks_five_thousand_items_a_hundred_questions_beside_rank_bm25(capsys):
