@@ -26,12 +26,19 @@ STALLS = "stalls.txt"
 class Watchdog:
     """`with Watchdog(...) as watchdog:` around the steps; `enter` at every phase, `step_finished` after each step."""
 
-    def __init__(self, cfg: GuardConfig, workdir: Path, describe: Callable[[], str], process: int = 0):
+    def __init__(
+        self,
+        cfg: GuardConfig,
+        workdir: Path,
+        describe: Callable[[], str],
+        process: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         """describe: one line on what the engine is doing; called from another thread. process: of several, this one;
-        process 0 keeps the heartbeat."""
-        self._cfg, self._workdir, self._describe, self._process = cfg, workdir, describe, process
+        process 0 keeps the heartbeat. clock: seconds, from any beginning."""
+        self._cfg, self._workdir, self._describe, self._process, self._clock = cfg, workdir, describe, process, clock
         self._phase, self._step = "setup", 0
-        self._entered = self._finished = time.monotonic()
+        self._entered = self._finished = self._said = clock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -45,7 +52,7 @@ class Watchdog:
 
     def enter(self, phase: str, step: int) -> None:
         """The run begins `phase` ("rollout", "update", …) of `step`."""
-        self._phase, self._step, self._entered = phase, step, time.monotonic()
+        self._phase, self._step, self._entered = phase, step, self._clock()
         if self._process:
             return
         now = datetime.datetime.now().isoformat(timespec="milliseconds")
@@ -56,20 +63,23 @@ class Watchdog:
             temporary.replace(self._workdir / HEARTBEAT)
 
     def step_finished(self) -> None:
-        self._finished = time.monotonic()
+        self._finished = self._clock()
+
+    def look(self) -> bool:
+        """Reports a stall, if there is one; again when it lasts as long once more. Returns whether it did."""
+        if self._clock() - max(self._finished, self._said) <= self._cfg.limit:
+            return False
+        self._report()
+        self._said = self._clock()
+        return True
 
     def _watch(self) -> None:
-        said = 0  # time at which the last report was made
         while not self._done.wait(min(self._cfg.limit / 10, 5.0)):
-            since = max(self._finished, said)
-            if time.monotonic() - since > self._cfg.limit:
-                self._report()
-                said = time.monotonic()
-                if self._cfg.action == "stop":  # the main thread is stuck: nobody else can end the process
-                    os._exit(exits.STOPPED)
+            if self.look() and self._cfg.action == "stop":  # the main thread is stuck: nobody else can end the process
+                os._exit(exits.STOPPED)
 
     def _report(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         try:
             engine = self._describe()
         except Exception as error:  # the engine is read while it works; a report without it is better than none

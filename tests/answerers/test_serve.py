@@ -18,7 +18,7 @@ from finemem_jax.env.tokenizer import load
 from finemem_jax.loading import OpenPolicies, load_given
 from finemem_jax.types import AnswerRequest, Retrieved
 from finemem_jax.weights import hf
-from tests.fake_server import FakeServer
+from tests.ports import reserve_port
 
 for needed in ("torch", "fastapi", "uvicorn"):
     pytest.importorskip(needed)
@@ -33,8 +33,7 @@ def served(tmp_path_factory):
     cfg = main.load_config("configs/quickstart.py", [])
     engine = OpenPolicies().open(load_given(cfg, "", folder), 0.0)
     hf.save_pretrained(folder / "tiny", engine.model, engine.params, load(cfg.model.path))
-    with FakeServer() as free:
-        port = free.port
+    port = reserve_port()
     command = [Path(sys.executable).with_name("transformers"), "serve", folder / "tiny", "--port", port]
     command += ["--device", "cpu", "--log-level", "error"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

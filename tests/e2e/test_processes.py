@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 
 from finemem_jax import exits
 from finemem_jax.files import read_lines
+from tests.ports import reserve_port
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = (
@@ -36,12 +36,6 @@ TINY = (
 # What a run of several processes must have in common with that of one; times and rounding apart.
 COMPARED = ("loss/loss", "loss/nll", "loss/grad_norm", "reward/total", "accuracy", "memory_tokens", "completion_tokens")
 SECONDS = 600  # for anything to happen on a busy machine; nothing here takes a tenth of it on an idle one
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
 
 
 def environment() -> dict[str, str]:
@@ -67,7 +61,7 @@ class Processes:
         per_process: dict | None = None,
         command: str = "train",
     ):
-        port = free_port()
+        port = reserve_port()
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = [folder / f"process-{i}.log" for i in range(count)]
         self.all = []
@@ -147,7 +141,7 @@ def test_a_killed_worker_is_noticed_and_the_restarted_run_is_that_of_one_process
     settings = {
         "PATH": f"{standin.parent}:{os.environ['PATH']}",
         "STANDIN": str(tmp_path),
-        "STANDIN_PORT": str(free_port()),
+        "STANDIN_PORT": str(reserve_port()),
         "TPU": "slice",
         "ZONE": "here",
         "WORKDIR": str(workdir),
@@ -169,9 +163,7 @@ def test_a_killed_worker_is_noticed_and_the_restarted_run_is_that_of_one_process
         assert script.poll() is None, log.read_text()
         (pid,) = (tmp_path / "worker-1").glob("finemem_jax/runs/*/pid")
         os.killpg(int(pid.read_text()), signal.SIGKILL)
-        killed = time.monotonic()
         wait_for(lambda: "is gone" in log.read_text(), "line about the lost process")
-        assert time.monotonic() - killed < 60
         assert script.wait(timeout=SECONDS) == 0, log.read_text()
     finally:
         script.terminate()
@@ -270,10 +262,9 @@ def test_a_lost_process_0_ends_the_others_with_one_line(tmp_path):
     with Processes(tmp_path, tmp_path / "run", 2) as run:
         wait_for(lambda: (tmp_path / "run" / "checkpoints" / "1").is_dir(), "checkpoint")
         run.all[0].kill()
-        killed = time.monotonic()
         assert run.all[1].wait(timeout=SECONDS) == exits.LOST_PEER
-        assert time.monotonic() - killed < 60
-        assert "process 0 of 2" in run.text(1) and "is gone" in run.text(1)
+        # Noticed by the closing itself, and not by a silence that has to be waited for.
+        assert "process 0 of 2" in run.text(1) and "is gone: its connection closed" in run.text(1)
         assert "Check failure stack trace" not in run.text(1)  # jax's own end, which names no cause
 
 

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from finemem_jax import exits
+from tests.ports import reserve_port
 
 SECONDS = 300.0  # for anything to happen on a busy machine
 
@@ -19,6 +20,7 @@ SECONDS = 300.0  # for anything to happen on a busy machine
 MEMBER = """
 import sys, time
 from finemem_jax import exits
+from tests.ports import reserve_port
 from finemem_jax.hosts.place import Place
 from finemem_jax.config import UserError
 from finemem_jax.hosts.peers import Peers, end_now
@@ -40,19 +42,13 @@ end_now(codes[word])
 """
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
-
-
 class Run:
     """Members that have all joined, unless `wait` is False."""
 
     def __init__(
         self, processes: int, *, silence: float = 20.0, start: float = SECONDS, wait: bool = True, numbers=None
     ):
-        self.port = free_port()
+        self.port = reserve_port()
         self.members = [self.member(number, processes, silence, start) for number in (numbers or range(processes))]
         if wait:
             self.addresses = [member.stdout.readline() for member in self.members]

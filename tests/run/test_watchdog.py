@@ -35,13 +35,23 @@ def test_a_stall_names_the_phase_the_engine_and_the_line_every_thread_is_at(tmp_
     assert json.loads((tmp_path / HEARTBEAT).read_text())["phase"] == "rollout"
 
 
-def test_steps_that_finish_in_time_are_no_stall(tmp_path, capfd):
-    with Watchdog(GuardConfig(limit=3.0), tmp_path, lambda: "") as watchdog:
-        for step in range(8):  # 4 s in all, each step far below the limit, also on a busy machine
-            watchdog.enter("rollout", step)
-            time.sleep(0.5)
-            watchdog.step_finished()
+def test_steps_that_finish_in_time_are_no_stall_and_one_that_does_not_is_said_once_in_each_limit(tmp_path, capfd):
+    now = [1000.0]  # seconds, that pass as the test says
+    watchdog = Watchdog(GuardConfig(limit=3.0), tmp_path, lambda: "idle", clock=lambda: now[0])
+    for step in range(8):  # 20 s in all, each step below the limit
+        watchdog.enter("rollout", step)
+        now[0] += 2.5
+        assert not watchdog.look()
+        watchdog.step_finished()
     assert "stall" not in capfd.readouterr().err and not (tmp_path / STALLS).exists()
+    watchdog.enter("update", 8)
+    said = []
+    for _ in range(10):
+        now[0] += 1.0
+        said.append(watchdog.look())
+    assert said == [False, False, False, True, False, False, False, True, False, False]
+    assert "no step finished in 8 s" in (tmp_path / STALLS).read_text()
+    assert "step 8 has been in update for 8 s" in capfd.readouterr().err
 
 
 def test_an_engine_that_cannot_be_described_does_not_hide_the_stall(tmp_path, capfd):

@@ -2,12 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import numpy as np
 from safetensors.numpy import load_file
+
+from tests.ports import reserve_port
 
 WORKER = """
 import sys
@@ -52,9 +53,7 @@ def test_two_processes_read_their_shards_and_one_writes(tmp_path):
     params = init_params(model, jax.random.key(0))
     save_pretrained(tmp_path / "in", model, params)
 
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = reserve_port()
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-c", WORKER]
     arguments = [str(port), str(tmp_path / "in"), str(tmp_path / "out")]
