@@ -11,7 +11,6 @@ What a field may hold is a part of its type (`schema/legal.py`); `validate` adds
 from __future__ import annotations
 
 import math
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -31,7 +30,6 @@ __all__ = ["UserError", "dotted_names", "plain", "plugins", "resolve", "to_dict"
 
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-PROJECTIONS: tuple[str, ...] = typing.get_args(Projection)  # of every family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -500,6 +498,8 @@ def validate(cfg: Config) -> None:
         )
     if not len(cfg.sft.stages) == len(cfg.sft.steps) == len(cfg.sft.lr):
         raise UserError("config.sft.stages, config.sft.steps and config.sft.lr must have the same length")
+    if cfg.model.lora.rank and not cfg.model.lora.targets:
+        raise UserError(f"config.model.lora.targets is empty: nothing to train with rank={cfg.model.lora.rank}")
     rest = [axis for axis in ("data", "fsdp", "tensor") if getattr(cfg.mesh, axis) == -1]
     if len(rest) > 1:
         names = " and ".join(f"config.mesh.{axis}" for axis in rest)

@@ -27,6 +27,7 @@ from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.environment import LLM_JUDGE, Environment
 from finemem_jax.env.episodes import drawn_evenly, left_out
 from finemem_jax.hosts import agreement
+from finemem_jax.nn.lora import check_targets
 from finemem_jax.nn.sharding import init_params, make_mesh
 from finemem_jax.reporting.untrusted import printable
 from finemem_jax.run.workdir import stored_config
@@ -81,7 +82,9 @@ def load_policy(cfg: Config, mesh: Mesh | None = None) -> Policy:
         settings = dataclasses.replace(settings, **vocabulary_settings(tokenizer))
     hf.check_vocabulary(len(tokenizer), settings.vocab_size, cfg.model.tokenizer)
     model = family.Model(settings)
-    return Policy(tokenizer, model, init_params(model, jax.random.key(cfg.seed), mesh))
+    params = init_params(model, jax.random.key(cfg.seed), mesh)
+    check_targets(cfg.model.lora, params)
+    return Policy(tokenizer, model, params)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from finemem_jax import config
+from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress
 from finemem_jax.reporting.sweep_table import Row, write_sweep
 from finemem_jax.run import workdir as workdirs
-
-INTERRUPTED, PREEMPTED = 130, 75  # exit codes after Ctrl-C and after SIGTERM, of a run and of the sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +89,8 @@ def row_name(spec: str) -> str:
 def sweep(runs: Sequence[Run], workdir: Path, jobs: int) -> int:
     """Runs what is not finished, `jobs` at once, and writes WORKDIR/sweep.{md,csv,json,png,svg}.
 
-    Returns the exit code: 0; 1 when a run failed, after the others were run and compared all the same; 130 after
-    Ctrl-C and 75 after SIGTERM, once the runs under way have saved (a second Ctrl-C ends them at once).
+    Returns the exit code: DONE; RUN_FAILED, after the other runs were run and compared all the same; INTERRUPTED after
+    Ctrl-C and PREEMPTED after SIGTERM, once the runs under way have saved (a second Ctrl-C ends them at once).
     """
     if jobs < 1:
         raise UserError(f"--jobs={jobs}: must be at least 1")
@@ -107,15 +105,15 @@ def sweep(runs: Sequence[Run], workdir: Path, jobs: int) -> int:
         try:
             failed = _run_all([run for run in runs if not run.is_finished()], len(runs), workdir, jobs)
         except KeyboardInterrupt:
-            return INTERRUPTED
+            return exits.INTERRUPTED
         except _Preempted:
-            return PREEMPTED
+            return exits.PREEMPTED
         rows = compare(runs)
         if rows:
             write_sweep(workdir, rows)
     for run in failed:
         print(f"failed: {run.command}", file=sys.stderr)
-    return int(bool(failed))
+    return exits.RUN_FAILED if failed else exits.DONE
 
 
 def _run_all(waiting: Sequence[Run], total: int, workdir: Path, jobs: int) -> list[Run]:
@@ -149,8 +147,8 @@ def _run_all(waiting: Sequence[Run], total: int, workdir: Path, jobs: int) -> li
                     progress.update(ended)
                     progress.say(f"{run.row} seed {run.seed}: {'done' if code == 0 else f'exit code {code}'}")
                     # The machine goes away (a SIGTERM before a run took signals itself, too): all runs hear of it.
-                    if code in (INTERRUPTED, PREEMPTED, -signal.SIGTERM):
-                        raise KeyboardInterrupt if code == INTERRUPTED else _Preempted
+                    if code in (exits.INTERRUPTED, exits.PREEMPTED, -signal.SIGTERM):
+                        raise KeyboardInterrupt if code == exits.INTERRUPTED else _Preempted
                     if code:
                         failed.append(run)
                         progress.say(_last_lines(run.workdir / "log.txt"))

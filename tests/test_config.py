@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from finemem_jax import config, main
 from finemem_jax.config import Config, UserError
+from finemem_jax.run.guards import WATCHES
 from finemem_jax.schema import legal
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +93,7 @@ def test_overrides_reach_every_kind_of_field():
         ({"optimizer__b2": 1.0}, "config.optimizer.b2=1.0: must be from 0 to below 1"),
         ({"model__lora": {"alpha": -16.0}}, "config.model.lora.alpha=-16.0: must be above 0"),
         ({"model__lora": {"targets": ("q_porj",)}}, "config.model.lora.targets[0]='q_porj': allowed are q_proj"),
+        ({"model__lora": {"rank": 4, "targets": ()}}, "config.model.lora.targets is empty"),
         ({"sft__stages": ("copy_lnes",)}, "config.sft.stages[0]='copy_lnes': allowed are copy_random, copy_lines"),
         ({"sft__steps": (-3,)}, "config.sft.steps[0]=-3: must be at least 1"),
         ({"sft__lr": (-1e-3,)}, "config.sft.lr[0]=-0.001: must be from 0 to 10"),
@@ -129,6 +132,28 @@ def test_every_field_has_its_legal_values_beside_it():
     found = [hole for name, setting in legal.walk(Forgetful, "group") for hole in holes(name, setting)]
     assert found == ["group.number", "group.names[]"]
     assert not [hole for name, setting in legal.walk(Config) for hole in holes(name, setting)]
+
+
+REFUSED = {"config.train.top_k", "config.train.top_p"}  # they exist to be refused, with the reason
+
+
+def test_every_field_is_read_by_some_code():
+    """As GROUP.FIELD, or from what holds that group; a knob that nothing reads promises what does not happen."""
+    reads = set()
+    for path in (ROOT / "finemem_jax").rglob("*.py"):
+        if path.name != "config.py":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    holder = getattr(node.value, "attr", getattr(node.value, "id", "")).strip("_")
+                    reads.add((holder, node.attr))
+    reads |= {("guards", name) for name in WATCHES}  # by getattr
+    holders = {"cfg", "guard", "settings"}
+    dead = []
+    for name, _ in legal.walk(Config):
+        group, field = name.split(".")[-2:]
+        if not any((holder, field) in reads for holder in (group, *holders)):
+            dead.append(name)
+    assert set(dead) == REFUSED
 
 
 def test_configs_are_frozen():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from finemem_jax import config, main, sweep
+from finemem_jax import config, exits, main, sweep
 from finemem_jax.config import UserError
 from finemem_jax.files import read_lines
 from finemem_jax.reporting import sweep_table
@@ -243,7 +243,7 @@ def test_a_sweep_runs_real_processes_at_once_goes_on_after_a_failure_and_leaves_
     broken = tmp_path / "full" / "seed-0"  # the first run fails: its folder holds another run
     broken.mkdir(parents=True)
     (broken / "config.json").write_text("{}")
-    assert command(tmp_path, "full.py,store_all.py", "0", [*small, "--jobs=2"]) == 1
+    assert command(tmp_path, "full.py,store_all.py", "0", [*small, "--jobs=2"]) == exits.RUN_FAILED
     error = capsys.readouterr().err
     assert "full seed 0: exit code 2" in error and "store_all seed 0: done" in error
     assert max(error.index(f"{row} seed 0: started") for row in ("full", "store_all")) < error.index("exit code 2")
@@ -321,7 +321,7 @@ def test_ctrl_c_ends_a_sweep_and_its_runs(tmp_path, started):
     wait_for(lambda: len(runs_under(tmp_path)) == 2, process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=SECONDS)
-    assert process.returncode == sweep.INTERRUPTED and "Traceback" not in error, error
+    assert process.returncode == exits.INTERRUPTED and "Traceback" not in error, error
     assert runs_under(tmp_path) == [] and not (tmp_path / "sweep.md").exists()
 
 
@@ -413,7 +413,7 @@ def test_a_sweep_after_ctrl_c_has_lost_nothing_and_goes_on(tmp_path):
     wait_for(lambda: all(steps_of(place) for place in places), process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=SECONDS)
-    assert process.returncode == sweep.INTERRUPTED and runs_under(tmp_path) == [], error
+    assert process.returncode == exits.INTERRUPTED and runs_under(tmp_path) == [], error
     saved = {place: len(steps_of(place)) for place in places}
     for place, steps in saved.items():
         assert f"SIGTERM; saved after step {steps}; the same command goes on" in (place / "log.txt").read_text("utf-8")

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from finemem_jax import bench
+from finemem_jax import bench, exits
 from finemem_jax.config import UserError, plugins, resolve
 
 
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(args.run(args), indent=2))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return exits.USER_ERROR
+    return exits.DONE
 
 
 if __name__ == "__main__":

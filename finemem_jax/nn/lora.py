@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from finemem_jax.config import PROJECTIONS, UserError
+from finemem_jax.config import LoraConfig, UserError
 from finemem_jax.nn.sharding import ShardingRules, param_shardings
 
 ADAPTER = "lora"
@@ -26,10 +26,6 @@ def init_adapters(
 
     The base arrays are shared, not copied.
     """
-    targets = model.cfg.lora.targets
-    for name in targets:
-        if name not in PROJECTIONS:
-            raise UserError(f"lora target {name!r} is not a projection; known: {', '.join(PROJECTIONS)}")
     if model.cfg.lora.rank < 1:
         raise UserError(f"lora rank {model.cfg.lora.rank}: adapters need model.lora.rank >= 1")
     token = jnp.zeros((1, 1), jnp.int32)
@@ -37,7 +33,21 @@ def init_adapters(
     # Jitted, so that the base weights made on the way are dead code and are never allocated.
     make = jax.jit(lambda k: split_adapters(model.init(k, token, token, token)["params"])[1], out_shardings=out)
     adapters = make(key)
-    return join_adapters(without_adapters(params), adapters)
+    adapted = join_adapters(without_adapters(params), adapters)
+    check_targets(model.cfg.lora, adapted)
+    return adapted
+
+
+def check_targets(cfg: LoraConfig, params: dict) -> None:
+    """Raises UserError when a target of `cfg` is no projection of the model of `params`: nothing would train it."""
+    paths = flatten_dict(params)
+    adapted = {path[path.index(ADAPTER) - 1] for path in paths if ADAPTER in path}
+    for name in cfg.targets if cfg.rank else ():
+        if name not in adapted:
+            known = sorted({path[-2] for path in paths if path[-1] == "kernel" and "layers" in path})
+            raise UserError(
+                f"config.model.lora.targets: the model has no projection {name!r}; it has {', '.join(known)}"
+            )
 
 
 def split_adapters(params: dict) -> tuple[dict, dict]:

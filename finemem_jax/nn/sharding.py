@@ -44,7 +44,6 @@ def make_mesh(
 class ShardingRules:
     """Mesh axis (or axes, or None = replicated) of each logical axis."""
 
-    rows: MeshAxis = ("data", "fsdp")
     vocab: MeshAxis = "tensor"
     embed: MeshAxis = "fsdp"
     heads: MeshAxis = "tensor"

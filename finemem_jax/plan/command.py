@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from finemem_jax import exits
 from finemem_jax.config import Config
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import without_adapters
@@ -34,7 +35,6 @@ from finemem_jax.plan.programs import (
     train_program,
 )
 
-FITS, DOES_NOT_FIT = 0, 3  # exit codes
 CHUNKS = 10  # steps of an episode, in Memalpha on average
 
 
@@ -236,9 +236,9 @@ def _conclude(cfg: Config, failures: list[str]) -> int:
     if failures:
         print("does not fit: " + "; ".join(failures))
         print("what would make it fit: " + "; ".join(knobs(cfg, failures)))
-        return DOES_NOT_FIT
+        return exits.DOES_NOT_FIT
     print("fits")
-    return FITS
+    return exits.DONE
 
 
 def _first_line_about_memory(message: str) -> str:

@@ -1,16 +1,17 @@
 """Adapters: off is the base, merged is the adapted model, one per row is the shared one row by row."""
 
 import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finemem_jax.config import LoraConfig, UserError, resolve
+from finemem_jax.config import LoraConfig, Projection, UserError, plugins, resolve
 from finemem_jax.nn import lora
 from finemem_jax.nn.kv_cache import KVCache
-from finemem_jax.nn.layers import logical_axes
+from finemem_jax.nn.layers import abstract_params, logical_axes
 from finemem_jax.nn.sharding import init_params
 
 ROWS, SEQ, VOCAB = 3, 6, 61
@@ -51,6 +52,16 @@ def test_reference_is_the_base_with_adapters_off_and_shares_its_arrays(adapted):
     held = {id(leaf) for leaf in jax.tree.leaves(params)}
     assert all(id(leaf) in held for leaf in jax.tree.leaves(reference))
     assert not lora.has_adapters(reference) and lora.has_adapters(params)
+
+
+@pytest.mark.parametrize("family", plugins("finemem_jax.models"))
+def test_every_family_has_the_projections_that_the_config_names(family):
+    module = resolve("finemem_jax.models", family)
+    cfg = LoraConfig(rank=2, targets=typing.get_args(Projection))
+    params = abstract_params(module.Model(dataclasses.replace(module.PRESETS["tiny"], lora=cfg)))
+    lora.check_targets(cfg, params)
+    with pytest.raises(UserError, match="no projection 'q_porj'; it has down_proj"):
+        lora.check_targets(dataclasses.replace(cfg, targets=("q_porj",)), params)
 
 
 def test_only_the_targets_carry_adapters_and_they_declare_axes(adapted):
@@ -112,5 +123,5 @@ def test_the_gradient_with_respect_to_adapters_leaves_the_base_alone(adapted):
 def test_an_unknown_target_is_refused(adapted):
     model, _, params, _, _ = adapted
     wrong = type(model)(dataclasses.replace(model.cfg, lora=LoraConfig(rank=2, targets=("qkv",))))
-    with pytest.raises(UserError, match="'qkv' is not a projection; known: q_proj"):
+    with pytest.raises(UserError, match="no projection 'qkv'; it has down_proj, gate_proj"):
         lora.init_adapters(wrong, params, jax.random.key(0))

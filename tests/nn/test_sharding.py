@@ -1,11 +1,14 @@
 """The mesh, and parameters that are the same wherever they live."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finemem_jax.config import UserError, resolve
+from finemem_jax.config import LoraConfig, UserError, plugins, resolve
+from finemem_jax.nn.layers import logical_axes
 from finemem_jax.nn.sharding import ShardingRules, init_params, make_mesh
 
 needs_8_devices = pytest.mark.skipif(
@@ -23,6 +26,16 @@ def test_one_axis_takes_the_rest():
 def test_a_mesh_that_does_not_match_the_devices_is_refused(sizes):
     with pytest.raises(UserError, match="mesh data="):
         make_mesh(**sizes)
+
+
+def test_every_rule_places_an_axis_of_some_model():
+    named = set()
+    for family in plugins("finemem_jax.models"):
+        module = resolve("finemem_jax.models", family)
+        cfg = dataclasses.replace(module.PRESETS["tiny"], lora=LoraConfig(rank=2))
+        axes = jax.tree.leaves(logical_axes(module.Model(cfg)), is_leaf=lambda leaf: isinstance(leaf, tuple))
+        named |= {name for leaf in axes for name in leaf}
+    assert {field.name for field in dataclasses.fields(ShardingRules)} == named - {None}
 
 
 def test_a_mesh_axis_used_twice_is_refused():

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from finemem_jax import config, main
+from finemem_jax import config, exits, main
 from finemem_jax.config import UserError
 from finemem_jax.nn.sharding import make_mesh
+from finemem_jax.plan import command, programs
 from finemem_jax.plan.collectives import collectives, gathered_shapes
-from finemem_jax.plan.command import command, programs
 
 TEXT = """\
 HloModule jit_step, is_scheduled=true
@@ -82,7 +82,7 @@ def tiny():
 def test_gpus_by_formula_fit_or_name_the_knobs(paper, capsys):
     assert main.main(["plan", "--config=configs/finemem_qwen3_4b.py", "--gpu-memory=80"]) == 0
     assert "fits" in capsys.readouterr().out
-    assert command.plan(paper, gpu_memory=8, gpus=2) == 3
+    assert command.plan(paper, gpu_memory=8, gpus=2) == exits.DOES_NOT_FIT == 4
     out = capsys.readouterr().out
     assert "does not fit: train needs" in out and "config.train.microbatch_rows=4" in out
     assert "config.engine.slots=8" in out and "config.optimizer.bf16_momentum=True" in out
