@@ -226,7 +226,7 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     cfg, _ = _load(arguments, overrides)
     if not arguments.topology and not arguments.gpu_memory:
         raise UserError("finemem plan needs --topology=NAME:SHAPE or --gpu-memory=GIB")
-    from finemem_jax.plan.command import command
+    from finemem_jax.plan import command
 
     return command.plan(cfg, arguments.topology, gpu_memory=arguments.gpu_memory, gpus=arguments.gpus)
 
