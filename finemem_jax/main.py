@@ -78,11 +78,12 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "Train a memory manager with GRPO; resumes when the workdir holds a run.")
     _config_options(train, default="configs/quickstart.py")
-    train.add_argument(
-        "--accept-config-change", action="store_true", help="go on with a run although the config is another"
-    )
-    sft = command("sft", _sft, "Supervised warm start from the scripted, imperfect expert.")
+    sft = command("sft", _sft, "Supervised warm start, e.g. from the scripted, imperfect expert; resumes likewise.")
     _config_options(sft, default="configs/warm_start.py")
+    for resuming in (train, sft):
+        resuming.add_argument(
+            "--accept-config-change", action="store_true", help="go on with a run although the config is another"
+        )
     evaluate = command("evaluate", _evaluate, "Score a policy and the baselines on held-out episodes.")
     _config_options(evaluate, default="configs/quickstart.py")
     evaluate.add_argument(
@@ -207,7 +208,7 @@ def _sft(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     with _joined(arguments):
         from finemem_jax import sft
 
-        sft.sft(cfg, workdir)
+        sft.sft(cfg, workdir, accept_config_change=arguments.accept_config_change)
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

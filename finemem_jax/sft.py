@@ -3,26 +3,35 @@
 A step draws a batch of examples, packs several into each row and takes one update on the negative log-likelihood of
 their completions. Held-out episodes are evaluated as `train` does it: what the policy writes there, and, of the
 expert's turns on them, the negative log-likelihood.
+
+The examples are a function of the config and of the random numbers' state, which lies in every checkpoint: a run that
+stops at step k and resumes is the run that did not stop, bit for bit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
+from finemem_jax import config, exits
 from finemem_jax.config import Config
 from finemem_jax.console import Progress
-from finemem_jax.decoding.engine import Engine
-from finemem_jax.evaluate import evaluate_all, headline
-from finemem_jax.files import JsonLines
+from finemem_jax.decoding.engine import Engine, EpisodesFailed
+from finemem_jax.evaluate import Evaluation, evaluate_all, headline, print_comparison
+from finemem_jax.exits import RunEnded
+from finemem_jax.files import write_atomically
 from finemem_jax.hosts import agreement
 from finemem_jax.imitation.examples import Example, choose_row_tokens, pack_examples
 from finemem_jax.imitation.exercises import Exercises, expert_examples
@@ -36,75 +45,221 @@ from finemem_jax.loading import (
     load_policy,
     load_training,
 )
+from finemem_jax.reporting.rollout_records import write_heldout
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.train_state import create_train_state, make_optimizer
-from finemem_jax.rl.train_step import make_fill_logprobs, make_sft_step
+from finemem_jax.rl.train_step import make_fill_logprobs, make_sft_step, state_shardings
 from finemem_jax.rollouts import packing
+from finemem_jax.run import workdir as workdirs
+from finemem_jax.run.journal import CHECKPOINTS, Journal, say
+from finemem_jax.run.preemption import Preempted, Preemption
+from finemem_jax.run.watchdog import Watchdog
+from finemem_jax.train import _Clock
+from finemem_jax.types import AnswererDown
+from finemem_jax.weights import hf
+from finemem_jax.weights.checkpoints import reason
+from finemem_jax.weights.export_folder import claim_place
 
-TRIAL_BATCHES = 8  # batches of a stage that are drawn to choose the length of its rows
+METRICS = "sft_metrics.jsonl"
+TRIAL_BATCHES = 24  # batches of a stage that are drawn to choose the length of its rows
 
 
-def sft(cfg: Config, workdir: Path) -> Policy:
-    """Runs the stages of `cfg.sft` one after the other and writes the result as a Hugging Face folder, WORKDIR/hf."""
-    from finemem_jax.weights import hf
-    from finemem_jax.weights.export_folder import claim_place
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Steps `start` to `end` (exclusive) of the run."""
 
-    claim_place(workdir / "hf")
-    mesh = load_mesh(cfg)
-    policy = load_policy(cfg, mesh)
-    env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
-    episodes = load_training(cfg)
-    held_out = load_held_out(cfg) if cfg.eval.temperatures or cfg.sft.eval_examples else []
-    answerer = load_answerer(cfg, workdir)
-    exercises = Exercises(cfg, env, episodes)
-    expert = expert_examples(cfg, env, held_out, cfg.sft.eval_examples)
-    measure = NegativeLogLikelihood(policy, cfg, mesh)
-    engine = Engine(policy.model, agreement.gather_params(policy.model, policy.params), cfg.engine)
-    is_muted = not agreement.is_lead()
-    log = JsonLines(workdir / "sft_metrics.jsonl", keep_below=0, is_muted=is_muted)
-    evaluations = JsonLines(workdir / "evaluations.jsonl", keep_below=0, is_muted=is_muted)
-    params, done = policy.params, 0
+    index: int
+    name: str
+    start: int
+    end: int
+    lr: float
 
-    def evaluate_now(params: Any) -> None:
-        nll = {"nll": measure(params, expert)} if expert else {}
-        engine.set_params(agreement.gather_params(policy.model, params))
+
+def sft(cfg: Config, workdir: Path, *, accept_config_change: bool = False) -> Policy:
+    """Runs the stages of `cfg.sft`, resuming from the newest checkpoint in `workdir`; the trained policy.
+
+    Files of the run: config.json, sft_metrics.jsonl and evaluations.jsonl (functions of the seed, byte for byte),
+    timings.jsonl, heldout/, results.json, checkpoints/, and hf/, the result as a Hugging Face folder.
+    Raises RunEnded when it ends early on purpose, with the state saved.
+    """
+    lock = workdirs.locked(workdir) if agreement.is_lead() else contextlib.nullcontext()
+    with lock, Preemption(cfg.guards.grace) as preemption:
+        try:
+            return _sft(cfg, workdir, preemption, accept_config_change)
+        except Preempted:
+            raise RunEnded(f"{preemption.reason} during the setup: nothing to save", preemption.code) from None
+
+
+def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_change: bool) -> Policy:
+    # --- setup -------------------------------------------------------------------------------------------------
+    with preemption.interruptible():
+        changed = workdirs.claim(cfg, workdir, "sft", accept_change=accept_config_change)
+        if agreement.is_lead():
+            workdirs.mark(workdir, "sft")
+        agreement.require_same({"code": workdirs.code_version(), **workdirs.flat(config.to_dict(cfg))}, "config")
+        agreement.require_shared(workdir)
+        if changed:
+            say(f"the config of {workdir} changes: {'; '.join(changed)}")
+        claim_place(workdir / "hf")
+        mesh = load_mesh(cfg)
+        if mesh is not None:
+            packing.check_rows(mesh, cfg.train.microbatch_rows, agreement.process_count())
+        policy = load_policy(cfg, mesh)
+        env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
+        answerer = load_answerer(cfg, workdir)
+        held_out = load_held_out(cfg) if cfg.eval.temperatures or cfg.sft.eval_examples else []
+        exercises = Exercises(cfg, env, load_training(cfg))
+        expert = expert_examples(cfg, env, held_out, cfg.sft.eval_examples)
+        measure = NegativeLogLikelihood(policy, cfg, mesh)
+        stages = stages_of(cfg)
+        total = stages[-1].end
+        journal = Journal(_with_schedule(cfg, total), workdir, metrics=METRICS)
+        # The optimizers of all stages have a state of the same shape.
+        state, first = journal.resume(create_train_state(policy.params, _optimizer(cfg, stages[0])))
+        if agreement.is_lead():
+            workdirs.store_config(cfg, workdir, changed, first)
+        engine = Engine(policy.model, agreement.gather_params(policy.model, state.params), cfg.engine)
+
+    def evaluate_now(when: str) -> dict[str, Evaluation]:
+        nll = {"nll": measure(state.params, expert)} if expert else {}
+        engine.set_params(agreement.gather_params(policy.model, state.params))
         found = evaluate_all(engine, env, answerer, held_out, cfg)
-        engine.release()
-        for name, evaluation in found.items():
-            evaluations.write(done, {"policy": name, **evaluation.metrics, **nll})
-        when = f"step {done}"
-        shown = "".join(f"  held-out {name} {value:.4f}" for name, value in nll.items())
-        progress.say(headline(when, {f"{when} {name}": e for name, e in found.items()}) + shown)
+        engine.release()  # the updates need the memory
+        found = {name: dataclasses.replace(e, metrics={**e.metrics, **nll}) for name, e in found.items()}
+        shown = [headline(when, found)] if found else [f"{when}: held-out"]
+        progress.say(", ".join([*shown, *(f"nll {value:.4f}" for value in nll.values())]))
+        return found
 
-    with Progress(sum(cfg.sft.steps), "sft", is_muted=is_muted) as progress:
-        for index, (stage, steps, lr) in enumerate(zip(cfg.sft.stages, cfg.sft.steps, cfg.sft.lr, strict=True)):
-            # Each stage has an optimizer of its own: the moments of one task say little about the next.
-            optimizer = make_optimizer(dataclasses.replace(cfg.optimizer, lr=lr), steps)
-            state = create_train_state(params, optimizer)
-            step = make_sft_step(policy.model, optimizer, chunk=cfg.train.logprob_chunk, mesh=mesh)
-            row_tokens = choose_row_tokens(trial_batches(exercises, stage, cfg, index), cfg)
-            progress.say(f"{stage}: rows of {row_tokens} tokens")
-            examples = exercises.stream(stage, np.random.default_rng([cfg.seed, index]))
-            for _ in range(steps):
-                if cfg.sft.eval_every and done % cfg.sft.eval_every == 0:
-                    evaluate_now(state.params)
-                batch = pack_examples(list(itertools.islice(examples, cfg.sft.batch)), cfg, row_tokens)
-                state, metrics = step(state, packing.to_device(batch.rows, mesh))
-                values = metrics_lib.read(metrics)
-                counts = {"examples": batch.examples, "tokens": batch.tokens, "padding_share": batch.padding_share}
-                log.write(done, {"stage": stage, **values, **counts, "too_long": batch.too_long})
-                done += 1
-                progress.update(done, stage=stage, nll=values["nll"])
-            params = state.params
-        evaluate_now(params)
-    hf.save_pretrained(workdir / "hf", policy.model, params, policy.tokenizer, dtype=cfg.sft.save_dtype)
-    return Policy(policy.tokenizer, policy.model, params)
+    def record(step: int, when: str, found: Mapping[str, Evaluation]) -> None:
+        with agreement.together():
+            if found:
+                journal.write_evaluation(step, {name: evaluation.metrics for name, evaluation in found.items()})
+            if agreement.is_lead():
+                rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
+                journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
+
+    done = first
+    progress = Progress(total, "sft", is_muted=not agreement.is_lead())
+    watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, agreement.process_index())
+    try:
+        with progress, watchdog:
+            progress.say(workdirs.summary(cfg))
+            if first:
+                progress.say(f"resumed at step {first} from {workdir / CHECKPOINTS}")
+            for stage in stages:
+                if done >= stage.end:
+                    continue
+                with preemption.interruptible():
+                    row_tokens = choose_row_tokens(trial_batches(exercises, stage, cfg), cfg)
+                    progress.say(f"{stage.name}: {stage.end - stage.start} steps, rows of {row_tokens} tokens")
+                    numbers = np.random.default_rng([cfg.seed, stage.index])
+                    optimizer = _optimizer(cfg, stage)
+                    if done == stage.start:
+                        # Each has an optimizer of its own: the moments of one task say little about the next.
+                        state = create_train_state(state.params, optimizer)
+                    elif journal.numbers:
+                        numbers.bit_generator.state = journal.numbers
+                    examples = exercises.stream(stage.name, numbers)
+                    update = make_sft_step(
+                        policy.model,
+                        optimizer,
+                        chunk=cfg.train.logprob_chunk,
+                        shardings=state_shardings(state) if mesh is not None else None,
+                        mesh=mesh,
+                    )
+
+                # --- steps -------------------------------------------------------------------------------------
+                for step in range(done, stage.end):
+                    preemption.check(step)
+                    clock = _Clock(watchdog, progress, step)
+                    if cfg.sft.eval_every and journal.needs_evaluation(step):
+                        with clock.phase("evaluate"), preemption.interruptible():
+                            found = evaluate_now(f"step {step}" if step else "before")
+                        record(step, "after" if step else "before", found)
+                    with clock.phase("pack"):
+                        batch = pack_examples(list(itertools.islice(examples, cfg.sft.batch)), cfg, row_tokens)
+                        rows = packing.to_device(batch.rows, mesh)
+                    with clock.phase("update"):
+                        state, metrics = update(state, rows)
+                        values = metrics_lib.read(metrics)
+                    done, journal.numbers = step + 1, numbers.bit_generator.state
+                    counts = {name: getattr(batch, name) for name in ("examples", "too_long", "tokens")}
+                    line = {"stage": stage.name, **values, **counts, "padding_share": batch.padding_share}
+                    with clock.phase("log"), agreement.together():
+                        journal.write(journal.metrics, step, line)
+                        alarms = journal.guards.check({}, [values["skipped_updates"] > 0])
+                        journal.sound(alarms, step)
+                    if journal.needs_checkpoint(done):
+                        with clock.phase("checkpoint"):
+                            journal.save(done, state)
+                    journal.write(journal.timings, step, clock.seconds)
+                    progress.update(done, stage=stage.name, nll=values["nll"])
+                    watchdog.step_finished()
+                    for alarm in alarms:
+                        if alarm.action == "stop":
+                            raise RunEnded(f"step {step}: {alarm}", exits.STOPPED)
+
+            # --- after -----------------------------------------------------------------------------------------
+            progress.doing("evaluate")
+            watchdog.enter("evaluate", done)
+            with preemption.interruptible():
+                found = evaluate_now("after")
+            record(done, "after", found)
+            watchdog.enter("export", done)
+            try:
+                write_results(cfg, workdir, policy, state.params, found)
+            except OSError as error:
+                why = f"the results of {workdir} could not be written ({reason(error)})"
+                raise RunEnded(why, exits.STOPPED) from error
+            if not journal.finish(done, state):
+                raise RunEnded(f"the last checkpoint of {workdir} could not be written", exits.STOPPED)
+            watchdog.enter("done", done)
+            return Policy(policy.tokenizer, policy.model, state.params)
+    except (Preempted, RunEnded, AnswererDown, EpisodesFailed) as end:
+        code = preemption.code if isinstance(end, Preempted) else getattr(end, "code", exits.STOPPED)
+        why = preemption.reason if isinstance(end, Preempted) else str(end)
+        saved = f"saved after step {done}" if journal.finish(done, state) else "NOT saved, older checkpoints count"
+        raise RunEnded(f"{why}; {saved}; the same command goes on from there", code) from None
+    except FloatingPointError as error:  # the engine met NaN: this state is worth nothing, an older one may be
+        raise RunEnded(f"step {done}: {error}; not saved, older checkpoints count", exits.STOPPED) from error
 
 
-def trial_batches(exercises: Exercises, stage: str, cfg: Config, index: int) -> list[list[Example]]:
+def stages_of(cfg: Config) -> list[Stage]:
+    """The stages of the run, at least one."""
+    ends = list(itertools.accumulate(cfg.sft.steps))
+    starts = [0, *ends][: len(ends)]
+    named = zip(cfg.sft.stages, starts, ends, cfg.sft.lr, strict=True)
+    return [Stage(index, *values) for index, values in enumerate(named)] or [Stage(0, "expert", 0, 0, 0.0)]
+
+
+def _optimizer(cfg: Config, stage: Stage) -> optax.GradientTransformation:
+    return make_optimizer(dataclasses.replace(cfg.optimizer, lr=stage.lr), stage.end - stage.start)
+
+
+def _with_schedule(cfg: Config, steps: int) -> Config:
+    """The config with sft's schedule where the journal looks for that of training."""
+    every = {"checkpoint_every": cfg.sft.checkpoint_every, "eval_every": cfg.sft.eval_every}
+    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, steps=steps, **every))
+
+
+def trial_batches(exercises: Exercises, stage: Stage, cfg: Config) -> list[list[Example]]:
     """Batches like those of the stage, from random numbers of their own."""
-    examples = exercises.stream(stage, np.random.default_rng([cfg.seed, index, 1]))
+    examples = exercises.stream(stage.name, np.random.default_rng([cfg.seed, stage.index, 1]))
     return [list(itertools.islice(examples, cfg.sft.batch)) for _ in range(TRIAL_BATCHES)]
+
+
+def write_results(cfg: Config, workdir: Path, policy: Policy, params: Any, found: Mapping[str, Evaluation]) -> None:
+    """The final table, results.json and the Hugging Face folder."""
+    table = {f"after {name}": evaluation.metrics for name, evaluation in found.items()}
+    if agreement.is_lead() and table:
+        write_atomically(workdir / "results.json", json.dumps(table, indent=1))
+        print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes})", table)
+    metrics = {f"held-out accuracy, {name}": row["accuracy"] for name, row in table.items()}
+    hf.save_pretrained(
+        workdir / "hf", policy.model, params, policy.tokenizer, dtype=cfg.sft.save_dtype, metrics=metrics
+    )
+    if agreement.is_lead():
+        print(f"policy: {workdir / 'hf'} (Hugging Face format)")
 
 
 class NegativeLogLikelihood:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +31,9 @@ CHECKPOINTS = "checkpoints"
 class Journal:
     """The files of the run in `workdir`, opened by `resume`."""
 
-    def __init__(self, cfg: Config, workdir: Path):
-        self._cfg, self._workdir = cfg, workdir
+    def __init__(self, cfg: Config, workdir: Path, *, metrics: str = "metrics.jsonl"):
+        """metrics: name of the file that has a line for every step."""
+        self._cfg, self._workdir, self._metrics_name = cfg, workdir, metrics
         self.checkpoints = Checkpoints(
             workdir / CHECKPOINTS,
             keep=cfg.train.keep_checkpoints,
@@ -40,6 +42,7 @@ class Journal:
         )
         self.guards = Guards(cfg.guards)
         self.episodes_drawn = 0  # position in the stream of training episodes
+        self.numbers: dict[str, Any] = {}  # state of the random numbers that examples are drawn with; JSON-able
         self._saved: int | None = None  # step of the last checkpoint begun
         self._is_behind = False  # a checkpoint failed: the next step tries again
 
@@ -50,12 +53,13 @@ class Journal:
         if self.checkpoints.latest() is not None:
             state, note = self.checkpoints.restore(state)
             first, self.episodes_drawn = note["next_step"], note["stream"]["episodes_drawn"]
+            self.numbers = note["stream"].get("numbers", {})
             self.guards = Guards(self._cfg.guards, note["guards"])
             if note["code"] != code_version():
                 say(f"warning: the checkpoint is from code {note['code']}, this is {code_version()}")
             self._saved = first
         is_muted = not agreement.is_lead()
-        self.metrics = JsonLines(self._workdir / "metrics.jsonl", keep_below=first, is_muted=is_muted)
+        self.metrics = JsonLines(self._workdir / self._metrics_name, keep_below=first, is_muted=is_muted)
         self.timings = JsonLines(self._workdir / "timings.jsonl", keep_below=first, is_muted=is_muted)
         self.rollouts = JsonLines(self._workdir / "rollouts.jsonl", keep_below=first, is_muted=is_muted)
         self.alarms = JsonLines(self._workdir / "alarms.jsonl", keep_below=first, is_muted=is_muted)
@@ -104,7 +108,7 @@ class Journal:
         note = {
             "next_step": done,
             "rng": {"seed": self._cfg.seed, "step": done},  # of every key the first words; see `collect`
-            "stream": {"episodes_drawn": self.episodes_drawn},
+            "stream": {"episodes_drawn": self.episodes_drawn, "numbers": self.numbers},
             "guards": self.guards.state(),
             "config": config.to_dict(self._cfg),
             "code": code_version(),

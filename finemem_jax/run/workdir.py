@@ -23,6 +23,7 @@ CONFIG = "config.json"
 CONFIG_DIFF = "config_diff.txt"
 CONFIG_CHANGES = "config_changes.jsonl"
 LOCK = ".lock"
+COMMAND = "command.txt"
 
 
 @contextlib.contextmanager
@@ -64,11 +65,19 @@ def holder(workdir: Path) -> str:
     return ""
 
 
-def claim(cfg: Config, workdir: Path, *, accept_change: bool = False) -> list[str]:
+def claim(cfg: Config, workdir: Path, command: str = "train", *, accept_change: bool = False) -> list[str]:
     """The folder is this config's from now on; returns what changed against the run that it holds.
 
-    Raises UserError with the difference when it holds a run with another config, unless the change is accepted.
+    Raises UserError with the difference when it holds a run with another config, unless the change is accepted; and
+    when it holds the run of another command. Commands other than `train` start in an empty folder.
     """
+    held = kind(workdir)
+    if held and held != command:
+        raise UserError(f"{workdir} holds a run of `finemem {held}`: choose another --workdir for this {command}")
+    if not held and command != "train":
+        found = sorted(path.name for path in workdir.iterdir() if path.name != LOCK) if workdir.is_dir() else []
+        if found:
+            raise UserError(f"{workdir} holds something else ({found[0]}): choose another --workdir for this {command}")
     changed = changes(workdir, cfg)
     if changed and not accept_change:
         raise UserError(
@@ -76,6 +85,18 @@ def claim(cfg: Config, workdir: Path, *, accept_change: bool = False) -> list[st
             "with the new config with --accept-config-change"
         )
     return changed
+
+
+def kind(workdir: Path) -> str:
+    """The command whose run the folder holds, "" where there is none."""
+    if (workdir / COMMAND).is_file():
+        return (workdir / COMMAND).read_text(encoding="utf-8", errors="replace").strip()[:40]
+    return "train" if (workdir / CONFIG).exists() else ""
+
+
+def mark(workdir: Path, command: str) -> None:
+    """Says in the folder whose run it holds; a folder without such a mark is one of `train`."""
+    write_atomically(workdir / COMMAND, f"{command}\n")
 
 
 def store_config(cfg: Config, workdir: Path, changed: Sequence[str] = (), step: int = 0) -> None:
