@@ -1,13 +1,14 @@
 """Interrupts one run of training again and again, and compares what it ends with to a run that nobody touched.
 
     python tests/e2e/kill_harness.py --kills 32 --seed 0 --out runs/kills
+    python tests/e2e/kill_harness.py --kills 32 --command sft --seed 0 --out runs/sft_kills
     python tests/e2e/kill_harness.py --kills 10 --signals TERM,INT --seed 1 --out runs/terms
 
 Each strike waits until the run says (heartbeat.json) that it is in a phase drawn at random, and comes at a random time
 after that: every second one within the phase, as long as that took in the untouched run, the others within the time
 of a step. The phases are aimed at in turn, and an attempt may only take the steps that the strikes still to come can
 spare, so that the run does not reach its end early. Signals, in turn: KILL, TERM, INT (Ctrl-C), INT2 (Ctrl-C twice).
-After a third of the SIGKILLs half a line is appended to metrics.jsonl, as a power cut may leave it; after --damage of
+After a third of the SIGKILLs half a line is appended to the metrics, as a power cut may leave it; after --damage of
 them a file of the newest checkpoint is removed, cut off or changed by a bit.
 
 Prints a JSON object: where the strikes hit (the last phase that the process had written when it was dead), and
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import collections
 import ctypes
+import dataclasses
 import json
 import os
 import random
@@ -28,6 +30,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -38,27 +41,18 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax-te
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from finemem_jax import exits, main, train  # noqa: E402, F401  (train: imported before the fork, not after it)
+from finemem_jax import exits, main, sft, train  # noqa: E402, F401  (imported before the fork, not after it)
 from finemem_jax.run.watchdog import HEARTBEAT  # noqa: E402
 from finemem_jax.run.workdir import code_version  # noqa: E402
 
-# How many steps lie between two of each: those of TINY's checkpoint_every and eval_every.
-PHASES = {"setup": 1, "rollout": 1, "reward": 1, "update": 1, "log": 1, "checkpoint": 2, "evaluate": 3, "export": 1}
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT, "INT2": signal.SIGINT}
-COMPARED = ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl", "results.json", "config.json", "hf/model.safetensors")
 LAST_NOTE = "checkpoints/{steps}/extra/metadata"  # checksums of all parameters and of the optimizer state
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 LONGEST = 1800.0  # seconds until an attempt counts as hung
 
 TINY = (
-    "--config.train.episodes=1",
-    "--config.train.group_size=2",
-    "--config.train.mini_batches=1",
-    "--config.train.checkpoint_every=2",
-    "--config.train.eval_every=3",
     "--config.train.keep_checkpoints=2",
     "--config.eval.episodes=1",
-    "--config.loss.kl_coef=0.01",
     "--config.engine.slots=4",
     "--config.data.diary.chunks=2",
     "--config.data.diary.train_episodes=16",
@@ -69,13 +63,69 @@ TINY = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What is run, and what it is struck at."""
+
+    config: str
+    options: Callable[[int], tuple[str, ...]]  # by number of steps
+    phases: dict[str, int]  # how many steps lie between two of each
+    metrics: str
+    compared: tuple[str, ...]
+
+
+COMMANDS = {
+    "train": Command(
+        "configs/quickstart.py",
+        lambda steps: (
+            f"--config.train.steps={steps}",
+            "--config.train.episodes=1",
+            "--config.train.group_size=2",
+            "--config.train.mini_batches=1",
+            "--config.train.checkpoint_every=2",
+            "--config.train.eval_every=3",
+            "--config.loss.kl_coef=0.01",
+        ),
+        {"setup": 1, "rollout": 1, "reward": 1, "update": 1, "log": 1, "checkpoint": 2, "evaluate": 3, "export": 1},
+        "metrics.jsonl",
+        ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl", "results.json", "config.json", "hf/model.safetensors"),
+    ),
+    "sft": Command(
+        "configs/quickstart.py",
+        lambda steps: (
+            "--config.sft.stages=('copy_lines', 'expert')",
+            f"--config.sft.steps=({steps // 2}, {steps - steps // 2})",
+            "--config.sft.lr=(1e-3, 1e-3)",
+            "--config.sft.permuted=0.3",  # random numbers of every kind
+            "--config.sft.copy_mix=0.3",
+            "--config.sft.update_mix=0.3",
+            "--config.sft.batch=4",
+            "--config.sft.pool=4",
+            "--config.sft.eval_examples=4",
+            "--config.sft.checkpoint_every=2",
+            "--config.sft.eval_every=3",
+        ),
+        {"setup": 1, "pack": 1, "update": 1, "log": 1, "checkpoint": 2, "evaluate": 3, "export": 1},
+        "sft_metrics.jsonl",
+        (
+            "sft_metrics.jsonl",
+            "evaluations.jsonl",
+            "alarms.jsonl",
+            "results.json",
+            "config.json",
+            "hf/model.safetensors",
+        ),
+    ),
+}
+
+
 # --------------------------------------------------------------------------------------------------------------
 # One attempt
 # --------------------------------------------------------------------------------------------------------------
 
 
-def start(workdir: Path, steps: int, log: Path) -> int:
-    """Forks a training process; its process id. It does not outlive the harness."""
+def start(command: str, workdir: Path, steps: int, log: Path) -> int:
+    """Forks a process of the run; its process id. It does not outlive the harness."""
     pid = os.fork()
     if pid:
         return pid
@@ -85,8 +135,9 @@ def start(workdir: Path, steps: int, log: Path) -> int:
         with log.open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        config = f"--config={ROOT / 'configs/quickstart.py'}"
-        code = main.main(["train", config, f"--workdir={workdir}", f"--config.train.steps={steps}", *TINY])
+        settings = COMMANDS[command]
+        config = f"--config={ROOT / settings.config}"
+        code = main.main([command, config, f"--workdir={workdir}", *TINY, *settings.options(steps)])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -133,10 +184,10 @@ def wait_for_phase(pid: int, workdir: Path, phase: str, times: int) -> int | Non
     raise TimeoutError(f"no {phase} within {LONGEST:g} s")
 
 
-def run_untouched(workdir: Path, steps: int, log: Path) -> dict[str, float]:
+def run_untouched(command: str, workdir: Path, steps: int, log: Path) -> dict[str, float]:
     """A run that is left alone; how long its phases took, in seconds."""
     started = time.monotonic()
-    pid = start(workdir, steps, log)
+    pid = start(command, workdir, steps, log)
     wait_for_phase(pid, workdir, "evaluate", 1)
     begun = time.monotonic()
     wait_for_phase(pid, workdir, "export", 1)
@@ -146,10 +197,11 @@ def run_untouched(workdir: Path, steps: int, log: Path) -> dict[str, float]:
         raise RuntimeError(f"the untouched run ended with {code}: see {log}")
     seconds = {"setup": begun - started, "export": time.monotonic() - exporting}
     lines = [json.loads(line) for line in (workdir / "timings.jsonl").read_text().splitlines()]
-    for phase in PHASES.keys() - seconds.keys():
+    phases = COMMANDS[command].phases
+    for phase in phases.keys() - seconds.keys():
         found = sorted(line[f"seconds/{phase}"] for line in lines if f"seconds/{phase}" in line)
         seconds[phase] = found[len(found) // 2] if found else 0.0  # the median: the first one compiles
-    return seconds | {"step": sum(seconds[phase] for phase in ("rollout", "reward", "update", "log", "checkpoint"))}
+    return seconds | {"step": sum(seconds[phase] for phase in phases if phase not in ("setup", "evaluate", "export"))}
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -157,17 +209,21 @@ def run_untouched(workdir: Path, steps: int, log: Path) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------------------
 
 
-def run_struck(out: Path, steps: int, aims: list[tuple[str, str]], damage: float, seed: int, durations: dict) -> dict:
+def run_struck(
+    command: str, out: Path, steps: int, aims: list[tuple[str, str]], damage: float, seed: int, durations: dict
+) -> dict:
     """One run under the signals and phases of `aims`, then left alone until it ends."""
     workdir, log, rng = out / "killed", out / "killed.log", random.Random(seed)
+    settings = COMMANDS[command]
+    metrics = workdir / settings.metrics
     hits: collections.Counter[str] = collections.Counter()
     torn, damaged, slowest = 0, 0, 0.0
     for i, (name, phase) in enumerate(aims):
-        pid = start(workdir, steps, log)
+        pid = start(command, workdir, steps, log)
         if phase != "setup":
             to_come = sum(aimed != "export" for _, aimed in aims[i:])
             spare = (steps - newest_checkpoint(workdir)) / max(to_come, 1)
-            times = rng.randint(1, min(3, max(1, int(spare / PHASES[phase]))))
+            times = rng.randint(1, min(3, max(1, int(spare / settings.phases[phase]))))
             code = wait_for_phase(pid, workdir, phase, times)
             if code is not None:
                 raise RuntimeError(f"the run ended with {code} before it was struck: see {log}")
@@ -179,13 +235,13 @@ def run_struck(out: Path, steps: int, aims: list[tuple[str, str]], damage: float
         slowest = max(slowest, time.monotonic() - struck)
         hit = heartbeat(workdir, pid)["phase"]
         hits[f"{name} {hit}"] += 1
-        check_end(name, code, hit, workdir, log)
-        if name == "KILL" and rng.random() < 1 / 3 and (workdir / "metrics.jsonl").exists():
-            tear_line(workdir / "metrics.jsonl", rng)
+        check_end(name, code, hit, metrics, log)
+        if name == "KILL" and rng.random() < 1 / 3 and metrics.exists():
+            tear_line(metrics, rng)
             torn += 1
         if name == "KILL" and rng.random() < damage:
             damaged += damage_checkpoint(workdir / "checkpoints", rng)
-    code = wait(start(workdir, steps, log), LONGEST)
+    code = wait(start(command, workdir, steps, log), LONGEST)
     if code != 0:
         raise RuntimeError(f"the last attempt ended with {code}: see {log}")
     by_phase: collections.Counter[str] = collections.Counter()
@@ -214,7 +270,7 @@ def strike(pid: int, name: str, log: Path) -> None:
         os.kill(pid, signal.SIGINT)
 
 
-def check_end(name: str, code: int | None, hit: str, workdir: Path, log: Path) -> None:
+def check_end(name: str, code: int | None, hit: str, metrics: Path, log: Path) -> None:
     """Raises unless the process ended as the signal says; after a signal that lets it save, nothing may be lost."""
     expected = {
         "KILL": {-signal.SIGKILL},
@@ -225,9 +281,9 @@ def check_end(name: str, code: int | None, hit: str, workdir: Path, log: Path) -
     if code not in expected:
         raise RuntimeError(f"SIG{name} in {hit}: exit code {code}: see {log}")
     if name in ("TERM", "INT") and code != exits.DONE and hit != "setup":
-        logged = (workdir / "metrics.jsonl").read_bytes().count(b"\n")
-        if newest_checkpoint(workdir) != logged:
-            raise RuntimeError(f"{logged} steps are logged and the newest checkpoint is {newest_checkpoint(workdir)}")
+        logged, newest = metrics.read_bytes().count(b"\n"), newest_checkpoint(metrics.parent)
+        if newest != logged:
+            raise RuntimeError(f"{logged} steps are logged and the newest checkpoint is {newest}")
 
 
 def newest_checkpoint(workdir: Path) -> int:
@@ -263,12 +319,13 @@ def damage_checkpoint(folder: Path, rng: random.Random) -> bool:
 # --------------------------------------------------------------------------------------------------------------
 
 
-def differences(a: Path, b: Path, steps: int) -> list[str]:
+def differences(command: str, a: Path, b: Path, steps: int) -> list[str]:
     """The files that differ, of those that a config and a seed determine."""
-    names = (*COMPARED, LAST_NOTE.format(steps=steps))
+    settings = COMMANDS[command]
+    names = (*settings.compared, LAST_NOTE.format(steps=steps))
     found = [name for name in names if (a / name).read_bytes() != (b / name).read_bytes()]
-    logged = [json.loads(line)["step"] for line in (b / "metrics.jsonl").read_text().splitlines()]
-    return found + ([f"steps in metrics.jsonl: {logged}"] if logged != list(range(steps)) else [])
+    logged = [json.loads(line)["step"] for line in (b / settings.metrics).read_text().splitlines()]
+    return found + ([f"steps in {settings.metrics}: {logged}"] if logged != list(range(steps)) else [])
 
 
 def make_aims(kills: int, signals: list[str], phases: list[str], seed: int) -> list[tuple[str, str]]:
@@ -278,22 +335,23 @@ def make_aims(kills: int, signals: list[str], phases: list[str], seed: int) -> l
     aimed.sort(key=lambda phase: phase == "export")
     named = [(signals[i % len(signals)], phase) for i, phase in enumerate(aimed)]
     # Before its handler stands, Ctrl-C is Python's own.
-    return [(name, "rollout" if name.startswith("INT") and phase == "setup" else phase) for name, phase in named]
+    return [(name, "update" if name.startswith("INT") and phase == "setup" else phase) for name, phase in named]
 
 
-def harness(out: Path, *, steps: int, aims: list[tuple[str, str]], damage: float, seed: int) -> dict:
+def harness(command: str, out: Path, *, steps: int, aims: list[tuple[str, str]], damage: float, seed: int) -> dict:
     """Both runs, in `out`, and what differs between them."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     code_version()  # kept from here on by all attempts, also when somebody works on the files meanwhile
     started = time.monotonic()
-    durations = run_untouched(out / "untouched", steps, out / "untouched.log")
-    result = run_struck(out, steps, aims, damage, seed, durations)
+    durations = run_untouched(command, out / "untouched", steps, out / "untouched.log")
+    result = run_struck(command, out, steps, aims, damage, seed, durations)
     return {
+        "command": command,
         "seed": seed,
         "steps": steps,
         **result,
-        "differ": differences(out / "untouched", out / "killed", steps),
+        "differ": differences(command, out / "untouched", out / "killed", steps),
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -312,14 +370,19 @@ def one_of(known: dict) -> object:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for both runs; emptied first")
+    parser.add_argument("--command", choices=COMMANDS, default="train")
     parser.add_argument("--kills", type=int, default=32)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signals", type=one_of(SIGNALS), default=["KILL"], help="separated by commas, in turn")
-    parser.add_argument("--phases", type=one_of(PHASES), default=list(PHASES), help="separated by commas, in turn")
+    known = {phase: None for command in COMMANDS.values() for phase in command.phases}
+    parser.add_argument("--phases", type=one_of(known), help="separated by commas, in turn (default: the command's)")
     parser.add_argument("--damage", type=float, default=0.0, help="share of the SIGKILLs after which a file is damaged")
     given = parser.parse_args()
-    aims = make_aims(given.kills, given.signals, given.phases, given.seed)
-    found = harness(given.out, steps=given.steps, aims=aims, damage=given.damage, seed=given.seed)
+    phases = given.phases or list(COMMANDS[given.command].phases)
+    if unknown := set(phases) - COMMANDS[given.command].phases.keys():
+        parser.error(f"--phases: {given.command} has no {', '.join(sorted(unknown))}")
+    aims = make_aims(given.kills, given.signals, phases, given.seed)
+    found = harness(given.command, given.out, steps=given.steps, aims=aims, damage=given.damage, seed=given.seed)
     print(json.dumps(found))
     sys.exit(bool(found["differ"]))

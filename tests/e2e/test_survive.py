@@ -37,6 +37,21 @@ def test_a_run_that_is_killed_terminated_and_interrupted_ends_like_one_that_nobo
     assert {hit.split()[0] for hit in found["hits"]} == {"KILL", "TERM", "INT"}
 
 
+def test_a_warm_start_that_is_killed_terminated_and_interrupted_ends_like_one_that_nobody_touched(tmp_path):
+    strikes = ("--kills=3", "--steps=6", "--signals=KILL,TERM,INT", "--phases=update,log,pack")
+    found = harness(HARNESS, "--command=sft", *strikes, f"--out={tmp_path}")
+    assert found["command"] == "sft" and found["kills"] == 3 and found["differ"] == []
+    assert {hit.split()[0] for hit in found["hits"]} == {"KILL", "TERM", "INT"}
+
+
+@pytest.mark.slow
+def test_a_warm_start_killed_over_and_over_ends_like_one_that_nobody_touched(tmp_path):
+    found = harness(HARNESS, "--command=sft", "--kills=24", "--steps=40", "--damage=0.25", f"--out={tmp_path}")
+    assert found["kills"] == 24 and found["differ"] == []
+    assert {"pack", "update", "checkpoint", "log", "evaluate", "export"} <= found["by_phase"].keys()
+    assert found["torn_lines"] and found["damaged_checkpoints"] and found["fell_back"]
+
+
 @pytest.mark.slow
 def test_a_run_killed_over_and_over_ends_like_one_that_nobody_touched(tmp_path):
     found = harness(HARNESS, "--kills=32", "--damage=0.25", f"--out={tmp_path}")
