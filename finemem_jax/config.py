@@ -327,8 +327,8 @@ class SftConfig:
     update_mix: Share = 0.0  # copy_shuffled, expert: share of exercises in looking up the item to update
     pool: Count = 2048  # distinct episodes the expert is run on
     save_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype of the written folder
-    # steps between evaluations on held-out episodes, one before the first included; 0 = only after
     checkpoint_every: Count = 100  # steps; train.keep_checkpoints and train.keep_best say how many are kept
+    # steps between evaluations on held-out episodes, one before the first included; 0 = only after
     eval_every: Natural = 0
     eval_examples: Natural = 128  # turns of the expert on held-out episodes whose nll every evaluation gives; 0 = none
     expert: ExpertConfig = field(default_factory=ExpertConfig)

@@ -167,8 +167,7 @@ class Exercises:
         tokenizer, budget = self._env.tokenizer, self._cfg.memory.max_operations
         chunk = NEWLINE.join(lines)
         prompt, _ = prompts.render(tokenizer, self._env.specs, chunk, items, self._env.prompt, max_operations=budget)
-        # One by one: in the order they are given, each on a line of its own.
-        text = "".join(f"{operations.emit([operation], self._env.prompt.codec)}\n" for operation in written)
+        text = f"{operations.emit(written, self._env.prompt.codec)}\n"  # in the order they are given
         return Example(prompt, (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id))
 
     def _randomised(self, example: Example, lines: Sequence[str], rng: np.random.Generator) -> Example:
