@@ -346,6 +346,7 @@ def test_python_of_the_pages_runs(name, number):
 
 CONTRACTS = {
     "rewards": (contracts.test_reward_terms,),
+    "prompts": (contracts.test_prompts_say_the_chunk_and_the_items,),
     "memory": (contracts.test_memory,),
     "answerers": (contracts.test_answerers_answer_in_order_and_take_an_empty_retrieval,),
     "benchmarks": (contracts.test_benchmarks_export_load, contracts.test_benchmarks_without_files),
@@ -359,6 +360,12 @@ def test_plug_ins_of_the_page_keep_their_contract(title, plugged_in):
     assert name in config.plugins(f"finemem_jax.{folder}")
     for contract in CONTRACTS[folder]:
         contract(name)
+
+
+def test_the_codec_of_the_page_keeps_its_contract(plugged_in):
+    _, name = plugged_in(next(title for title in PLUGINS if "/codecs/" in title))
+    for memory in config.plugins("finemem_jax.memory"):
+        contracts.test_codecs_write_and_read_every_memorys_operations(name, memory)
 
 
 def test_the_corpus_of_the_page_is_built(tmp_path, plugged_in):
@@ -375,4 +382,4 @@ def test_the_corpus_of_the_page_is_built(tmp_path, plugged_in):
 
 
 def test_the_page_has_one_example_for_each_kind():
-    assert sorted(title.split("/")[1] for title in PLUGINS) == sorted([*CONTRACTS, "corpora"])
+    assert sorted(title.split("/")[1] for title in PLUGINS) == sorted([*CONTRACTS, "codecs", "corpora"])
