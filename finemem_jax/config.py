@@ -240,6 +240,7 @@ class RewardsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageConfig:
+    credit: Annotated[str, Plugin("credit")] = "step"  # who is compared with whom: a file in credit/
     std: Literal["sample", "none"] = "sample"  # sample (ddof 1) | none (Dr.GRPO: centre only)
     eps: Share = 1e-6
     min_std: Amount = 0.01  # floor under the deviation, so that a tiny spread is not blown up

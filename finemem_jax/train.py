@@ -3,8 +3,8 @@
 One step of Fine-Mem with GRPO:
 
     1. rollouts     G samples of each episode, written by the present policy through the engine (collect.py)
-    2. rewards      per step t: format, chunk questions, evidence, compression (rewards/, env/step_rewards.py)
-    3. advantages   normalised over the group at the same step t (env/credit.py)
+    2. rewards      per turn: format, chunk questions, evidence, compression (rewards/, env/turns.py)
+    3. advantages   by the credit rule: over the group at the same turn (credit/step.py, env/credit.py)
     4. packing      one training sequence = one (rollout, step): prompt and the tokens that were sampled
     5. update       clipped policy gradient, KL to the reference (rl/grpo.py), in mini-batches of whole groups
 
@@ -35,16 +35,9 @@ from finemem_jax.benchmarks import contamination
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine, EpisodesFailed
-from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.environment import Environment, training_questions
 from finemem_jax.env.episodes import stream_indices
-from finemem_jax.env.step_rewards import (
-    StepRewards,
-    around_group_mean,
-    asks_chunk_questions,
-    step_rewards,
-    variance_shares,
-)
+from finemem_jax.env.turns import advantages, asks_chunk_questions, compared, tabulate, totals
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
 from finemem_jax.exits import RunEnded
@@ -74,6 +67,8 @@ from finemem_jax.rollouts import packing
 from finemem_jax.rollouts.collect import Job, collect_rollouts, warm_up
 from finemem_jax.rollouts.groups import check_groups, mini_batches, own_groups, pack_groups, share_groups
 from finemem_jax.run import workdir as workdirs
+from finemem_jax.rollouts.metrics import loss_metrics, reward_metrics, rollout_metrics
+from finemem_jax.run.clock import Clock
 from finemem_jax.run.journal import CHECKPOINTS, Journal, say, scores
 from finemem_jax.run.preemption import Preempted, Preemption
 from finemem_jax.run.profiling import Profile
@@ -181,7 +176,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             # --- steps -----------------------------------------------------------------------------------------
             for step in range(first, cfg.train.steps):
                 preemption.check(step)
-                clock = _Clock(watchdog, progress, step)
+                clock = Clock(watchdog, progress, step)
                 profile.begin(step)
                 if journal.needs_evaluation(step):
                     with clock.phase("evaluate"), preemption.interruptible():
@@ -200,16 +195,15 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     groups, lengths = share_groups(own, env)
                     engine.release()  # the update needs the memory; what it held is of parameters that end here
                 with clock.phase("reward"):
-                    rewards = step_rewards(groups, cfg.rewards, env.count_tokens)
-                    advantages = group_advantages(
-                        rewards.total, std=cfg.advantage.std, eps=cfg.advantage.eps, min_std=cfg.advantage.min_std
-                    )
+                    turns = tabulate(groups, cfg.rewards, env.count_tokens)
+                    credit = advantages(turns, cfg.rewards.weights, cfg.advantage)
+                    by_sample = turns.split(credit)
                 losses, batches = [], []
                 for chosen in mini_batches(cfg, step, len(groups)):
-                    if np.isnan(advantages[chosen]).all():
+                    if all(np.isnan(values).all() for g in chosen for values in by_sample[g]):
                         continue  # no answers, no gradient: not even momentum and weight decay may move the policy
                     with clock.phase("pack"):
-                        packed, padding_share = pack_groups(chosen, own, lengths, advantages, cfg)
+                        packed, padding_share = pack_groups(chosen, own, lengths, by_sample, cfg)
                         batch = packing.to_device(packed, mesh)
                     if cfg.loss.engine_ratio_cap:  # now, while the parameters are still those that sampled
                         with clock.phase("reference"):
@@ -232,19 +226,22 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
 
                 line = {
                     **rollout_metrics([r for g in groups for r in g]),
-                    **reward_metrics(rewards, advantages, cfg.rewards.weights),
+                    **reward_metrics(turns, cfg.rewards.weights, credit, compared(turns, cfg.advantage)),
                     **loss_metrics(losses),
                 }
                 with clock.phase("log"), agreement.together():
                     journal.write(journal.metrics, step, line)
+                    terms = {name: turns.split(term) for name, term in turns.terms.items()}
+                    rewards = turns.split(totals(turns, cfg.rewards.weights))
                     for g, group in enumerate(groups[: cfg.train.log_rollouts]):
-                        terms = {name: term[g] for name, term in rewards.terms.items()}
-                        record_of = group_record(group, terms, rewards.total[g], advantages[g])
+                        record_of = group_record(
+                            group, {name: term[g] for name, term in terms.items()}, rewards[g], by_sample[g]
+                        )
                         journal.write(journal.rollouts, step, record_of)
                     alarms = journal.guards.check(line, [metrics["skipped_updates"] > 0 for _, metrics in losses])
                     journal.sound(alarms, step)
                     trackers.scalars(step, line)
-                    trackers.rollouts(step, groups, rewards.terms, advantages)
+                    trackers.rollouts(step, groups, turns.terms, credit)
                 if journal.needs_checkpoint(done):
                     with clock.phase("checkpoint"):
                         journal.save(done, state)
@@ -299,7 +296,7 @@ def collect_groups(
     answerer: Answerer,
     episodes: Sequence[Episode],
     cfg: Config,
-    clock: _Clock,
+    clock: Clock,
     *,
     step: int,
     position: int,
@@ -334,94 +331,9 @@ def episode_indices(available: int, seed: int, position: int, count: int) -> lis
     return stream_indices(available, seed, range(position, position + count))
 
 
-class _Clock:
-    """Wall-clock seconds of the phases of a step; the watchdog and the live view hear of each as it begins.
-
-    A phase inside another is not part of its time, so the seconds of all phases sum to the step's."""
-
-    def __init__(self, watchdog: Watchdog, progress: Progress, step: int) -> None:
-        self.seconds: dict[str, float] = {}
-        self._watchdog, self._progress, self._step = watchdog, progress, step
-        self._open: list[str] = []
-        self._inside = 0.0  # seconds of the phases inside the one that is open
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        self._enter(name)
-        self._open.append(name)
-        started, around, self._inside = time.perf_counter(), self._inside, 0.0
-        yield
-        spent = time.perf_counter() - started
-        key = f"seconds/{name}"
-        self.seconds[key] = self.seconds.get(key, 0.0) + spent - self._inside
-        self._inside = around + spent
-        self._open.pop()
-        if self._open:
-            self._enter(self._open[-1])
-
-    def _enter(self, name: str) -> None:
-        self._watchdog.enter(name, self._step)
-        self._progress.doing(name)
-
-
 # --------------------------------------------------------------------------------------------------------------
 # What a step logs
 # --------------------------------------------------------------------------------------------------------------
-
-
-def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What the policy wrote in a step's rollouts; without an accuracy where every answer is missing."""
-    steps = [step for rollout in rollouts for step in rollout.steps]
-    outcomes = [outcome for step in steps for outcome in step.outcomes]
-    asked = [a.score for r in rollouts for a in r.answers if a.step is None]
-    final = [score for score in asked if score is not None]
-    return {
-        **({"accuracy": float(np.mean(final)) if final else 0.0} if final or not asked else {}),
-        "valid_operations": float(np.mean([o.ok for o in outcomes])) if outcomes else 0.0,
-        "operations_per_step": len(outcomes) / max(len(steps), 1),
-        "updates_per_step": sum(
-            o.ok and p.name == "memory_update"
-            for step in steps
-            for p, o in zip(step.operations, step.outcomes, strict=True)
-        )
-        / max(len(steps), 1),
-        "memory_tokens": float(np.mean([r.steps[-1].memory_after.tokens() for r in rollouts])),
-        "completion_tokens": float(np.mean([len(s.completion.tokens) for s in steps])),
-        "unfinished": float(np.mean([s.completion.finish == "length" for s in steps])),
-    }
-
-
-def reward_metrics(rewards: StepRewards, advantages: np.ndarray, weights: Mapping[str, float]) -> dict[str, float]:
-    """Of every term: mean, spread in groups, share of the advantages' variance. How many groups carry a gradient, and
-    how many have no reward. What was not measured at all (every answer is missing) is left out."""
-    has_reward = ~np.isnan(rewards.total).all(axis=1)  # [groups, steps]
-    line = {"reward/total": float(np.nanmean(rewards.total))} if has_reward.any() else {}
-    for name, term in rewards.terms.items():
-        if np.isnan(term).all():
-            continue
-        line[f"reward/{name}"] = float(np.nanmean(term))
-        present = ~np.isnan(term)
-        centred = around_group_mean(term, present)
-        line[f"spread/{name}"] = float(np.sqrt((centred**2).sum() / present.sum()))
-    shares = variance_shares(rewards, weights, advantages)
-    line |= {f"share/{name}": share for name, share in shares.items()}
-    if has_reward.any():
-        live = np.nan_to_num(np.abs(advantages)).max(axis=1) > 0  # [groups, steps]
-        line["groups_with_gradient"] = float(live[has_reward].mean())
-    line["missing_rewards"] = rewards.missing / max(rewards.pairs, 1)
-    return line
-
-
-def loss_metrics(losses: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:
-    """Means over the step's updates. "first_…" is of the first, where the importance ratio is 1 but for rounding.
-    Nothing where no group had a reward, and so no update was made."""
-    if not losses:
-        return {}
-    names = losses[0][1]
-    line = {f"loss/{name}": float(np.mean([values[name] for _, values in losses])) for name in names}
-    line["loss/first_log_ratio_abs_max"] = losses[0][1]["log_ratio_abs_max"]
-    line["padding_share"] = float(np.mean([share for share, _ in losses]))
-    return line
 
 
 def engine_metrics(engine: Engine, rollout_seconds: float) -> dict[str, float]:

@@ -30,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One piece of the stream; `index` is the step t, counted from 0; `questions` are about this chunk alone."""
+    """One piece of the stream; `index` counts from 0; `questions` are about this chunk alone."""
 
     text: str
     index: int
@@ -54,9 +54,9 @@ class MemoryItem:
 
     id: str
     text: str
-    written_at: int  # φ(m): step of the last INSERT or UPDATE that changed what it says
+    written_at: int  # φ(m): turn of the last INSERT or UPDATE that changed what it says
     kind: str = ""  # the store it lives in, for layered memories; "" in a flat one
-    writers: tuple[int, ...] = ()  # every step that changed what it says, oldest first; the last equals `written_at`
+    writers: tuple[int, ...] = ()  # every turn that changed what it says, oldest first; the last equals `written_at`
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,9 @@ class Call(NamedTuple):
     error: str = ""
 
 
+VERBS = ("insert", "update", "delete", "skip", "replace")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one operation. `status` is "applied", "skipped" (an explicit SKIP) or the reason it failed:
@@ -89,6 +92,7 @@ class Outcome:
 
     status: str
     ok: bool
+    verb: str = ""  # what the operation does, whatever its tool is called: a word of VERBS; "" where it is malformed
     item: str = ""  # id of the item written or removed
     evicted: tuple[str, ...] = ()  # ids removed by the overflow rule
 
@@ -148,16 +152,41 @@ class Completion:
     finish: Literal["stop", "length"]
 
 
+WRITE, ANSWER, SEARCH, EXTRACT = "write", "answer", "search", "extract"
+"""Roles of a turn: what the policy is asked to do in it."""
+
+ROLES = (WRITE, ANSWER, SEARCH, EXTRACT)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The policy's turn: what it reads, what it is asked to do, and about what."""
+
+    index: int  # running number in the rollout, from 0; the last word of its sampling key
+    prompt_tokens: tuple[int, ...]
+    memory: Memory  # as it stands before the turn
+    visible: tuple[MemoryItem, ...]  # the items in the prompt; operations can name no others
+    messages: Messages = ()  # the prompt before the chat template, where it is not `prompts.conversation`
+    role: str = WRITE
+    chunk: int | None = None  # index of the chunk it is about
+    question: int | None = None  # index, among the final questions that are asked, of the one it is about
+    max_tokens: int = 0  # limit of its completion, tokens; 0 = config.prompt.max_completion_tokens
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step t of a rollout: what the policy read, wrote, and what became of it."""
+    """A turn with what came of it."""
 
+    index: int
     prompt_tokens: tuple[int, ...]
     completion: Completion
     text: str  # the completion, decoded, without the stop token
     operations: tuple[Operation, ...]
     outcomes: tuple[Outcome, ...]
     memory_after: Memory
+    role: str = WRITE
+    chunk: int | None = None
+    question: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +219,9 @@ class Answer:
     retrieved: tuple[Retrieved, ...]
     text: str
     score: float | None
-    step: int | None = None  # the chunk's step for chunk questions, None for final questions
+    chunk: int | None = None  # index of the chunk for chunk questions, None for final questions
     reply: Reply | None = None  # what it cost
+    turn: int | None = None  # index of the policy's turn that gave it, None where the answerer did
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +231,22 @@ class Rollout:
     episode: Episode
     group: int
     sample: int
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...]  # every turn, in order, whatever its role
     answers: tuple[Answer, ...]
+
+    def of(self, role: str) -> tuple[Step, ...]:
+        """The turns of one role, in order."""
+        return tuple(step for step in self.steps if step.role == role)
+
+    @property
+    def final_answers(self) -> tuple[Answer, ...]:
+        """Those to the questions at the end, in the order they were asked."""
+        return tuple(answer for answer in self.answers if answer.chunk is None)
+
+    @property
+    def memory(self) -> Memory | None:
+        """M_T, what memory holds after the last turn; None where there was none."""
+        return self.steps[-1].memory_after if self.steps else None
 
 
 @dataclass(frozen=True, slots=True)

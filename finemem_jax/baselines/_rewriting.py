@@ -19,13 +19,13 @@ from finemem_jax.env.environment import (
     Environment,
     Game,
     Play,
-    Turn,
     apply,
     ask_questions,
     decode,
     finisher,
+    taken,
 )
-from finemem_jax.types import Episode, Messages, Step
+from finemem_jax.types import Episode, Messages, Turn
 
 _MEMAGENT = """\
 You keep a memory while you read a long text piece by piece. You see the task, your memory so far and the next piece. \
@@ -77,14 +77,15 @@ def _play(
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
         messages = converse(state, chunk.text, episode.query_prompt)
         tokens = _render(env, messages)
-        completion = yield Turn(chunk.index, tokens, memory, memory.items, messages)
+        turn = Turn(len(steps), tokens, memory, memory.items, messages, chunk=chunk.index)
+        completion = yield turn
         text = decode(env.tokenizer, completion)
         state = _read(text) or state  # who writes nothing has changed nothing
         written = ()
         if state:
             written = (update(memory.items[0], state) if memory.items else insert(state),)
-        memory, outcomes = apply(memory, written, chunk.index, env.memory, memory.items)
-        steps.append(Step(tokens, completion, text, written, outcomes, memory))
+        memory, outcomes = apply(memory, written, turn.index, env.memory, memory.items)
+        steps.append(taken(turn, completion, text, written, outcomes, memory))
         if questions:
             pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
     pending.append(ask_questions(env, episode, memory, asked.final, ask, None))

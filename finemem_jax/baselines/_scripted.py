@@ -13,8 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from finemem_jax.config import ExpertConfig
-from finemem_jax.env.environment import Turn
-from finemem_jax.types import Episode, MemoryItem, Operation, Question
+from finemem_jax.types import Episode, MemoryItem, Operation, Question, Turn
 
 Writer = Callable[[Episode, Turn], Sequence[Operation]]
 
@@ -46,7 +45,7 @@ def store_all(episode: Episode, turn: Turn) -> list[Operation]:
 
 def chunk_as_item(episode: Episode, turn: Turn) -> list[Operation]:
     """The chunk as it stands (full_context, rag)."""
-    return [insert(episode.chunks[turn.step].text)]
+    return [insert(episode.chunks[turn.chunk].text)]
 
 
 def recent_chunks(count: int) -> Writer:
@@ -70,7 +69,7 @@ def expert(cfg: ExpertConfig, max_operations: int, seed: int) -> Writer:
     Deterministic in (seed, episode, step)."""
 
     def write(episode: Episode, turn: Turn) -> list[Operation]:
-        rng = random.Random(f"expert {seed} {episode.id} {turn.step}")
+        rng = random.Random(f"expert {seed} {episode.id} {turn.chunk}")
         if rng.random() < cfg.skip:
             return [SKIP]
         questions = [q for chunk in episode.chunks for q in chunk.questions] + list(episode.questions)
@@ -91,7 +90,7 @@ def expert(cfg: ExpertConfig, max_operations: int, seed: int) -> Writer:
 
 
 def chunk_lines(episode: Episode, turn: Turn) -> list[str]:
-    return [line for line in episode.chunks[turn.step].text.splitlines() if line.strip()]
+    return [line for line in episode.chunks[turn.chunk].text.splitlines() if line.strip()]
 
 
 def is_useful(line: str, questions: Sequence[Question]) -> bool:

@@ -37,7 +37,6 @@ from finemem_jax.types import (
     JudgeRequest,
     Memory,
     MemoryItem,
-    Messages,
     Operation,
     Outcome,
     Question,
@@ -46,6 +45,7 @@ from finemem_jax.types import (
     Rollout,
     Step,
     ToolSpec,
+    Turn,
     pass_on,
 )
 
@@ -78,17 +78,6 @@ class Environment:
 
     def empty_memory(self) -> Memory:
         return resolve("finemem_jax.memory", self.memory.name).create(self.memory, self.count_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """The policy's turn at step t: what it reads."""
-
-    step: int
-    prompt_tokens: tuple[int, ...]
-    memory: Memory  # M_{t-1}
-    visible: tuple[MemoryItem, ...]  # the items in the prompt; operations can name no others
-    messages: Messages = ()  # the prompt before the chat template, where it is not `prompts.conversation`
 
 
 Game = Generator[Turn, Completion, Callable[[], Rollout]]
@@ -132,12 +121,13 @@ def play(env: Environment, episode: Episode, asked: Asked, ask: Ask, *, group: i
         tokens, visible = prompts.render(
             env.tokenizer, env.specs, chunk.text, shown, env.prompt, max_operations=env.memory.max_operations
         )
-        completion = yield Turn(chunk.index, tokens, memory, visible)
+        turn = Turn(len(steps), tokens, memory, visible, chunk=chunk.index)
+        completion = yield turn
         text = decode(env.tokenizer, completion)
         is_cut = completion.finish == "length"
         parsed = operations.parse(text, env.specs, codec=env.prompt.codec, is_cut=is_cut)
-        memory, outcomes = apply(memory, parsed, chunk.index, env.memory, visible)
-        steps.append(Step(tokens, completion, text, parsed, outcomes, memory))
+        memory, outcomes = apply(memory, parsed, turn.index, env.memory, visible)
+        steps.append(taken(turn, completion, text, parsed, outcomes, memory))
         if questions:
             pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
     pending.append(ask_questions(env, episode, memory, asked.final, ask, None))
@@ -151,14 +141,38 @@ def replay(
     can be named."""
     memory, steps, pending = env.empty_memory(), [], []
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
-        written = tuple(write(episode, Turn(chunk.index, (), memory, memory.items)))
-        memory, outcomes = apply(memory, written, chunk.index, env.memory, memory.items)
+        turn = Turn(len(steps), (), memory, memory.items, chunk=chunk.index)
+        written = tuple(write(episode, turn))
+        memory, outcomes = apply(memory, written, turn.index, env.memory, memory.items)
         text = operations.emit(written, env.prompt.codec)  # for people to read
-        steps.append(Step((), Completion((), (), "stop"), text, written, outcomes, memory))
+        steps.append(taken(turn, Completion((), (), "stop"), text, written, outcomes, memory))
         if questions:
             pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
     pending.append(ask_questions(env, episode, memory, asked.final, ask, None))
     return finisher(episode, steps, pending)
+
+
+def taken(
+    turn: Turn,
+    completion: Completion,
+    text: str,
+    parsed: Sequence[Operation],
+    outcomes: Sequence[Outcome],
+    memory_after: Memory,
+) -> Step:
+    """The turn with what came of it."""
+    return Step(
+        turn.index,
+        turn.prompt_tokens,
+        completion,
+        text,
+        tuple(parsed),
+        tuple(outcomes),
+        memory_after,
+        turn.role,
+        turn.chunk,
+        turn.question,
+    )
 
 
 def finisher(
@@ -186,11 +200,11 @@ def decode(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> str:
 def apply(
     memory: Memory,
     parsed: Sequence[Operation],
-    step: int,
+    turn: int,
     cfg: MemoryConfig,
     visible: Sequence[MemoryItem],
 ) -> tuple[Memory, tuple[Outcome, ...]]:
-    """The memory after all operations of a step, each applied to the state the previous one left.
+    """The memory after all operations of a turn, each applied to the state the previous one left.
 
     Operations beyond `cfg.max_operations` are "over limit"; an id that was not in the prompt is "unknown id".
     """
@@ -202,7 +216,7 @@ def apply(
         elif not operation.error and "id" in operation.arguments and operation.target not in known:
             outcomes.append(Outcome("unknown id", ok=False))
         else:
-            memory, outcome = memory.apply(operation, step)
+            memory, outcome = memory.apply(operation, turn)
             outcomes.append(outcome)
     return memory, tuple(outcomes)
 
@@ -241,7 +255,7 @@ def _index(items: Sequence[MemoryItem], cfg: RetrievalConfig) -> Index:
 
 
 def ask_questions(
-    env: Environment, episode: Episode, memory: Memory, questions: Sequence[Question], ask: Ask, step: int | None
+    env: Environment, episode: Episode, memory: Memory, questions: Sequence[Question], ask: Ask, chunk: int | None
 ) -> Callable[[], list[Answer]]:
     """Starts answering `questions` from this snapshot of memory; the result waits for the scored answers.
 
@@ -257,7 +271,7 @@ def ask_questions(
         answers = []
         for question, request, (reply, score) in zip(questions, requests, scores, strict=True):
             text, found = reply.result(), score()
-            answers.append(Answer(question, request.items, text.text or "", found, step, text))
+            answers.append(Answer(question, request.items, text.text or "", found, chunk, text))
         return answers
 
     return collect

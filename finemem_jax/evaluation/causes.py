@@ -36,9 +36,9 @@ _ANYWHERE = frozenset(("yes", "no", "true", "false"))  # words that stand in any
 
 def failures(rollout: Rollout) -> list[str]:
     """One word per final answer, in their order: "" (right), "missing", or one of CAUSES."""
-    items = rollout.steps[-1].memory_after.items if rollout.steps else ()
+    items = rollout.memory.items if rollout.memory is not None else ()
     padded = [_padded(item.text) for item in items]
-    return [_failure(rollout, answer, items, padded) for answer in rollout.answers if answer.step is None]
+    return [_failure(rollout, answer, items, padded) for answer in rollout.final_answers]
 
 
 def _failure(rollout: Rollout, answer: Answer, items: Sequence[MemoryItem], padded: Sequence[str]) -> str:
@@ -50,7 +50,9 @@ def _failure(rollout: Rollout, answer: Answer, items: Sequence[MemoryItem], padd
     question, chunks = answer.question, rollout.episode.chunks
     if question.evidence:
         chunks = [chunk for chunk in chunks if chunk.index in question.evidence]
-        if not any(step in question.evidence for item in items for step in item.writers or (item.written_at,)):
+        about = {turn.index: turn.chunk for turn in rollout.steps}
+        writers = {writer for item in items for writer in item.writers or (item.written_at,)}
+        if not any(about.get(writer) in question.evidence for writer in writers):
             return "construction"
     in_memory = support(question, padded)
     in_source = max(in_memory, support(question, [_padded(chunk.text) for chunk in chunks]))

@@ -13,7 +13,7 @@ import numpy as np
 
 from finemem_jax.evaluation.causes import CAUSES, failures
 from finemem_jax.evaluation.intervals import bootstrap_interval
-from finemem_jax.types import Answer, Retrieved, Rollout
+from finemem_jax.types import WRITE, Answer, Retrieved, Rollout
 
 _SHOWN_ITEMS = 20  # with more items than this retrieved, only the beginning of each is recorded
 _SHOWN_CHARACTERS = 200
@@ -21,24 +21,24 @@ _SHOWN_CHARACTERS = 200
 
 def episode_record(rollout: Rollout) -> dict:
     """What the metrics need of one rollout, as plain JSON."""
-    final = [answer for answer in rollout.answers if answer.step is None]
+    final = rollout.final_answers
     copies, applied, valid, formed = [], Counter(), [], []
-    for chunk, step in zip(rollout.episode.chunks, rollout.steps, strict=False):  # a failed policy leaves steps out
-        lines = chunk.text.splitlines()
+    for step in rollout.of(WRITE):
+        lines = rollout.episode.chunks[step.chunk].text.splitlines()
         for operation, outcome in zip(step.operations, step.outcomes, strict=True):
             valid.append(outcome.ok)
             formed.append(not outcome.status.startswith(("malformed", "unknown id")))
             applied[operation.name] += outcome.ok
             if "content" in operation.arguments:
                 copies.append(operation.arguments["content"] in lines)
-    memory = rollout.steps[-1].memory_after if rollout.steps else None
+    memory = rollout.memory
     return {
         "episode": rollout.episode.id,
         "source": rollout.episode.source,
         "scores": [answer.score for answer in final],
         "kinds": [answer.question.kind for answer in final],
         "chunks": len(rollout.episode.chunks),
-        "steps": len(rollout.steps),
+        "steps": len(rollout.of(WRITE)),
         "operations": len(valid),
         "valid": sum(valid),
         "well_formed": sum(formed),
@@ -145,7 +145,7 @@ def full_record(rollout: Rollout, has_model: bool = True) -> dict:
 def question_records(rollout: Rollout) -> list[dict]:
     """One plain record per final question: what was retrieved, which step wrote it, what was answered, and, where
     that is wrong, why. Of a long list of items (full_context) only their beginnings are kept."""
-    final = [answer for answer in rollout.answers if answer.step is None]
+    final = rollout.final_answers
     return [
         _question_record(rollout, answer, failure) for answer, failure in zip(final, failures(rollout), strict=True)
     ]

@@ -27,6 +27,9 @@ SPECS = (
 )
 
 
+_VERBS = {"memory_insert": "insert", "memory_update": "update", "memory_delete": "delete", "memory_skip": "skip"}
+
+
 @dataclass(frozen=True, slots=True)
 class Flat(Memory):
     """An immutable flat store. Ids are "#1", "#2", … in order of insertion and are never reused."""
@@ -47,6 +50,10 @@ class Flat(Memory):
         """The memory after one parsed operation, and what became of it. Never raises on what a model wrote."""
         if operation.error:
             return self, Outcome(operation.error, ok=False)
+        memory, outcome = self._apply(operation, step)
+        return memory, replace(outcome, verb=_VERBS.get(operation.name, ""))
+
+    def _apply(self, operation: Operation, step: int) -> tuple[Flat, Outcome]:
         match operation.name:
             case "memory_insert":
                 return self._write(None, str(operation.arguments["content"]), step)

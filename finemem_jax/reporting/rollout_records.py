@@ -27,14 +27,17 @@ EPISODES = "episodes.jsonl"
 
 
 def group_record(
-    group: Sequence[Rollout], terms: Mapping[str, np.ndarray], total: np.ndarray, advantages: np.ndarray
+    group: Sequence[Rollout],
+    terms: Mapping[str, Sequence[np.ndarray]],
+    total: Sequence[np.ndarray],
+    advantages: Sequence[np.ndarray],
 ) -> dict:
-    """A group of training rollouts. terms, total, advantages: [samples, steps], NaN where missing (null in JSON)."""
+    """A group of training rollouts. terms, total, advantages: of each sample [turns], NaN where missing (null in
+    JSON)."""
     samples = []
     for s, rollout in enumerate(group):
-        steps = len(rollout.steps)
-        rewards = {name: term[s, :steps].tolist() for name, term in terms.items()}
-        scored = {"rewards": rewards, "total": total[s, :steps].tolist(), "advantage": advantages[s, :steps].tolist()}
+        rewards = {name: of_samples[s].tolist() for name, of_samples in terms.items()}
+        scored = {"rewards": rewards, "total": total[s].tolist(), "advantage": advantages[s].tolist()}
         samples.append(sample_record(rollout) | scored)
     return episode_record(group[0]) | {"samples": samples}
 
@@ -52,16 +55,16 @@ def sample_record(rollout: Rollout) -> dict:
         steps.append(_step_record(step, before))
         before = {item.id: item for item in step.memory_after.items}
     causes = iter(failures(rollout))  # of the final questions
-    answers = [answer_record(a, next(causes) if a.step is None else "") for a in rollout.answers]
+    answers = [answer_record(a, next(causes) if a.chunk is None else "") for a in rollout.answers]
     return {"sample": rollout.sample, "steps": steps, "answers": answers}
 
 
 def answer_record(answer: Answer, failure: str) -> dict:
-    """A question, what was retrieved for it (which step wrote it), and how it was answered. `step` is that of the chunk
+    """A question, what was retrieved for it (which step wrote it), and how it was answered. `step` is the chunk's index
     for a chunk question, null for a final one. failure: where a wrong answer comes from (evaluation/causes.py)."""
     question = answer.question
     return {
-        "step": answer.step,
+        "step": answer.chunk,
         "question": question.text,
         "kind": question.kind,
         "gold": list(question.answers),

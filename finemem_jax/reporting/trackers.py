@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from finemem_jax.config import LoggingConfig, UserError
-from finemem_jax.types import Rollout
+from finemem_jax.types import WRITE, Rollout
 
 
 class Trackers:
@@ -67,13 +67,13 @@ class Trackers:
     ) -> None:
         """Every `sample_every` steps: histograms over the step's rollouts and the text of the first one.
 
-        terms, advantages: [groups, samples, steps], NaN where missing."""
+        terms, advantages: [turns], NaN where missing."""
         if (self._board is None and self._wandb is None) or step % self._cfg.sample_every:
             return
         rollouts = [rollout for group in groups for rollout in group]
         histograms = {f"reward/{name}": term for name, term in terms.items()} | {
             "advantage": advantages,
-            "memory_tokens": np.array([rollout.steps[-1].memory_after.tokens() for rollout in rollouts]),
+            "memory_tokens": np.array([rollout.memory.tokens() for rollout in rollouts]),
             "completion_tokens": np.array([len(step.completion.tokens) for r in rollouts for step in r.steps]),
         }
         finite = {f"histogram/{name}": values[np.isfinite(values)] for name, values in histograms.items()}
@@ -94,12 +94,12 @@ class Trackers:
 def sample_text(rollout: Rollout) -> str:
     """What one rollout read, wrote and answered."""
     lines = [f"episode {rollout.episode.id}, sample {rollout.sample}"]
-    for chunk, step in zip(rollout.episode.chunks, rollout.steps, strict=True):
-        lines += [f"--- chunk {chunk.index}", chunk.text, f"--- written at step {chunk.index}", step.text]
+    for turn in rollout.steps:
+        if turn.role == WRITE:
+            lines += [f"--- chunk {turn.chunk}", rollout.episode.chunks[turn.chunk].text]
+        lines += [f"--- turn {turn.index}: {turn.role}", turn.text]
     lines.append("--- final questions")
-    for answer in rollout.answers:
-        if answer.step is None:
-            lines.append(f"{answer.score}  {answer.question.text}  ->  {answer.text}")
+    lines += [f"{a.score}  {a.question.text}  ->  {a.text}" for a in rollout.final_answers]
     return "\n".join(lines)
 
 

@@ -1,25 +1,26 @@
-"""r_chunk(t), the Chunk-level Step Reward: accuracy on the questions about chunk t, answered right after its step."""
+"""r_chunk(t), the Chunk-level Step Reward: accuracy on the questions about chunk t, answered right after its turn."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from finemem_jax.config import RewardsConfig
-from finemem_jax.types import CountTokens, Rollout
+from finemem_jax.types import WRITE, CountTokens, Rollout
+
+ROLES, LEVEL = (WRITE,), "turn"
 
 ASKS_CHUNK_QUESTIONS = True  # the environment asks them only when a term that reads them has a weight
 
 
-def step_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
-    """[steps] in [0, 1], over the questions that were answered; NaN (missing, not 0) where the answerer failed on all.
+def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
+    """[writing turns] in [0, 1], over the questions that were answered; NaN (missing, not 0) where the answerer failed on all.
 
     A chunk without questions gives 0 to every sample alike, hence no advantage.
     """
-    scores: list[list[float | None]] = [[] for _ in rollout.steps]
+    about: dict[int | None, list[float | None]] = {}
     for answer in rollout.answers:
-        if answer.step is not None:
-            scores[answer.step].append(answer.score)
-    return np.array([_accuracy(of_step) for of_step in scores], dtype=np.float64)
+        about.setdefault(answer.chunk, []).append(answer.score)
+    return np.array([_accuracy(about.get(turn.chunk, [])) for turn in rollout.of(WRITE)], dtype=np.float64)
 
 
 def _accuracy(scores: list[float | None]) -> float:

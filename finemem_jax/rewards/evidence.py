@@ -15,7 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from finemem_jax.config import RewardsConfig
-from finemem_jax.types import CountTokens, Rollout
+from finemem_jax.types import WRITE, CountTokens, Rollout
+
+ROLES, LEVEL = (WRITE,), "turn"
 
 
 def evidence_rewards(
@@ -52,17 +54,23 @@ def evidence_rewards(
     return (1 - beta) * share.sum() / num_steps + beta * evidence
 
 
-def step_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
-    """[steps], from the final questions that were answered; NaN (missing, not 0) where the answerer failed on all."""
-    asked = [answer for answer in rollout.answers if answer.step is None]
+def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
+    """[writing turns], from the final questions that were answered; NaN (missing, not 0) where the answerer failed on
+    all."""
+    turns = rollout.of(WRITE)
+    asked = rollout.final_answers
     final = [answer for answer in asked if answer.score is not None]
     if asked and not final:
-        return np.full(len(rollout.steps), np.nan)
+        return np.full(len(turns), np.nan)
     shared = cfg.evidence.update_credit == "shared"
+    place = {turn.index: number for number, turn in enumerate(turns)}
     return evidence_rewards(
         [answer.score for answer in final],
-        [[item.writers if shared else item.written_at for item in answer.retrieved] for answer in final],
-        len(rollout.steps),
+        [
+            [[place[w] for w in item.writers] if shared else place[item.written_at] for item in answer.retrieved]
+            for answer in final
+        ],
+        len(turns),
         beta=cfg.evidence.beta,
         unanchored=cfg.evidence.unanchored,
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from finemem_jax.config import RewardsConfig
-from finemem_jax.types import CountTokens, Rollout
+from finemem_jax.types import WRITE, CountTokens, Rollout
+
+ROLES, LEVEL = (WRITE,), "turn"
 
 
-def step_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
-    """[steps] in [0, 1]; 0 where no operation parsed. An explicit SKIP counts as well-formed."""
+def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
+    """[writing turns] in [0, 1]; 0 where no operation parsed. An explicit SKIP counts as well-formed."""
     shares = [
         sum(outcome.ok for outcome in step.outcomes) / len(step.outcomes) if step.outcomes else 0.0
-        for step in rollout.steps
+        for step in rollout.of(WRITE)
     ]
     return np.array(shares, dtype=np.float64)

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from finemem_jax.env import prompts
-from finemem_jax.env.environment import Asked, Environment, Game, Turn
-from finemem_jax.types import Answer, Chat, Completion, Episode, Messages, Reply, Rollout
+from finemem_jax.env.environment import Asked, Environment, Game
+from finemem_jax.types import Answer, Chat, Completion, Episode, Messages, Reply, Rollout, Turn
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ def play_by_chat(
 def _messages(env: Environment, episode: Episode, turn: Turn) -> Messages:
     if turn.messages:
         return turn.messages
-    chunk = episode.chunks[turn.step].text
+    chunk = episode.chunks[turn.chunk].text
     return prompts.conversation(env.specs, chunk, turn.visible, env.prompt, max_operations=env.memory.max_operations)
 
 

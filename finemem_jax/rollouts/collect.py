@@ -1,6 +1,6 @@
 """Episodes as coroutines over the engine: the policy's turns become requests, the answers come in behind them.
 
-A completion is a function of its prompt and its key, (seed, step, group, episode, sample, t), so a rollout is the same
+A completion is a function of its prompt and its key, (seed, step, group, episode, sample, turn), so a rollout is the same
 whatever shares its batch. The group is in the key because a step may have the same episode twice: a small set goes
 through several epochs in one step, and each of its groups explores on its own.
 """
@@ -16,8 +16,8 @@ from finemem_jax.baselines._scripted import Writer
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine, Request
 from finemem_jax.env import operations
-from finemem_jax.env.environment import Asked, Environment, Game, Play, Turn, play
-from finemem_jax.types import Answerer, Completion, Episode, Rollout, Sampling
+from finemem_jax.env.environment import Asked, Environment, Game, Play, play
+from finemem_jax.types import Answerer, Completion, Episode, Rollout, Sampling, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def collect_rollouts(
         return [finish() for finish in finishes]
 
 
-KEY_WORDS = 6  # of every sampling key: seed, step, group, episode, sample, t
+KEY_WORDS = 6  # of every sampling key: seed, step, group, episode, sample, turn
 
 
 def warm_up(engine: Engine) -> int:
@@ -98,9 +98,9 @@ def _requests(
     try:
         turn = next(game)
         while True:
-            key = (*words, job.group, episode, job.sample, turn.step)
+            key = (*words, job.group, episode, job.sample, turn.index)
             place = f"group {job.group}, sample {job.sample}, training step {words[1]}"
-            name = f"step t={turn.step} of episode {job.episode.id!r}, {place}"
+            name = f"turn {turn.index} of episode {job.episode.id!r}, {place}"
             turn = game.send((yield Request(turn.prompt_tokens, sampling, key, name)))
     except StopIteration as done:
         return done.value

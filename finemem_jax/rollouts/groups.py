@@ -21,7 +21,10 @@ from finemem_jax.rollouts.packing import Lengths, TrainSequence
 from finemem_jax.types import Rollout
 
 StepLengths = dict[int, list[list[Lengths]]]
-"""Of a process: for each of its groups the lengths of the sequences, [samples][steps]."""
+"""Of a process: for each of its groups the lengths of the sequences, [samples][turns]."""
+
+Advantages = Sequence[Sequence[np.ndarray]]
+"""For every group, for every sample, [turns]; NaN: not trained on."""
 
 
 def mini_batches(cfg: Config, step: int, groups: int) -> list[list[int]]:
@@ -86,20 +89,20 @@ def pack_groups(
     chosen: Sequence[int],
     own: dict[int, list[Rollout]],
     lengths: Sequence[StepLengths],
-    advantages: np.ndarray,
+    advantages: Advantages,
     cfg: Config,
 ) -> tuple[packing.PackedRows, float]:
     """This process's rows of the mini-batch of the `chosen` groups, and the padding share of all processes' rows.
 
-    Every step of every rollout is one sequence with the advantage of that step, from [groups, samples, steps].
+    Every turn of every rollout is one sequence with the advantage of that turn.
     lengths: what `share_groups` gave, of all processes: the layout is the same in all.
     """
     made = [
-        (TrainSequence(step.prompt_tokens, step.completion.tokens, step.completion.logprobs), advantages[g, s, t])
+        (TrainSequence(step.prompt_tokens, step.completion.tokens, step.completion.logprobs), advantages[g][s][t])
         for g in chosen
         for s, rollout in enumerate(own.get(g, ()))
         for t, step in enumerate(rollout.steps)
-        if not np.isnan(advantages[g, s, t])
+        if not np.isnan(advantages[g][s][t])
     ]
     layout = packing.lay_out(
         [_counted(chosen, theirs, advantages) for theirs in lengths],
@@ -146,12 +149,12 @@ def rows_of(
     ]
 
 
-def _counted(chosen: Sequence[int], lengths: StepLengths, advantages: np.ndarray) -> list[Lengths]:
+def _counted(chosen: Sequence[int], lengths: StepLengths, advantages: Advantages) -> list[Lengths]:
     """Of a process's sequences in the chosen groups, those that have an advantage."""
     return [
         length
         for g in chosen
         for s, steps in enumerate(lengths.get(g, ()))
         for t, length in enumerate(steps)
-        if not np.isnan(advantages[g, s, t])
+        if not np.isnan(advantages[g][s][t])
     ]

@@ -1,0 +1,171 @@
+"""The table that credit is given by: one line per turn of all rollouts of a training step, with its reward terms.
+
+What could not be answered (the answerer failed) is missing, never zero, and no sample is compared with another on a
+fault of the infrastructure:
+
+- a question that one sample of a group got no answer to is left out for the whole group;
+- where no question is left that a term is made of, nothing that is compared on that term has a reward, hence no
+  gradient. The rest of the terms must not stand for the whole: format and compression alone are highest for a policy
+  that writes nothing, so an answerer that fails would teach it to.
+
+How many comparisons are left out is reported, and watched by an alarm (`guards.missing_rewards`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from finemem_jax.config import AdvantageConfig, RewardsConfig, resolve
+from finemem_jax.env.credit import numbered
+from finemem_jax.types import ROLES, Answer, CountTokens, Rollout
+
+TRAJECTORY = "trajectory"
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """One line per turn, ordered by group, sample and turn. All arrays are [turns]."""
+
+    group: np.ndarray  # int
+    sample: np.ndarray  # int, within the group
+    index: np.ndarray  # int, running number in the rollout
+    role: np.ndarray  # int, place in types.ROLES
+    # unweighted, only terms with a weight; NaN = missing; 0 on turns that the term does not speak of
+    terms: Mapping[str, np.ndarray]
+    speaks: Mapping[str, np.ndarray]  # bool: whether the term says anything of the turn
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def split(self, values: np.ndarray) -> list[list[np.ndarray]]:
+        """[turns] -> for every group, for every sample, its turns' values in order."""
+        found: list[list[np.ndarray]] = []
+        for g in range(int(self.group[-1]) + 1 if len(self) else 0):
+            of_group = self.group == g
+            samples = int(self.sample[of_group].max(initial=-1)) + 1
+            found.append([values[of_group & (self.sample == s)] for s in range(samples)])
+        return found
+
+
+def tabulate(groups: Sequence[Sequence[Rollout]], cfg: RewardsConfig, count_tokens: CountTokens) -> Turns:
+    """Every turn of every rollout with its reward terms. Terms of weight 0 are not computed.
+
+    A term (a file in rewards/) says of which ROLES it speaks and whether its LEVEL is the turn or the trajectory; one
+    of the trajectory stands on each of the rollout's turns of those roles.
+    """
+    rollouts = [(g, s, r) for g, group in enumerate(groups) for s, r in enumerate(answered_alike(group))]
+    lines = [(g, s, step.index, ROLES.index(step.role)) for g, s, rollout in rollouts for step in rollout.steps]
+    group, sample, index, role = np.array(lines, np.int64).reshape(-1, 4).T
+    terms, speaks = {}, {}
+    for name, weight in cfg.weights.items():
+        if weight == 0:
+            continue
+        term = resolve("finemem_jax.rewards", name)
+        roles = [ROLES.index(spoken) for spoken in term.ROLES]
+        speaks[name] = np.isin(role, roles)
+        terms[name] = np.zeros(len(lines))
+        found = [_values(term, name, rollout, cfg, count_tokens) for _, _, rollout in rollouts]
+        terms[name][speaks[name]] = np.concatenate(found) if found else []
+    return Turns(group, sample, index, role, terms, speaks)
+
+
+def _values(term: object, name: str, rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
+    """What a term says of a rollout's turns of its roles, in order."""
+    turns = sum(len(rollout.of(role)) for role in term.ROLES)
+    values = np.asarray(term.turn_rewards(rollout, cfg, count_tokens), np.float64)
+    if term.LEVEL == TRAJECTORY:
+        values = np.full(turns, values)
+    if values.shape != (turns,):
+        raise ValueError(f"rewards/{name}.py: turn_rewards gave {values.shape} for {turns} turns of {term.ROLES}")
+    return values
+
+
+def totals(turns: Turns, weights: Mapping[str, float]) -> np.ndarray:
+    """r = Σ_terms w_term r_term of every turn, [turns]; NaN where a term is missing."""
+    total = np.zeros(len(turns))
+    for name, term in turns.terms.items():
+        total += weights[name] * term
+    return total
+
+
+def step_keys(turns: Turns) -> np.ndarray:
+    """[turns]: turns of one group, role and running number have the same key."""
+    return numbered(np.stack([turns.group, turns.role, turns.index], axis=1))
+
+
+def advantages(turns: Turns, weights: Mapping[str, float], cfg: AdvantageConfig) -> np.ndarray:
+    """[turns], by the credit rule of the config (a file in credit/); NaN: the turn is not trained on."""
+    return resolve("finemem_jax.credit", cfg.credit).advantages(turns, weights, cfg)
+
+
+def compared(turns: Turns, cfg: AdvantageConfig) -> np.ndarray:
+    """[turns] ints: turns with the same number are compared with each other."""
+    return resolve("finemem_jax.credit", cfg.credit).keys(turns)
+
+
+def answered_alike(group: Sequence[Rollout]) -> list[Rollout]:
+    """The samples of a group, a question that one of them got no answer to unanswered for all.
+
+    Left out for that sample alone, it would be judged by other questions than those it is compared with. All samples
+    of a group are asked the same, so the n-th question about a chunk (or of the final ones) is the same for all.
+    """
+    lost = {key for rollout in group for key, answer in _numbered(rollout) if answer.score is None}
+    if not lost:
+        return list(group)
+    return [
+        replace(rollout, answers=tuple(replace(a, score=None) if key in lost else a for key, a in _numbered(rollout)))
+        for rollout in group
+    ]
+
+
+def _numbered(rollout: Rollout) -> list[tuple[tuple[int | None, int], Answer]]:
+    """Every answer with its chunk (None: a final one) and its number among those about it."""
+    seen: Counter[int | None] = Counter()
+    found = []
+    for answer in rollout.answers:
+        found.append(((answer.chunk, seen[answer.chunk]), answer))
+        seen[answer.chunk] += 1
+    return found
+
+
+def variance_shares(
+    turns: Turns, weights: Mapping[str, float], found: np.ndarray, keys: np.ndarray
+) -> dict[str, float]:
+    """Of every term the share of the advantages' variance that it makes: what the policy is really trained on.
+
+    An advantage is a sum over the terms, A = Σ_k A_k with A_k = w_k (r_k - mean r_k) / deviation, so
+    share_k = Σ A_k A / Σ A A over all turns. The shares sum to 1; a term that works against the others has a negative
+    one. All 0 where there is no advantage at all.
+
+    found: the advantages, [turns]; turns without one count nowhere. keys: [turns], what is compared with what.
+    Example: two samples that differ in format alone give format 1 and all other terms 0, whatever their weights.
+    """
+    exists = ~np.isnan(found)
+    values = np.where(exists, found, 0.0).astype(np.float64)
+    variance = (values**2).sum()
+    spread = np.bincount(keys, weights=around_mean(totals(turns, weights), keys, exists) ** 2, minlength=1)
+    scale = np.sqrt(np.bincount(keys, weights=values**2, minlength=1) / np.where(spread > 0, spread, 1.0))
+    shares = {}
+    for name, term in turns.terms.items():
+        part = weights[name] * around_mean(term, keys, exists) * scale[keys]  # scale = 1 / deviation
+        shares[name] = float((part * values).sum() / variance) if variance else 0.0
+    return shares
+
+
+def around_mean(values: np.ndarray, keys: np.ndarray, exists: np.ndarray) -> np.ndarray:
+    """Minus the mean of the key, [turns]; 0 where nothing exists."""
+    count = np.maximum(np.bincount(keys, weights=exists, minlength=1), 1)
+    mean = np.bincount(keys, weights=np.where(exists, values, 0.0), minlength=1) / count
+    return np.where(exists, values - mean[keys], 0.0)
+
+
+def asks_chunk_questions(cfg: RewardsConfig) -> bool:
+    """Whether any term with a weight reads the answers to chunk questions."""
+    return any(
+        weight != 0 and getattr(resolve("finemem_jax.rewards", name), "ASKS_CHUNK_QUESTIONS", False)
+        for name, weight in cfg.weights.items()
+    )

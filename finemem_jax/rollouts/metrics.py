@@ -1,0 +1,73 @@
+"""What a step logs of its rollouts, rewards and updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from finemem_jax.env.credit import complete
+from finemem_jax.env.turns import Turns, around_mean, step_keys, totals, variance_shares
+from finemem_jax.types import WRITE, Rollout
+
+
+def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What the policy wrote in a step's rollouts; without an accuracy where every answer is missing."""
+    writes = [turn for rollout in rollouts for turn in rollout.of(WRITE)]
+    turns = [turn for rollout in rollouts for turn in rollout.steps]
+    outcomes = [outcome for turn in writes for outcome in turn.outcomes]
+    asked = [answer.score for rollout in rollouts for answer in rollout.final_answers]
+    final = [score for score in asked if score is not None]
+    return {
+        **({"accuracy": float(np.mean(final)) if final else 0.0} if final or not asked else {}),
+        "valid_operations": float(np.mean([o.ok for o in outcomes])) if outcomes else 0.0,
+        "operations_per_step": len(outcomes) / max(len(writes), 1),
+        "updates_per_step": sum(o.ok and o.verb == "update" for o in outcomes) / max(len(writes), 1),
+        "memory_tokens": float(np.mean([rollout.memory.tokens() for rollout in rollouts])),
+        "completion_tokens": float(np.mean([len(turn.completion.tokens) for turn in turns])),
+        "unfinished": float(np.mean([turn.completion.finish == "length" for turn in turns])),
+    }
+
+
+def reward_metrics(
+    turns: Turns, weights: Mapping[str, float], advantages: np.ndarray, keys: np.ndarray
+) -> dict[str, float]:
+    """Of every term: mean, spread at the same turn, share of the advantages' variance. How many comparisons carry a
+    gradient, and how many have no reward. What was not measured at all (every answer is missing) is left out.
+
+    advantages: [turns]. keys: [turns], what is compared with what under the credit rule.
+    """
+    same_turn = step_keys(turns)
+    rewards = complete(totals(turns, weights), keys)
+    is_rewarded = ~np.isnan(rewards)
+    line = {"reward/total": float(np.nanmean(rewards))} if is_rewarded.any() else {}
+    for name, term in turns.terms.items():
+        spoken = turns.speaks[name]
+        present = spoken & ~np.isnan(term)
+        if not present.any():
+            continue
+        line[f"reward/{name}"] = float(np.mean(term[present]))
+        line[f"spread/{name}"] = float(np.sqrt((around_mean(term, same_turn, present) ** 2).sum() / present.sum()))
+    shares = variance_shares(turns, weights, advantages, keys)
+    line |= {f"share/{name}": share for name, share in shares.items()}
+    comparisons = int(keys.max()) + 1 if len(keys) else 0
+    has_reward = np.zeros(comparisons, bool)
+    has_reward[keys[is_rewarded]] = True
+    if has_reward.any():
+        live = np.zeros(comparisons, bool)
+        live[keys[np.nan_to_num(np.abs(advantages)) > 0]] = True
+        line["groups_with_gradient"] = float(live[has_reward].mean())
+    line["missing_rewards"] = int((~has_reward).sum()) / max(comparisons, 1)
+    return line
+
+
+def loss_metrics(losses: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:
+    """Means over the step's updates. "first_…" is of the first, where the importance ratio is 1 but for rounding.
+    Nothing where no group had a reward, and so no update was made."""
+    if not losses:
+        return {}
+    names = losses[0][1]
+    line = {f"loss/{name}": float(np.mean([values[name] for _, values in losses])) for name in names}
+    line["loss/first_log_ratio_abs_max"] = losses[0][1]["log_ratio_abs_max"]
+    line["padding_share"] = float(np.mean([share for share, _ in losses]))
+    return line
