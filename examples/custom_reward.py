@@ -16,7 +16,7 @@ from finemem_jax.config import RewardsConfig
 from finemem_jax.types import CountTokens, Rollout
 
 
-def step_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
+def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
     """1 - tokens written / tokens read, [steps], at least 0: how briefly each step put what it kept."""
     shares = []
     for chunk, step in zip(rollout.episode.chunks, rollout.steps, strict=True):
@@ -47,7 +47,7 @@ def main() -> None:
 
     for write in (first_line, everything):
         rollout = replay(env, episode, all_questions(episode), answerer.submit, write)()
-        earned = step_rewards(rollout, cfg.rewards, count_tokens)
+        earned = turn_rewards(rollout, cfg.rewards, count_tokens)
         score = np.mean([answer.score for answer in rollout.answers])
         print(f"{write.__name__}: brevity {np.round(earned, 2).tolist()}, {score:.2f} of the questions right")
 

@@ -20,8 +20,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,11 @@ from finemem_jax.benchmarks import contamination
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine, EpisodesFailed
+from finemem_jax.env.credit import complete
 from finemem_jax.env.environment import Environment, training_questions
 from finemem_jax.env.episodes import stream_indices
-from finemem_jax.env.turns import advantages, asks_chunk_questions, compared, tabulate, totals
 from finemem_jax.env.tokenizer import stop_tokens
+from finemem_jax.env.turns import advantages, asks_chunk_questions, compared, tabulate, totals
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import read_lines, write_atomically
@@ -66,8 +66,8 @@ from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state
 from finemem_jax.rollouts import packing
 from finemem_jax.rollouts.collect import Job, collect_rollouts, warm_up
 from finemem_jax.rollouts.groups import check_groups, mini_batches, own_groups, pack_groups, share_groups
-from finemem_jax.run import workdir as workdirs
 from finemem_jax.rollouts.metrics import loss_metrics, reward_metrics, rollout_metrics
+from finemem_jax.run import workdir as workdirs
 from finemem_jax.run.clock import Clock
 from finemem_jax.run.journal import CHECKPOINTS, Journal, say, scores
 from finemem_jax.run.preemption import Preempted, Preemption
@@ -196,6 +196,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     engine.release()  # the update needs the memory; what it held is of parameters that end here
                 with clock.phase("reward"):
                     turns = tabulate(groups, cfg.rewards, env.count_tokens)
+                    together = compared(turns, cfg.advantage)
                     credit = advantages(turns, cfg.rewards.weights, cfg.advantage)
                     by_sample = turns.split(credit)
                 losses, batches = [], []
@@ -226,13 +227,13 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
 
                 line = {
                     **rollout_metrics([r for g in groups for r in g]),
-                    **reward_metrics(turns, cfg.rewards.weights, credit, compared(turns, cfg.advantage)),
+                    **reward_metrics(turns, cfg.rewards.weights, credit, together),
                     **loss_metrics(losses),
                 }
                 with clock.phase("log"), agreement.together():
                     journal.write(journal.metrics, step, line)
                     terms = {name: turns.split(term) for name, term in turns.terms.items()}
-                    rewards = turns.split(totals(turns, cfg.rewards.weights))
+                    rewards = turns.split(complete(totals(turns, cfg.rewards.weights), together))
                     for g, group in enumerate(groups[: cfg.train.log_rollouts]):
                         record_of = group_record(
                             group, {name: term[g] for name, term in terms.items()}, rewards[g], by_sample[g]

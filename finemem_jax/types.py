@@ -92,9 +92,9 @@ class Outcome:
 
     status: str
     ok: bool
-    verb: str = ""  # what the operation does, whatever its tool is called: a word of VERBS; "" where it is malformed
     item: str = ""  # id of the item written or removed
     evicted: tuple[str, ...] = ()  # ids removed by the overflow rule
+    verb: str = ""  # what the operation does, whatever its tool is called: a word of VERBS; "" where it is malformed
 
 
 class Memory(Protocol):

@@ -59,7 +59,7 @@ def rollout(
         if outcomes is not None:
             results = [Outcome("applied" if ok else "malformed: x", ok) for ok in outcomes[t]]
         completion = Completion((1, 2), (-0.5, -0.5), "stop")
-        steps.append(Step((3, 4), completion, "", tuple(operations), tuple(results), memory))
+        steps.append(Step(t, (3, 4), completion, "", tuple(operations), tuple(results), memory, chunk=t))
     chunks = [" ".join(texts) or "nothing" for texts in inserted]
     return Rollout(episode(chunks, questions), 0, sample, tuple(steps), tuple(answers))
 

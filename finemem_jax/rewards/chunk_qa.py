@@ -13,7 +13,7 @@ ASKS_CHUNK_QUESTIONS = True  # the environment asks them only when a term that r
 
 
 def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
-    """[writing turns] in [0, 1], over the questions that were answered; NaN (missing, not 0) where the answerer failed on all.
+    """[writing turns] in [0, 1], over the questions that were answered; NaN (missing, not 0) where none was.
 
     A chunk without questions gives 0 to every sample alike, hence no advantage.
     """

@@ -19,7 +19,7 @@ def written(view, **settings):
     sure = {"keep_useful": 1.0, "keep_noise": 1.0, "skip": 0.0, "update_changed": 1.0} | settings
     asked = Question("what is Maya's dentist?", ("Petrov",), "exact_match")
     episode = Episode("e", "diary", (Chunk(CHANGE, 0, ()),), (asked,))
-    turn = Turn(0, (), flat.Flat(MemoryConfig(), len, view), view)
+    turn = Turn(0, (), flat.Flat(MemoryConfig(), len, view), view, chunk=0)
     (operation,) = scripted.expert(ExpertConfig(**sure), 4, 0)(episode, turn)
     return operation
 

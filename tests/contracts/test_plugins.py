@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from finemem_jax import config
 from finemem_jax.env import operations
 from finemem_jax.env.environment import all_questions
-from finemem_jax.types import AnswerRequest, MemoryItem, Operation, Retrieved, ToolSpec
+from finemem_jax.env.turns import Turns
+from finemem_jax.types import ROLES, AnswerRequest, MemoryItem, Operation, Retrieved, ToolSpec
 from tests import fakes
 from tests.fake_server import FakeServer
 
@@ -71,8 +73,29 @@ def test_reward_terms(name):
     cfg = config.RewardsConfig()
     assert name in cfg.weights
     rollout = fakes.rollout([["a is b"], ["c is d"]], questions=[("what is c?", "d")])
-    term = plugin("rewards", name).step_rewards(rollout, cfg, lambda text: len(text.split()))
-    assert term.shape == (2,) and term.dtype == np.float64 and np.isfinite(term).all()
+    module = plugin("rewards", name)
+    assert set(module.ROLES) <= set(ROLES) and module.LEVEL in ("turn", "trajectory")
+    values = np.asarray(module.turn_rewards(rollout, cfg, lambda text: len(text.split())), np.float64)
+    turns = sum(len(rollout.of(role)) for role in module.ROLES)
+    assert values.shape == (() if module.LEVEL == "trajectory" else (turns,)) and np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("name", files("credit"))
+def test_credit_rules(name):
+    """Turns of ragged samples: one advantage each, 0 on average over what is compared, NaN where a term is missing."""
+    group, sample, index, role = np.array(
+        [(g, s, i, r) for g in range(3) for s in range(4) for i, r in enumerate([0] * (s % 2 + 2) + [1])]
+    ).T
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=3 * 4)[group * 4 + sample] + 0.1 * rng.normal(size=len(group))
+    turns = Turns(group, sample, index, role, {"format": score}, {"format": np.ones(len(group), bool)})
+    module, cfg = plugin("credit", name), config.AdvantageConfig(credit=name, std="none")
+    keys = module.keys(turns)
+    found = module.advantages(turns, {"format": 1.0}, cfg)
+    assert found.shape == keys.shape == group.shape and np.isfinite(found).all() and np.abs(found).max() > 0.1
+    lacking = dataclasses.replace(turns, terms={"format": np.where(np.arange(len(group)) == 0, np.nan, score)})
+    lost = np.isnan(module.advantages(lacking, {"format": 1.0}, cfg))
+    np.testing.assert_array_equal(lost, keys == keys[0])
 
 
 @pytest.mark.parametrize("name", files("answerers"))

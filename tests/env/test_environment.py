@@ -57,7 +57,7 @@ def test_a_rollout_records_what_was_written_and_what_became_of_it(env):
     assert rollout.steps[0].memory_after.items[0].text == "Maya's dentist is Orlov"  # the snapshot did not change
     assert turns[0].prompt_tokens == rollout.steps[0].prompt_tokens
     assert '{"content": "Maya\'s dentist is Orlov", "id": "#1"}' in env.tokenizer.decode(list(turns[1].prompt_tokens))
-    assert rollout.answers[0].score == 1.0 and rollout.answers[0].step is None
+    assert rollout.answers[0].score == 1.0 and rollout.answers[0].chunk is None
 
 
 def test_text_after_the_stop_token_does_not_exist_and_a_cut_off_call_is_not_stored(env):
@@ -104,7 +104,7 @@ def test_an_episode_never_waits_for_its_answers(env):
     assert asked_at == [1, 2] and not any(future.done() for batch in futures for future in batch)
     for (future,), text in zip(futures, ("1", "2"), strict=True):
         future.set_result(Reply(text))
-    assert [(a.step, a.score) for a in end.value.value().answers] == [(0, 1.0), (None, 1.0)]
+    assert [(a.chunk, a.score) for a in end.value.value().answers] == [(0, 1.0), (None, 1.0)]
 
 
 def test_a_judged_question_is_scored_by_the_judge_and_needs_one(env):

@@ -103,7 +103,7 @@ def test_with_the_whole_text_in_memory_nothing_was_lost_at_construction(question
 
 
 def test_only_final_answers_are_attributed_in_their_order():
-    chunk_answer = Answer(ORLOV, (), "", 0.0, step=0)
+    chunk_answer = Answer(ORLOV, (), "", 0.0, chunk=0)
     rollout = fakes.rollout([["it is Orlov"]], answers=[chunk_answer, answer(ORLOV, [], 0.0), answer(ORLOV, [], 1.0)])
     assert failures(rollout) == ["retrieval", ""]
 

@@ -29,7 +29,7 @@ def rollout(episode: int, *, score: float = 1.0, questions: int = 3, steps: int 
         item = items[j % steps]
         retrieved = (Retrieved(item.id, item.written_at, item.writers, item.text, 1.5),)
         answers.append(Answer(question, retrieved, f"answer {j} {nasty}", 0.0 if j == 0 else score))
-    chunk = Answer(Question("about chunk 1?", ("yes",)), (), "yes", 1.0, step=1)
+    chunk = Answer(Question("about chunk 1?", ("yes",)), (), "yes", 1.0, chunk=1)
     source = "squad" if episode % 3 else "pubmed <i>"
     chunks = tuple(Chunk(f"chunk {t} of episode {episode} {nasty}", t) for t in range(steps))
     told = Episode(f"episode-{episode}", source, chunks, tuple(asked))

@@ -34,7 +34,8 @@ def played(*written):
         for operation in operations:
             memory, outcome = memory.apply(operation, t)
             outcomes.append(outcome)
-        steps.append(Step((1,), Completion((2,), (-1.0,), "stop"), "raw", tuple(operations), tuple(outcomes), memory))
+        completion = Completion((2,), (-1.0,), "stop")
+        steps.append(Step(t, (1,), completion, "raw", tuple(operations), tuple(outcomes), memory, chunk=t))
     return Rollout(fakes.episode(["x"] * len(steps)), 0, 0, tuple(steps), ())
 
 

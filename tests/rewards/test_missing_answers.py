@@ -10,6 +10,7 @@ import pytest
 
 from finemem_jax.baselines import _scripted as scripted
 from finemem_jax.config import (
+    AdvantageConfig,
     AnswererConfig,
     DataConfig,
     LossConfig,
@@ -20,10 +21,10 @@ from finemem_jax.config import (
     resolve,
 )
 from finemem_jax.env import tokenizer as tokenizers
-from finemem_jax.env.credit import group_advantages
 from finemem_jax.env.environment import Environment, all_questions
-from finemem_jax.env.step_rewards import answered_alike, step_rewards
+from finemem_jax.env.turns import advantages, answered_alike, step_keys, tabulate, totals
 from finemem_jax.rollouts.collect import Job, play_scripted
+from finemem_jax.rollouts.metrics import reward_metrics
 from finemem_jax.rollouts.packing import TrainSequence, pack_rollouts
 from tests import fakes
 
@@ -71,7 +72,15 @@ def groups(env):
 
 
 def advantages_of(env, groups):
-    return group_advantages(step_rewards(groups, RewardsConfig(), env.count_tokens).total, min_std=0.01)
+    """[groups, samples, turns]"""
+    turns = tabulate(groups, RewardsConfig(), env.count_tokens)
+    return np.array(turns.split(advantages(turns, RewardsConfig().weights, AdvantageConfig())))
+
+
+def rewards_of(env, groups):
+    """The table, and [turns]: the rewards."""
+    turns = tabulate(groups, RewardsConfig(), env.count_tokens)
+    return turns, totals(turns, RewardsConfig().weights)
 
 
 def losing(groups, share, seed):
@@ -88,13 +97,14 @@ def losing(groups, share, seed):
 def test_when_every_answer_is_missing_nobody_has_a_gradient_and_nothing_is_packed(env):
     failing = fakes.LossyAnswerer(resolve("finemem_jax.answerers", "extractive").create(AnswererConfig()))
     groups = play_groups(env, failing)
-    rewards = step_rewards(groups, RewardsConfig(), env.count_tokens)
-    assert rewards.missing == rewards.pairs == EPISODES * len(groups[0][0].steps)
-    advantages = advantages_of(env, groups)
-    assert np.isnan(advantages).all()
+    turns, _ = rewards_of(env, groups)
+    found = advantages_of(env, groups)
+    assert np.isnan(found).all()
+    line = reward_metrics(turns, RewardsConfig().weights, found.ravel(), step_keys(turns))
+    assert line["missing_rewards"] == 1.0 and "reward/total" not in line
     made = [TrainSequence(step.prompt_tokens, step.completion.tokens, step.completion.logprobs)
             for group in groups for rollout in group for step in rollout.steps]  # fmt: skip
-    packed = pack_rollouts(made, advantages.ravel(), LossConfig(), row_tokens=2048, microbatch_rows=1)
+    packed = pack_rollouts(made, found.ravel(), LossConfig(), row_tokens=2048, microbatch_rows=1)
     assert packed.used_rows == 0 and not packed.token_weights.any() and not packed.advantages.any()
 
 
@@ -108,26 +118,25 @@ def test_a_partial_loss_leaves_the_ranking_of_the_writers_in_expectation(env, gr
     found = []
     for draw in range(20):
         lossy = losing(groups, share, f"{share} {draw}")
-        advantages = advantages_of(env, lossy)
-        if not np.isnan(advantages).all():
-            found.append(np.nanmean(advantages, axis=(0, 2)))
+        of_draw = advantages_of(env, lossy)
+        if not np.isnan(of_draw).all():
+            found.append(np.nanmean(of_draw, axis=(0, 2)))
     oracle, half, nothing = np.mean(found, axis=0)
     assert oracle > half + 0.05 and half > nothing + 0.05
 
 
 def test_one_missing_answer_of_one_sample_drops_that_question_for_the_group_and_nothing_else(env, groups):
-    number = next(i for i, a in enumerate(groups[0][1].answers) if a.step is None)
+    number = next(i for i, a in enumerate(groups[0][1].answers) if a.chunk is None)
     broken = groups[0][1].answers
     broken = (*broken[:number], dataclasses.replace(broken[number], score=None), *broken[number + 1 :])
     group = [groups[0][0], dataclasses.replace(groups[0][1], answers=broken), groups[0][2]]
-    rewards = step_rewards([group], RewardsConfig(), env.count_tokens)
-    assert rewards.missing == 0 and np.isfinite(rewards.terms["evidence"]).all()
+    turns, rewards = rewards_of(env, [group])
+    assert np.isfinite(turns.terms["evidence"]).all()
     without = [
         dataclasses.replace(r, answers=tuple(a for i, a in enumerate(r.answers) if i != number)) for r in groups[0]
     ]
-    expected = step_rewards([without], RewardsConfig(), env.count_tokens)
-    np.testing.assert_array_equal(rewards.total, expected.total)
-    assert not np.array_equal(rewards.total, step_rewards(groups[:1], RewardsConfig(), env.count_tokens).total)
+    np.testing.assert_array_equal(rewards, rewards_of(env, [without])[1])
+    assert not np.array_equal(rewards, rewards_of(env, groups[:1])[1])
 
 
 def test_a_question_is_told_by_its_step_and_place_also_where_rollouts_end_early(groups):
@@ -136,10 +145,10 @@ def test_a_question_is_told_by_its_step_and_place_also_where_rollouts_end_early(
         short,
         steps=short.steps[:-1],
         answers=tuple(
-            dataclasses.replace(a, score=None) if a.step is None else a
+            dataclasses.replace(a, score=None) if a.chunk is None else a
             for a in short.answers
-            if a.step is None or a.step < len(short.steps) - 1
+            if a.chunk is None or a.chunk < len(short.steps) - 1
         ),
     )
     first, _ = answered_alike([whole, ended])
-    assert [a.score is None for a in first.answers] == [a.step is None for a in first.answers]
+    assert [a.score is None for a in first.answers] == [a.chunk is None for a in first.answers]

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finemem_jax.config import EvidenceConfig, RewardsConfig
-from finemem_jax.env.credit import group_advantages
-from finemem_jax.env.step_rewards import StepRewards, asks_chunk_questions, step_rewards, variance_shares
+from finemem_jax.config import AdvantageConfig, EvidenceConfig, RewardsConfig
+from finemem_jax.env.credit import complete, group_advantages
+from finemem_jax.env.turns import Turns, advantages, asks_chunk_questions, step_keys, tabulate, totals, variance_shares
 from finemem_jax.rewards import chunk_qa, compression, evidence, format
+from finemem_jax.rollouts.metrics import reward_metrics
 from finemem_jax.types import Answer, Operation, Question, Retrieved
 from tests import fakes
 
@@ -94,8 +95,8 @@ def test_shared_update_credit_is_split_over_all_writers():
     rollout = fakes.rollout([["x"], ["y"]], answers=[answer(1.0, retrieved=[(0, 1)])])
     last = RewardsConfig(evidence=EvidenceConfig(beta=1.0))
     shared = RewardsConfig(evidence=EvidenceConfig(beta=1.0, update_credit="shared"))
-    np.testing.assert_allclose(evidence.step_rewards(rollout, last, fakes.count_words), [0.0, 1.0])
-    np.testing.assert_allclose(evidence.step_rewards(rollout, shared, fakes.count_words), [0.5, 0.5])
+    np.testing.assert_allclose(evidence.turn_rewards(rollout, last, fakes.count_words), [0.0, 1.0])
+    np.testing.assert_allclose(evidence.turn_rewards(rollout, shared, fakes.count_words), [0.5, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -117,36 +118,34 @@ def test_a_step_that_writes_again_what_is_there_is_not_paid_for_it(written):
     played = dataclasses.replace(first, answers=(Answer(QUESTION, found, "red", 1.0),))
     for credit in ("last_write", "shared"):
         cfg = RewardsConfig(evidence=EvidenceConfig(beta=1.0, update_credit=credit))
-        np.testing.assert_allclose(evidence.step_rewards(played, cfg, fakes.count_words), [1.0, 0.0])
+        np.testing.assert_allclose(evidence.turn_rewards(played, cfg, fakes.count_words), [1.0, 0.0])
 
 
 def test_a_failed_final_answer_is_left_out_and_evidence_is_missing_when_all_failed():
     cfg = RewardsConfig(evidence=EvidenceConfig(beta=0.0))
     rollout = fakes.rollout([["x"], ["y"]], answers=[answer(1.0), answer(None)])
-    np.testing.assert_allclose(evidence.step_rewards(rollout, cfg, fakes.count_words), [0.5, 0.5])
+    np.testing.assert_allclose(evidence.turn_rewards(rollout, cfg, fakes.count_words), [0.5, 0.5])
     rollout = fakes.rollout([["x"], ["y"]], answers=[answer(None), answer(None)])
-    assert np.isnan(evidence.step_rewards(rollout, cfg, fakes.count_words)).all()
+    assert np.isnan(evidence.turn_rewards(rollout, cfg, fakes.count_words)).all()
 
 
 def test_format_is_the_share_of_good_operations_and_0_without_any():
     rollout = fakes.rollout([["x"], [], ["z"]], outcomes=[[True, False, False, True], [], [True]])
-    np.testing.assert_allclose(format.step_rewards(rollout, RewardsConfig(), fakes.count_words), [0.5, 0.0, 1.0])
+    np.testing.assert_allclose(format.turn_rewards(rollout, RewardsConfig(), fakes.count_words), [0.5, 0.0, 1.0])
 
 
 def test_chunk_qa_is_the_mean_score_of_the_step_and_missing_when_all_failed():
     answers = [answer(1.0, 0), answer(0.0, 0), answer(0.5, 1), answer(None, 2), answer(1.0, 2), answer(0.0)]
     answers += [answer(None, 3), answer(None, 3)]
-    got = chunk_qa.step_rewards(fakes.rollout([["x"]] * 5, answers=answers), RewardsConfig(), fakes.count_words)
+    got = chunk_qa.turn_rewards(fakes.rollout([["x"]] * 5, answers=answers), RewardsConfig(), fakes.count_words)
     np.testing.assert_allclose(got, [0.5, 0.5, 1.0, np.nan, 0.0])
 
 
 def test_compression_is_one_minus_kept_over_read():
     rollout = fakes.rollout([["a b c d"], ["e f"]])
-    np.testing.assert_allclose(compression.step_rewards(rollout, RewardsConfig(), fakes.count_words), [0.0, 0.0])
+    assert compression.turn_rewards(rollout, RewardsConfig(), fakes.count_words) == 0.0
     rollout = fakes.rollout([["a b"], []])  # its second chunk is "nothing", of which nothing was kept
-    np.testing.assert_allclose(
-        compression.step_rewards(rollout, RewardsConfig(), fakes.count_words), [1 - 2 / 3, 1 - 2 / 3]
-    )
+    assert compression.turn_rewards(rollout, RewardsConfig(), fakes.count_words) == pytest.approx(1 - 2 / 3)
 
 
 def group(*score_lists):
@@ -159,26 +158,28 @@ def group(*score_lists):
 
 def test_total_is_the_weighted_sum_and_a_weight_of_0_computes_nothing():
     cfg = RewardsConfig(weights={"format": 2.0, "chunk_qa": 0.5, "evidence": 0.0, "compression": 0.0})
-    rewards = step_rewards([group([1.0, 0.0], [0.0, 1.0])], cfg, fakes.count_words)
-    # "x" again at step 1 is a duplicate: format 0 there
-    np.testing.assert_allclose(rewards.total[0], [[2.5, 0.0], [2.0, 0.5]])
-    assert set(rewards.terms) == {"format", "chunk_qa"} and rewards.missing == 0
+    turns = tabulate([group([1.0, 0.0], [0.0, 1.0])], cfg, fakes.count_words)
+    # "x" again at turn 1 is a duplicate: format 0 there
+    np.testing.assert_allclose(turns.split(totals(turns, cfg.weights))[0], [[2.5, 0.0], [2.0, 0.5]])
+    assert set(turns.terms) == {"format", "chunk_qa"}
 
 
-def test_a_missing_term_leaves_the_whole_group_without_a_reward_at_that_step_only():
+def test_a_missing_term_leaves_the_whole_group_without_a_reward_at_that_turn_only():
     cfg = RewardsConfig(weights={"format": 1.0, "chunk_qa": 0.5})
     groups = [group([1.0, 1.0], [None, 0.0]), group([1.0, 1.0], [0.0, 0.0])]
-    rewards = step_rewards(groups, cfg, fakes.count_words)
-    np.testing.assert_allclose(rewards.total[0], [[np.nan, 0.5], [np.nan, 0.0]])
-    np.testing.assert_allclose(rewards.total[1], [[1.5, 0.5], [1.0, 0.0]])
-    assert (rewards.missing, rewards.pairs) == (1, 4)
-    assert np.isnan(group_advantages(rewards.total)[0, :, 0]).all()
+    turns = tabulate(groups, cfg, fakes.count_words)
+    rewards = turns.split(complete(totals(turns, cfg.weights), step_keys(turns)))
+    np.testing.assert_allclose(rewards[0], [[np.nan, 0.5], [np.nan, 0.0]])
+    np.testing.assert_allclose(rewards[1], [[1.5, 0.5], [1.0, 0.0]])
+    found = advantages(turns, cfg.weights, AdvantageConfig())
+    assert np.isnan(turns.split(found)[0][0][0]) and np.isfinite(turns.split(found)[1]).all()
+    assert reward_metrics(turns, cfg.weights, found, step_keys(turns))["missing_rewards"] == 1 / 4
 
 
-def test_steps_a_rollout_does_not_have_are_nan():
+def test_rollouts_of_other_lengths_have_as_many_lines_as_turns():
     cfg = RewardsConfig(weights={"format": 1.0})
-    rewards = step_rewards([group([1.0]), group([1.0, 1.0])], cfg, fakes.count_words)
-    assert np.isnan(rewards.total[0, 0, 1]) and np.isfinite(rewards.total[1]).all()
+    turns = tabulate([group([1.0]), group([1.0, 1.0])], cfg, fakes.count_words)
+    assert [[len(sample) for sample in of_group] for of_group in turns.split(turns.index)] == [[1], [2]]
 
 
 def test_chunk_questions_are_asked_only_when_a_term_reads_them():
@@ -203,33 +204,47 @@ def slow_shares(terms, weights, advantages):
     return {k: part / whole for k, part in parts.items()}
 
 
+def table(terms):
+    """The table of terms [groups, samples, turns], without the turns that are NaN in all of them, and its keys."""
+    shape = next(iter(terms.values())).shape
+    exists = ~np.all([np.isnan(term) for term in terms.values()], axis=0)
+    group, sample, index = (places[exists] for places in np.indices(shape))
+    flat = {name: term[exists] for name, term in terms.items()}
+    turns = Turns(group, sample, index, np.zeros_like(group), flat, {name: np.ones(len(group), bool) for name in flat})
+    return turns, step_keys(turns)
+
+
 def test_variance_shares_equal_the_formula_and_sum_to_one():
     rng = np.random.default_rng(3)
     terms = {name: rng.random((3, 5, 2)) for name in ("format", "evidence", "compression")}
     weights = {"format": 1.0, "evidence": 0.7, "compression": -0.2}
     total = sum(weights[k] * terms[k] for k in terms)
-    advantages = group_advantages(total, eps=0.0)
-    got = variance_shares(StepRewards(total, terms, 0), weights, advantages)
-    assert got == pytest.approx(slow_shares(terms, weights, advantages), abs=1e-9)
+    found = group_advantages(total, eps=0.0)
+    turns, keys = table(terms)
+    got = variance_shares(turns, weights, found.ravel(), keys)
+    assert got == pytest.approx(slow_shares(terms, weights, found), abs=1e-9)
     assert sum(got.values()) == pytest.approx(1, abs=1e-9)
 
 
+EQUAL = {"format": 1.0, "evidence": 1.0}
+
+
 def test_a_term_without_spread_has_no_share():
-    terms = {"format": np.array([[[0.0], [1.0]]]), "evidence": np.array([[[0.3], [0.3]]])}
-    total = terms["format"] + terms["evidence"]
-    shares = variance_shares(StepRewards(total, terms, 0), {"format": 1.0, "evidence": 1.0}, group_advantages(total))
+    turns, keys = table({"format": np.array([[[0.0], [1.0]]]), "evidence": np.array([[[0.3], [0.3]]])})
+    shares = variance_shares(turns, EQUAL, advantages(turns, EQUAL, AdvantageConfig()), keys)
     assert shares == pytest.approx({"format": 1.0, "evidence": 0.0})
 
 
-def test_shares_pass_over_missing_steps_and_missing_terms():
+def test_shares_pass_over_missing_turns_and_missing_terms():
     nan = np.nan
-    terms = {
-        "format": np.array([[[0.0, 1.0], [1.0, nan], [1.0, 0.0]]]),  # the second sample has one step only
-        "evidence": np.array([[[nan, 0.5], [0.9, nan], [0.1, 0.1]]]),  # missing at step 0: left out
-    }
-    total = np.array([[[nan, 1.5], [nan, nan], [nan, 0.1]]])
-    shares = variance_shares(StepRewards(total, terms, 1), {"format": 1.0, "evidence": 1.0}, group_advantages(total))
-    # step 0 has no reward; step 1: two samples, of whose difference of 1.4 the format's is 1
+    turns, keys = table(
+        {
+            "format": np.array([[[0.0, 1.0], [1.0, nan], [1.0, 0.0]]]),  # the second sample has one turn only
+            "evidence": np.array([[[nan, 0.5], [0.9, nan], [0.1, 0.1]]]),  # missing at turn 0: left out
+        }
+    )
+    found = advantages(turns, EQUAL, AdvantageConfig(min_std=0.0))
+    shares = variance_shares(turns, EQUAL, found, keys)
+    # turn 0 has no reward; turn 1: two samples, of whose difference of 1.4 the format's is 1
     assert shares == pytest.approx({"format": 1 / 1.4, "evidence": 0.4 / 1.4}, abs=1e-5)
-    nothing = variance_shares(StepRewards(total * 0, terms, 1), {"format": 1.0, "evidence": 1.0}, total * 0)
-    assert set(nothing.values()) == {0.0}
+    assert set(variance_shares(turns, EQUAL, found * 0, keys).values()) == {0.0}
