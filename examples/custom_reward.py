@@ -13,13 +13,16 @@ from __future__ import annotations
 import numpy as np
 
 from finemem_jax.config import RewardsConfig
-from finemem_jax.types import CountTokens, Rollout
+from finemem_jax.types import WRITE, CountTokens, Rollout
+
+ROLES, LEVEL = (WRITE,), "turn"  # a number for every turn in which the policy writes
 
 
 def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
-    """1 - tokens written / tokens read, [steps], at least 0: how briefly each step put what it kept."""
+    """1 - tokens written / tokens read, [writing turns], at least 0: how briefly each step put what it kept."""
     shares = []
-    for chunk, step in zip(rollout.episode.chunks, rollout.steps, strict=True):
+    for step in rollout.of(WRITE):
+        chunk = rollout.episode.chunks[step.chunk]
         written = sum(count_tokens(str(operation.arguments.get("content", ""))) for operation in step.operations)
         shares.append(max(0.0, 1.0 - written / max(count_tokens(chunk.text), 1)))
     return np.array(shares, dtype=np.float64)
@@ -39,10 +42,10 @@ def main() -> None:
     answerer = config.resolve("finemem_jax.answerers", "extractive").create(cfg.answerer)
 
     def first_line(episode, turn):
-        return [Operation("memory_insert", {"content": episode.chunks[turn.step].text.splitlines()[0]})]
+        return [Operation("memory_insert", {"content": episode.chunks[turn.chunk].text.splitlines()[0]})]
 
     def everything(episode, turn):
-        lines = episode.chunks[turn.step].text.splitlines()
+        lines = episode.chunks[turn.chunk].text.splitlines()
         return [Operation("memory_insert", {"content": line}) for line in lines]
 
     for write in (first_line, everything):

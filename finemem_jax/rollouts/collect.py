@@ -1,7 +1,7 @@
 """Episodes as coroutines over the engine: the policy's turns become requests, the answers come in behind them.
 
-A completion is a function of its prompt and its key, (seed, step, group, episode, sample, turn), so a rollout is the same
-whatever shares its batch. The group is in the key because a step may have the same episode twice: a small set goes
+A completion is a function of its prompt and its key, (seed, step, group, episode, sample, turn), so a rollout is the
+same whatever shares its batch. The group is in the key because a step may have the same episode twice: a small set goes
 through several epochs in one step, and each of its groups explores on its own.
 """
 
