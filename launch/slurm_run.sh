@@ -35,6 +35,9 @@ while [ $# -gt 0 ]; do
 done
 : "${WORKDIR:?folder of the run, on a file system that all nodes share}"
 MAX_RESTARTS="${MAX_RESTARTS:-20}"
+for number in MAX_RESTARTS SLURM_RESTART_COUNT; do
+  [[ "${!number:-0}" =~ ^[0-9]{1,9}$ ]] || { echo "slurm_run.sh: $number=${!number} must be a whole number" >&2; exit 2; }
+done
 do_it() { if [ -n "$dry_run" ]; then printf '%q ' "$@"; echo; else "$@"; fi; }
 
 python="${PYTHON:-.venv/bin/python}"

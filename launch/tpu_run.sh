@@ -22,6 +22,7 @@
 #            POLL_SECONDS   15, between two looks at the workers
 # Exit code: that of the run (0 done, 2 a mistake in what was given, 3 stopped by an alarm, …; see docs/reliability.md).
 set -euo pipefail
+LC_ALL=C  # of this shell: letters are ASCII's, and what it quotes for the workers' shells they read in any locale
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 dry_run=""
@@ -35,8 +36,13 @@ done
 : "${TPU:?name of the TPU slice}" "${ZONE:?its zone}" "${WORKDIR:?folder of the run, on a file system all workers share}"
 COMMIT="$(git rev-parse --verify "${COMMIT:-HEAD}^{commit}")"
 MAX_RESTARTS="${MAX_RESTARTS:-20}" POLL_SECONDS="${POLL_SECONDS:-15}"
+for number in MAX_RESTARTS POLL_SECONDS; do
+  [[ "${!number}" =~ ^[0-9]{1,9}$ ]] || { echo "tpu_run.sh: $number=${!number} must be a whole number" >&2; exit 2; }
+done
 where=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
-id="$(basename "$WORKDIR")-$(date +%Y%m%d-%H%M%S)-$$"
+# A folder's name may hold anything; what becomes part of a path in the workers' shells holds none of it.
+name="${WORKDIR%"${WORKDIR##*[!/]}"}" name="${name##*/}" name="${name//[^[:alnum:]._-]/-}"
+id="${name:0:60}-$(date +%Y%m%d-%H%M%S)-$$"
 code="finemem_jax/code" run="finemem_jax/runs/$id"  # in the home folder of each worker
 archive="$(mktemp -d)/finemem_jax-${COMMIT:0:12}.tar.gz"
 END_SECONDS=90  # a run whose peer is gone ends within a minute

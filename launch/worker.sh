@@ -14,7 +14,12 @@ run="${2:?folder of the run}"
 shift 2
 
 is_running() {  # a pid alone may belong to another process after a reboot
-  [ -s "$run/pid" ] && tr '\0' '\n' < "/proc/$(cat "$run/pid")/environ" 2>/dev/null | grep -qxF "FINEMEM_RUN=$run"
+  local variable
+  [ -s "$run/pid" ] || return 1
+  while IFS= read -r -d '' variable; do
+    [ "$variable" != "FINEMEM_RUN=$run" ] || return 0
+  done 2>/dev/null < "/proc/$(cat "$run/pid")/environ"
+  return 1
 }
 
 case "$action" in
@@ -24,15 +29,18 @@ case "$action" in
       source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" "${EXTRAS-[tpu]}"
       python=".venv/bin/python"
     fi
-    mkdir -p "$run"
-    rm -f "$run/code" "$run/pid"
-    [ ! -e "$run/log" ] || mv "$run/log" "$run/log.$(date +%s)"  # of the start before this one
+    mkdir -p -- "$run"
+    rm -f -- "$run/code" "$run/pid" "$run/up"
+    [ ! -e "$run/log" ] || mv -- "$run/log" "$run/log.$(date +%s)"  # of the start before this one
     export FINEMEM_RUN="$run" JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/finemem_jax}"
     # A session of its own: neither the end of the connection nor a signal to it reaches the run. The trap keeps this
     # shell through a SIGTERM, which the run answers by saving its state.
-    setsid nohup bash -c 'trap : TERM; "$@"; code=$?; echo $code > "$FINEMEM_RUN/code"; exit $code' \
+    setsid nohup bash -c 'trap : TERM; : > "$FINEMEM_RUN/up"; "$@"; code=$?; echo $code > "$FINEMEM_RUN/code"; exit $code' \
       run "$python" -m finemem_jax.main "$@" > "$run/log" 2>&1 < /dev/null &
-    echo $! > "$run/pid"
+    pid=$!
+    echo "$pid" > "$run/pid"
+    # It is known by its environment, which cannot be read while one program becomes the next.
+    until [ -e "$run/up" ] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
     ;;
   status)
     if [ -s "$run/code" ]; then echo "exited $(cat "$run/code")"
@@ -49,7 +57,7 @@ case "$action" in
     ;;
   follow)
     pid="$(cat "$run/pid" 2>/dev/null || echo 1)"
-    exec tail -n +1 -F --pid="$pid" "$run/log" 2>/dev/null
+    exec tail -n +1 -F --pid="$pid" -- "$run/log" 2>/dev/null
     ;;
   *) echo "unknown action $action: start, status, stop or follow" >&2; exit 2 ;;
 esac

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,116 @@ def test_a_worker_keeps_the_exit_code_and_stops_only_its_own(tmp_path):
     assert script("worker.sh", "start", str(other), "wait", **settings).returncode == 2
     script("worker.sh", "stop", str(other), **settings)
     assert status(other) in ("exited 143", "killed")
+
+
+# A folder may be called anything. What a shell would run of these leaves a file behind.
+PWNED = "touch $STANDIN_FILE"
+HOSTILE = {
+    "space": "two words",
+    "substitution": f"$({PWNED})",
+    "backquotes": f"`{PWNED}`",
+    "commands": f"a; {PWNED}; b && {PWNED} | cat > x",
+    "parenthesis": "a)",
+    "quotes": f"'\"' ; {PWNED} '",
+    "newline": f"a\n{PWNED}\n)",
+    "unicode": "é 漢字 😀",
+    "dash": "-rf",
+    "pattern": "* ? [a] ~ #b \\ $HOME ${HOME} !",
+    "long": "x" * 250,
+}
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """Settings for the scripts, with `name` in all that names something; with stand-ins for gcloud and srun, and an
+    interpreter that keeps its arguments in ARGUMENTS and ends with code 0."""
+
+    def settings(name: str) -> dict[str, str]:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        python = folder / f"py {name[:20]}"
+        keeps = 'printf "%s\\0" "$@" > "$ARGUMENTS${JAX_PROCESS_ID:-}"'
+        standin = f'exec {shlex.quote(sys.executable)} {shlex.quote(str(REPOSITORY))}/tests/e2e/gcloud_standin.py "$@"'
+        for path, text in {python: keeps, folder / "gcloud": standin, folder / "srun": f"shift 2; {keeps}"}.items():
+            path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+            path.chmod(0o755)
+        for worker in range(2):
+            (tmp_path / f"worker-{worker}").mkdir()
+        return {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "STANDIN": str(tmp_path),
+            "STANDIN_PORT": "1",
+            "STANDIN_FILE": str(tmp_path / "pwned"),
+            "ARGUMENTS": str(tmp_path / "arguments"),
+            "TPU": "slice",
+            "ZONE": name,
+            "PROJECT": name,
+            "WORKDIR": f"/shared/{name}",
+            "PYTHON": str(python),
+            "POLL_SECONDS": "0",
+            "MAX_RESTARTS": "0",
+        }
+
+    return settings
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_name_is_a_name_in_every_shell(kind, hostile, tmp_path):
+    name = HOSTILE[kind]
+    done = script("tpu_run.sh", "--", f"--config.name={name}", "", **hostile(name))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for worker in range(2):
+        arguments = (tmp_path / f"arguments{worker}").read_text().split("\0")[:-1]
+        assert arguments == [
+            "-m",
+            "finemem_jax.main",
+            "train",
+            f"--workdir=/shared/{name}",
+            f"--config.name={name}",
+            "",
+        ]
+    assert not (tmp_path / "pwned").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "bin",
+        "calls",
+        *(f"{n}{w}" for n in ("arguments", "worker-") for w in (0, 1)),
+    }
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_name_is_a_name_in_slurms_script(kind, hostile, tmp_path):
+    name = HOSTILE[kind]
+    done = script("slurm_run.sh", "--", f"--config.name={name}", **hostile(name))
+    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = (tmp_path / "arguments").read_text().split("\0")[:-1]
+    assert arguments == ["-m", "finemem_jax.main", "train", f"--workdir=/shared/{name}", f"--config.name={name}"]
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_worker_finds_its_run_in_a_folder_of_any_name(kind, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/usr/bin/env bash\nexec sleep 600\n")
+    python.chmod(0o755)
+    settings = {"PYTHON": str(python), "HOME": str(tmp_path), "STOP_SECONDS": "60"}
+    settings["STANDIN_FILE"] = str(tmp_path / "pwned")
+    run = str(tmp_path / HOSTILE[kind])
+    assert script("worker.sh", "start", run, **settings).returncode == 0
+    assert script("worker.sh", "status", run, **settings).stdout == "running\n"
+    other = script("worker.sh", "start", run, **settings)
+    assert other.returncode == 2 and "is running already" in other.stderr
+    script("worker.sh", "stop", run, **settings)
+    assert script("worker.sh", "status", run, **settings).stdout in ("exited 143\n", "killed\n")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", ["MAX_RESTARTS", "POLL_SECONDS"])
+def test_a_setting_that_is_no_number_is_refused(name):
+    for given in ("many", "-1", "1.5", "a[$(touch pwned)]"):
+        done = script("tpu_run.sh", "--dry-run", TPU="slice", ZONE="here", WORKDIR="/mnt/run", **{name: given})
+        assert done.returncode == 2 and f"{name}={given} must be a whole number" in done.stderr
+    done = script("slurm_run.sh", "--dry-run", WORKDIR="/mnt/run", MAX_RESTARTS="many")
+    assert done.returncode == 2 and "MAX_RESTARTS=many must be a whole number" in done.stderr
 
 
 @pytest.mark.parametrize(
