@@ -8,25 +8,64 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
+
+Expected = Callable[[dict], bool]
+"""Whether an object is what stands in the lines of a log."""
+
+
+LABELS = ("policy", "stage")  # what a line of numbers is of
+
+
+def has_step(record: dict) -> bool:
+    step = record.get("step")
+    return isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**63
+
+
+def holds_numbers(record: dict) -> bool:
+    """A line of metrics or times: a step, and of each name a number, or null where it was not finite; text under
+    LABELS alone."""
+    return has_step(record) and all(
+        isinstance(value, str) if name in LABELS else value is None or is_number(value)
+        for name, value in record.items()
+    )
+
+
+def is_evaluation(record: dict) -> bool:
+    """A line of evaluations: a step, a policy and its numbers, the accuracy among them."""
+    return holds_numbers(record) and "policy" in record and is_number(record.get("accuracy"))
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 class JsonLines:
     """An append-only file of JSON objects, one per line, each with its "step"."""
 
-    def __init__(self, path: Path, *, keep_below: int | None = None, is_muted: bool = False):
+    def __init__(
+        self, path: Path, *, keep_below: int | None = None, is_muted: bool = False, expected: Expected = has_step
+    ):
         """Opens for appending. keep_below: drop lines of this step and later ones, and a half-written last line,
-        which a run that resumes at that step will write again. is_muted: another process writes this file."""
+        which a run that resumes at that step will write again. is_muted: another process writes this file.
+
+        A file with lines that are not `expected` is damaged: it is kept under another name, its other lines stay in
+        use, and what is lost is said."""
         self.path = path
         self._waiting: list[str] = []  # lines that could not be written yet
         self._is_muted = is_muted
         if is_muted:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        if keep_below is not None and path.exists():
-            write_json_lines(path, [line for line in read_lines(path) if line["step"] < keep_below])
+        found = recover(path, expected)
+        kept = [record for record in found.records if keep_below is None or record["step"] < keep_below]
+        if found.damaged or not found.is_whole or len(kept) < len(found.records):
+            write_json_lines(path, kept)
         path.touch()
 
     def write(self, step: int, values: Mapping[str, object]) -> None:
@@ -53,16 +92,79 @@ class JsonLines:
         self._waiting.clear()
 
 
-def read_lines(path: Path) -> list[dict]:
-    """The objects of a JSON lines file; a half-written last line is left out."""
-    lines = []
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What is in a JSON lines file."""
+
+    records: list[dict]
+    damaged: list[int]  # numbers, from 1, of the lines that are not what was written
+    is_whole: bool = True  # the last line has its end: it was not cut off by a kill
+
+    def describe(self) -> str:
+        lines = len(self.records) + len(self.damaged)
+        return f"{len(self.damaged)} of {lines} lines cannot be read (the first is line {self.damaged[0]})"
+
+
+def scan(path: Path, expected: Expected = bool) -> Scan:
+    """Every line of a file by itself: one that is damaged hides no other. Half a line at the end, as a kill leaves it,
+    is no damage."""
     # Not splitlines(): a text may hold U+2028 and other characters that it takes for ends of lines.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    *lines, last = path.read_bytes().split(b"\n")
+    found = [parse_line(line, expected) for line in lines]
+    records = [record for record in found if record is not None]
+    if (record := parse_line(last, expected)) is not None:
+        records.append(record)
+    return Scan(records, [number for number, record in enumerate(found, start=1) if record is None], not last)
+
+
+def read_lines(path: Path, expected: Expected = bool) -> list[dict]:
+    """The objects of a JSON lines file; lines that are damaged or half written are left out."""
+    return scan(path, expected).records
+
+
+def parse_line(line: bytes, expected: Expected = bool) -> dict | None:
+    """The object in a line; None when there is none, or not one that is expected."""
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse, parse_float=_parse_float)
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, NaN, an absurd number, a million brackets
+        return None
+    return value if isinstance(value, dict) and expected(value) else None
+
+
+def recover(path: Path, expected: Expected) -> Scan:
+    """What can be used of a log. Of a damaged one a copy is kept as NAME.damaged-N, and a warning says what is lost."""
+    if not os.path.lexists(path):
+        return Scan([], [])
+    try:
+        found = scan(path, expected)
+    except OSError as error:  # a folder, a broken disk: nothing of it can be used
+        aside = _free_name(path)
+        path.rename(aside)
+        print(f"WARNING: {path} cannot be read ({error.strerror}) and is kept as {aside.name}", file=sys.stderr)
+        return Scan([], [])
+    if found.damaged:
+        aside = _free_name(path)
+        shutil.copyfile(path, aside)
+        print(f"WARNING: {path}: {found.describe()}; they are lost, the file is kept as {aside.name}", file=sys.stderr)
+    return found
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    return aside
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

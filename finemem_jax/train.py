@@ -41,7 +41,7 @@ from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.env.turns import advantages, asks_chunk_questions, compared, tabulate, totals
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
 from finemem_jax.exits import RunEnded
-from finemem_jax.files import read_lines, write_atomically
+from finemem_jax.files import holds_numbers, is_evaluation, read_lines, write_atomically
 from finemem_jax.hosts import agreement
 from finemem_jax.loading import (
     Policy,
@@ -379,14 +379,14 @@ def report(
     after = {name: evaluation.metrics for name, evaluation in results.items() if name.startswith("after")}
     table = {**{name: e.metrics for name, e in baselines.items()}, **after}
     if agreement.is_lead():
-        evaluations = read_lines(workdir / "evaluations.jsonl")
+        evaluations = read_lines(workdir / "evaluations.jsonl", is_evaluation)
         before = {f"before {line['policy']}": line for line in evaluations if line["step"] == 0}
         table = {**{name: e.metrics for name, e in baselines.items()}, **before, **after}
         write_atomically(workdir / "results.json", json.dumps(table, indent=1))
         print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes or 'all'})", table)
         plot_run(
             workdir / "curves.png",
-            read_lines(workdir / "metrics.jsonl"),
+            read_lines(workdir / "metrics.jsonl", holds_numbers),
             evaluations,
             {name: e.metrics["accuracy"] for name, e in baselines.items()},
             cfg.name,

@@ -1,19 +1,21 @@
 """What an evaluation has finished, block by block, so that one that was killed goes on where it stopped.
 
 The first line names what is evaluated (a fingerprint of data, config and policy); a file with another one is begun
-anew. Then one line per episode, written a block at a time. A block of which a line is missing, broken or short of an
-answer does not count: it is played again as a whole, in the batch it had before, so that its result is the same.
-Questions that were answered before the kill are in the answerer's cache and are not asked again.
+anew. Then one line per episode with a checksum, written a block at a time: {"block", "record", "crc"}. A block of which
+a line is missing, damaged or short of an answer does not count: it is played again as a whole, in the batch it had
+before, so that its result is the same. Questions that were answered before the kill are in the answerer's cache and are
+not asked again. A file with damaged lines is kept under another name.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from finemem_jax.files import write_atomically
+from finemem_jax.files import recover, write_atomically
 
 
 class EvaluationLog:
@@ -25,9 +27,9 @@ class EvaluationLog:
         self._first = json.dumps({"fingerprint": fingerprint})
         self._blocks = blocks
         self._done: dict[int, list[dict]] = {}  # block -> its records
-        lines = path.read_bytes().decode("utf-8", "replace").split("\n") if path.exists() else []
-        if lines and lines[0] == self._first:
-            self._read(lines[1:])
+        found = recover(path, _is_line).records
+        if found and found[0] == {"fingerprint": fingerprint}:
+            self._read(found[1:])
         write_atomically(path, "".join([self._first + "\n", *(self._text(block) for block in sorted(self._done))]))
 
     def missing(self) -> list[int]:
@@ -47,18 +49,29 @@ class EvaluationLog:
         return [record for _, records in sorted(self._done.items()) for record in records]
 
     def _text(self, block: int) -> str:
-        # ASCII, because text of models may hold what ends a line for some readers, or what UTF-8 cannot say
-        return "".join(json.dumps({"block": block, **record}) + "\n" for record in self._done[block])
+        return "".join(_line(block, record) for record in self._done[block])
 
-    def _read(self, lines: Sequence[str]) -> None:
+    def _read(self, lines: Sequence[Mapping]) -> None:
         found: dict[int, list[dict]] = {}
         for line in lines:
-            try:
-                record = json.loads(line)
-                found.setdefault(record.pop("block"), []).append(record)
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-                continue
+            if "record" in line:
+                found.setdefault(line["block"], []).append(line["record"])
         for block, size in enumerate(self._blocks):
             records = found.get(block, [])
             if len(records) == size and all(None not in record["scores"] for record in records):
                 self._done[block] = records
+
+
+def _line(block: int, record: Mapping) -> str:
+    # ASCII, because text of models may hold what ends a line for some readers, or what UTF-8 cannot say
+    return json.dumps({"block": block, "record": record, "crc": _checksum(block, record)}) + "\n"
+
+
+def _checksum(block: int, record: Mapping) -> int:
+    return zlib.crc32(json.dumps([block, record]).encode())
+
+
+def _is_line(line: dict) -> bool:
+    if line.keys() == {"fingerprint"}:
+        return isinstance(line["fingerprint"], str)
+    return line.keys() == {"block", "record", "crc"} and line["crc"] == _checksum(line["block"], line["record"])

@@ -10,12 +10,24 @@ from __future__ import annotations
 import html
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from finemem_jax.config import UserError
-from finemem_jax.files import read_lines, write_atomically
+from finemem_jax.files import (
+    Expected,
+    has_step,
+    holds_numbers,
+    is_evaluation,
+    is_number,
+    parse_line,
+    scan,
+    write_atomically,
+)
 from finemem_jax.reporting import charts
 from finemem_jax.reporting.rollout_records import EPISODES, HELDOUT
 
@@ -55,21 +67,23 @@ def _page(data: Mapping) -> str:
 
 def report_data(workdir: Path, budget: int) -> dict:
     """Everything the page shows. budget: bytes of rollout records that may be taken in."""
-    cfg = _json(workdir / "config.json")
-    metrics, timings, evaluations = (
-        _lines(workdir / f"{name}.jsonl") for name in ("metrics", "timings", "evaluations")
-    )
-    results = _json(workdir / "results.json") or _json(workdir / "evaluation.json") or _latest(evaluations)
+    notes = Notes()
+    cfg = _object(workdir / "config.json", notes)
+    metrics, timings = (_lines(workdir / f"{name}.jsonl", holds_numbers, notes) for name in ("metrics", "timings"))
+    evaluations = _lines(workdir / "evaluations.jsonl", is_evaluation, notes)
+    results = _results(workdir / "results.json", notes) or _results(workdir / "evaluation.json", notes)
+    results = results or _latest(evaluations)
     table = charts.results_table(results)
-    weights = {k: v for k, v in cfg.get("rewards", {}).get("weights", {}).items() if v}
+    weights = {k: v for k, v in _at(cfg, "rewards", "weights", default={}).items() if is_number(v) and v}
     strings = Strings()
-    held_out, held_out_note = heldout_groups(workdir / HELDOUT, budget * 2 // 3, strings)
-    trained, trained_note = training_groups(workdir / "rollouts.jsonl", budget // 3, list(weights), strings)
+    held_out = heldout_groups(workdir / HELDOUT, budget * 2 // 3, strings, notes)
+    trained = training_groups(workdir / "rollouts.jsonl", budget // 3, list(weights), strings, notes)
+    notes.texts += _alarms(_lines(workdir / "alarms.jsonl", has_step, notes))
     return {
-        "name": cfg.get("name", workdir.resolve().name),
+        "name": _at(cfg, "name", default=workdir.resolve().name),
         "verdict": charts.verdict(results),
         "facts": _facts(cfg, metrics),
-        "notes": [note for note in (held_out_note, trained_note, *_alarms(workdir)) if note],
+        "notes": notes.texts,
         "table": table,
         "charts": charts.run_charts(metrics, timings, evaluations, results),
         "phases": charts.phases(timings),
@@ -79,6 +93,20 @@ def report_data(workdir: Path, budget: int) -> dict:
         "groups": held_out + trained,
         "strings": strings.texts,
     }
+
+
+class Notes:
+    """What the reader of the page must know of it: what was left out, and what could not be read."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def damaged(self, path: Path, what: str = "the file") -> None:
+        self.texts.append(f"Damaged: {what} of {path.name} cannot be read and is left out.")
+
+    def left_out(self, what: str, shown: int, there: int) -> None:
+        if shown < there:
+            self.texts.append(f"Sampled: {shown:,} of {there:,} {what} are in this file, evenly spaced.")
 
 
 class Strings:
@@ -101,39 +129,74 @@ class Strings:
 # --------------------------------------------------------------------------------------------------------------
 
 
-def heldout_groups(folder: Path, budget: int, strings: Strings) -> tuple[list, str]:
-    """One group per held-out episode, its columns the policies and the baselines; and what was left out."""
-    if not (folder / EPISODES).is_file():
-        return [], ""
+def heldout_groups(folder: Path, budget: int, strings: Strings, notes: Notes) -> list:
+    """One group per held-out episode, its columns the policies and the baselines."""
     episodes = _raw_lines(folder / EPISODES)
     order = {"before": 0, "after": 1, "baseline": 2}
     files = sorted(folder.glob("* *.jsonl"), key=lambda f: (order.get(f.stem.split(" ")[0], 3), f.stem))
-    columns = {file.stem: _raw_lines(file) for file in files}
+    columns = {file: _raw_lines(file) for file in files}
     sizes = [len(line) + sum(len(c[i]) for c in columns.values() if i < len(c)) for i, line in enumerate(episodes)]
     chosen = evenly(sizes, budget)
-    groups = []
+    groups, unread = [], Counter()
     for i in chosen:
-        episode = json.loads(episodes[i])
-        samples = []
-        for name, lines in columns.items():
-            record = json.loads(lines[i]) if i < len(lines) else {}
-            if record.get("episode") == episode["episode"]:
-                samples += [compact_sample(name, sample, (), strings) for sample in record["samples"]]
-        groups.append(compact_group(None, episode, samples, strings))
-    return groups, _left_out("held-out episodes", len(chosen), len(episodes))
+        episode = _compacted(episodes[i], lambda record: compact_group(None, record, [], strings))
+        if episode is None:
+            unread[folder / EPISODES] += 1
+            continue
+        for file, lines in columns.items():
+            of_episode = partial(_columns, file.stem, episode=episode[1], strings=strings)
+            found = _compacted(lines[i], of_episode) if i < len(lines) else []
+            unread[file] += found is None
+            episode[-1].extend(found or [])
+        groups.append(episode)
+    for path, count in unread.items():
+        if count:
+            notes.damaged(path, f"{count} of {len(chosen)} records")
+    notes.left_out("held-out episodes", len(chosen), len(episodes))
+    return groups
 
 
-def training_groups(path: Path, budget: int, terms: Sequence[str], strings: Strings) -> tuple[list, str]:
-    """One group per recorded group of training rollouts, its columns the samples; and what was left out."""
-    if not path.is_file():
-        return [], ""
+def _columns(name: str, record: Mapping, *, episode: int, strings: Strings) -> list:
+    """The samples of a policy's record, if it is of this episode."""
+    if strings(record["episode"]) != episode:
+        return []
+    return [compact_sample(name, sample, (), strings) for sample in record["samples"]]
+
+
+def training_groups(path: Path, budget: int, terms: Sequence[str], strings: Strings, notes: Notes) -> list:
+    """One group per recorded group of training rollouts, its columns the samples."""
+
+    def compact(record: Mapping) -> list:
+        samples = [compact_sample(f"sample {s['sample']}", s, terms, strings) for s in record["samples"]]
+        return compact_group(_number(record["step"]), record, samples, strings)
+
     lines = _raw_lines(path)
     chosen = evenly([len(line) for line in lines], budget)
-    groups = []
-    for record in (json.loads(lines[i]) for i in chosen):
-        samples = [compact_sample(f"sample {s['sample']}", s, terms, strings) for s in record["samples"]]
-        groups.append(compact_group(record["step"], record, samples, strings))
-    return groups, _left_out("recorded training groups", len(chosen), len(lines))
+    groups = [group for i in chosen if (group := _compacted(lines[i], compact)) is not None]
+    if len(groups) < len(chosen):
+        notes.damaged(path, f"{len(chosen) - len(groups)} of {len(chosen)} records")
+    notes.left_out("recorded training groups", len(chosen), len(lines))
+    return groups
+
+
+def _compacted(line: bytes, compact: Callable[[Mapping], list]) -> list | None:
+    """What `compact` makes of a line's record; None of one that is damaged, however its content is not as expected."""
+    record = parse_line(line)
+    try:
+        return None if record is None else compact(record)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _numbers(values: Any) -> list | None:
+    return None if values is None else [_number(value) for value in values]
+
+
+def _number(value: Any) -> float | None:
+    """The value, where the page needs a number."""
+    if value is None or is_number(value):
+        return value
+    raise TypeError(f"not a number: {value!r}")
 
 
 def compact_group(step: int | None, episode: Mapping, samples: list, strings: Strings) -> list:
@@ -143,7 +206,8 @@ def compact_group(step: int | None, episode: Mapping, samples: list, strings: St
 
 def compact_sample(label: str, sample: Mapping, terms: Sequence[str], strings: Strings) -> list:
     rewards = sample.get("rewards", {})
-    scored = [[rewards.get(name) for name in terms], sample["total"], sample["advantage"]] if rewards else [0, 0, 0]
+    rewards = [_numbers(rewards.get(name)) for name in terms] if rewards else 0
+    scored = [rewards, _numbers(sample["total"]), _numbers(sample["advantage"])] if rewards else [0, 0, 0]
     return [
         strings(label),
         [compact_step(step, strings) for step in sample["steps"]],
@@ -164,21 +228,22 @@ def compact_step(step: Mapping, strings: Strings) -> list:
         ]
         for o in step["operations"]
     ]
-    written = [[strings(w["id"]), w["step"], strings(w["text"])] for w in step["written"]]
+    written = [[strings(w["id"]), _number(w["step"]), strings(w["text"])] for w in step["written"]]
     removed = [strings(item) for item in step["removed"]]
-    return [strings(step["text"]), int(step["finish"] == "length"), operations, removed, written, step["memory_tokens"]]
+    is_cut = int(step["finish"] == "length")
+    return [strings(step["text"]), is_cut, operations, removed, written, _number(step["memory_tokens"])]
 
 
 def compact_answer(answer: Mapping, strings: Strings) -> list:
     return [
-        answer["step"],
+        _number(answer["step"]),
         strings(answer["question"]),
         strings(answer["kind"]),
         [strings(gold) for gold in answer["gold"]],
         strings(answer["answer"]),
-        answer["score"],
+        _number(answer["score"]),
         strings(answer.get("failure") or ""),
-        [[strings(r["id"]), r["step"], strings(r["text"]), r["bm25"]] for r in answer["retrieved"]],
+        [[strings(r["id"]), _number(r["step"]), strings(r["text"]), _number(r["bm25"])] for r in answer["retrieved"]],
     ]
 
 
@@ -193,10 +258,6 @@ def evenly(sizes: Sequence[int], budget: int) -> list[int]:
     return list(range(min(len(sizes), 1)))
 
 
-def _left_out(what: str, shown: int, there: int) -> str:
-    return f"Sampled: {shown:,} of {there:,} {what} are in this file, evenly spaced." if shown < there else ""
-
-
 # --------------------------------------------------------------------------------------------------------------
 # Reading a run's folder
 # --------------------------------------------------------------------------------------------------------------
@@ -205,19 +266,27 @@ def _left_out(what: str, shown: int, there: int) -> str:
 def _facts(cfg: Mapping, metrics: Sequence[Mapping]) -> list[tuple[str, str]]:
     if not cfg:
         return []
-    train, data = cfg["train"], cfg["data"]
-    model = cfg["model"]["path"] or f"{cfg['model']['family']} {cfg['model']['preset']}, random"
+    model = _at(cfg, "model", "path") or f"{_at(cfg, 'model', 'family')} {_at(cfg, 'model', 'preset')}, random"
     return [
-        ("task", data["name"]),
+        ("task", _at(cfg, "data", "name")),
         ("policy", model),
-        ("seed", str(cfg["seed"])),
-        ("steps", f"{len(metrics)} of {train['steps']}"),
-        ("rollouts a step", f"{train['episodes']} episodes × {train['group_size']}"),
+        ("seed", _at(cfg, "seed")),
+        ("steps", f"{len(metrics)} of {_at(cfg, 'train', 'steps')}"),
+        ("rollouts a step", f"{_at(cfg, 'train', 'episodes')} episodes × {_at(cfg, 'train', 'group_size')}"),
     ]
 
 
-def _alarms(workdir: Path) -> list[str]:
-    lines = _lines(workdir / "alarms.jsonl")
+def _at(tree: Any, *names: str, default: Any = "") -> Any:
+    """A setting of a stored config as text (or a group of settings, where the default is one); the default where it is
+    not there, as in a config of other code."""
+    for name in names:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    if isinstance(default, Mapping):
+        return tree if isinstance(tree, Mapping) else default
+    return default if tree is None else str(tree)
+
+
+def _alarms(lines: Sequence[Mapping]) -> list[str]:
     return [f"{len(lines)} alarms were raised; the first at step {lines[0]['step']}."] if lines else []
 
 
@@ -230,14 +299,45 @@ def _latest(evaluations: Sequence[Mapping]) -> dict[str, Mapping]:
     return table | {f"after {line['policy']}": line for line in evaluations if line["step"] == last > 0}
 
 
-def _json(path: Path) -> dict:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+def _results(path: Path, notes: Notes) -> dict[str, Mapping]:
+    """Of each policy and baseline its metrics; those without are left out."""
+    table = _object(path, notes)
+    found = {name: row for name, row in table.items() if isinstance(row, dict) and is_number(row.get("accuracy"))}
+    if len(found) < len(table):
+        notes.damaged(path, f"{len(table) - len(found)} of {len(table)} rows")
+    return {name: {k: v for k, v in row.items() if is_number(v)} for name, row in found.items()}
 
 
-def _lines(path: Path) -> list[dict]:
-    return read_lines(path) if path.is_file() else []
+def _object(path: Path, notes: Notes) -> dict:
+    """The JSON object in a file, empty where there is none."""
+    if not path.exists():
+        return {}
+    found = parse_line(_bytes(path))
+    if found is None:
+        notes.damaged(path)
+    return found or {}
 
 
-def _raw_lines(path: Path) -> list[str]:
-    """Whole lines of JSON; a half-written last one is left out."""
-    return path.read_text("utf-8", errors="replace").split("\n")[:-1]
+def _lines(path: Path, expected: Expected, notes: Notes) -> list[dict]:
+    if not path.exists():
+        return []
+    try:
+        found = scan(path, expected)
+    except OSError:
+        notes.damaged(path)
+        return []
+    if found.damaged:
+        notes.damaged(path, f"{len(found.damaged)} of {len(found.damaged) + len(found.records)} lines")
+    return found.records
+
+
+def _raw_lines(path: Path) -> list[bytes]:
+    """Whole lines; a half-written last one is left out."""
+    return _bytes(path).split(b"\n")[:-1]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

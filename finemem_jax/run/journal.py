@@ -17,7 +17,7 @@ import numpy as np
 from finemem_jax import config, exits
 from finemem_jax.config import Config
 from finemem_jax.exits import RunEnded
-from finemem_jax.files import JsonLines, read_lines
+from finemem_jax.files import Expected, JsonLines, has_step, holds_numbers, is_evaluation, read_lines
 from finemem_jax.hosts import agreement
 from finemem_jax.reporting.untrusted import printable
 from finemem_jax.rl.train_state import TrainState
@@ -26,6 +26,7 @@ from finemem_jax.run.workdir import code_version
 from finemem_jax.weights.checkpoints import Checkpoints, SaveFailed, reason
 
 CHECKPOINTS = "checkpoints"
+EVALUATIONS = "evaluations.jsonl"
 
 
 class Journal:
@@ -59,17 +60,20 @@ class Journal:
                 say(f"warning: the checkpoint is from code {note['code']}, this is {code_version()}")
             self._saved = first
         is_muted = not agreement.is_lead()
-        self.metrics = JsonLines(self._workdir / self._metrics_name, keep_below=first, is_muted=is_muted)
-        self.timings = JsonLines(self._workdir / "timings.jsonl", keep_below=first, is_muted=is_muted)
-        self.rollouts = JsonLines(self._workdir / "rollouts.jsonl", keep_below=first, is_muted=is_muted)
-        self.alarms = JsonLines(self._workdir / "alarms.jsonl", keep_below=first, is_muted=is_muted)
+
+        def opened(name: str, keep_below: int, expected: Expected) -> JsonLines:
+            return JsonLines(self._workdir / name, keep_below=keep_below, is_muted=is_muted, expected=expected)
+
+        self.metrics = opened(self._metrics_name, first, holds_numbers)
+        self.timings = opened("timings.jsonl", first, holds_numbers)
+        self.rollouts = opened("rollouts.jsonl", first, has_step)
+        self.alarms = opened("alarms.jsonl", first, has_step)
         # The evaluation at a step is of the state before it. It stands when all of it was written; that of the last
         # step is always made anew, for the report needs more than its numbers.
         is_evaluated = 0 < first < self._cfg.train.steps and agreement.from_lead(self._is_evaluated(first))
         self._evaluated = first if is_evaluated else first - 1
-        kept = self._evaluated + 1
-        self.evaluations = JsonLines(self._workdir / "evaluations.jsonl", keep_below=kept, is_muted=is_muted)
-        lost = first - len({line["step"] for line in _lines(self.metrics.path)})
+        self.evaluations = opened(EVALUATIONS, self._evaluated + 1, is_evaluation)
+        lost = first - len({line["step"] for line in _lines(self.metrics.path, holds_numbers)})
         if lost and agreement.is_lead():  # the others may read the file while it is rewritten
             say(f"WARNING: {self.metrics.path} lacks {lost} of the {first} steps before the checkpoint")
         return state, first
@@ -148,14 +152,14 @@ class Journal:
         return False
 
     def _is_evaluated(self, step: int) -> bool:
-        lines = [line for line in _lines(self._workdir / "evaluations.jsonl") if line["step"] == step]
-        return len(lines) == len(self._cfg.eval.temperatures)
+        lines = [line for line in _lines(self._workdir / EVALUATIONS, is_evaluation) if line["step"] == step]
+        return len({line["policy"] for line in lines}) == len(lines) == len(self._cfg.eval.temperatures)
 
 
 def scores(workdir: Path) -> dict[int, float]:
     """Mean held-out accuracy of the evaluated steps of a run: what the best checkpoint is chosen by."""
     by_step: dict[int, list[dict]] = {}
-    for line in _lines(workdir / "evaluations.jsonl"):
+    for line in _lines(workdir / EVALUATIONS, is_evaluation):
         by_step.setdefault(line["step"], []).append(line)
     return {step: _score(lines) for step, lines in by_step.items()}
 
@@ -169,5 +173,9 @@ def _score(evaluations) -> float:
     return float(np.mean([values["accuracy"] for values in evaluations]))
 
 
-def _lines(path: Path) -> list[dict]:
-    return read_lines(path) if path.exists() else []
+def _lines(path: Path, expected: Expected) -> list[dict]:
+    """Nobody depends on them so much that a file that cannot be read should end a run."""
+    try:
+        return read_lines(path, expected)
+    except OSError:
+        return []

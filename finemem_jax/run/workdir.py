@@ -17,7 +17,7 @@ from typing import Any
 
 from finemem_jax import __version__, config
 from finemem_jax.config import Config, UserError
-from finemem_jax.files import JsonLines, write_atomically
+from finemem_jax.files import JsonLines, parse_line, write_atomically
 
 CONFIG = "config.json"
 CONFIG_DIFF = "config_diff.txt"
@@ -113,10 +113,10 @@ def stored_config(workdir: Path) -> Config:
     path = workdir / CONFIG
     if not path.is_file():
         raise UserError(f"no run in {workdir}: {path.name} is missing")
-    try:
-        return config.from_ml_collections(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}): the run's config is lost") from error
+    stored = parse_line(path.read_bytes())
+    if stored is None:
+        raise UserError(f"{path} is not JSON: the run's config is lost")
+    return config.from_ml_collections(stored)
 
 
 def changes(workdir: Path, cfg: Config) -> list[str]:
@@ -127,11 +127,10 @@ def changes(workdir: Path, cfg: Config) -> list[str]:
     try:
         return difference(stored_config(workdir), cfg)  # fields that came into the schema later have their defaults
     except UserError:  # fields that left the schema: compare what stands in the file
-        try:
-            old = flat(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, AttributeError):  # no JSON, or not an object
+        old = parse_line(path.read_bytes())
+        if old is None:
             return [f"{path} cannot be read"]
-        return _differences(old, flat(json.loads(json.dumps(config.to_dict(cfg)))))
+        return _differences(flat(old), flat(json.loads(json.dumps(config.to_dict(cfg)))))
 
 
 def difference(old: Config, new: Config) -> list[str]:

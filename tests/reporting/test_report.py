@@ -152,3 +152,40 @@ def test_the_curves_are_written_as_figures_and_data(run, data, tmp_path):
     assert (folders[0] / "reward_terms.png").read_bytes().startswith(b"\x89PNG")
     for path in folders[0].iterdir():
         assert path.read_bytes() == (folders[1] / path.name).read_bytes()
+
+
+def test_one_bad_byte_costs_the_record_it_is_in_and_the_page_says_so(tmp_path):
+    run = runs.write_run(tmp_path)
+    files = ("heldout/episodes.jsonl", "heldout/after greedy.jsonl", "rollouts.jsonl", "metrics.jsonl", "timings.jsonl")
+    for name in files:
+        lines = (run / name).read_bytes().split(b"\n")
+        lines[1] = lines[1].replace(b'"', b"\xff", 1)
+        (run / name).write_bytes(b"\n".join(lines))
+    page = embedded(write_report(run))
+    assert len(page["groups"]) == 7  # of four held-out episodes and five groups
+    assert [len(g[4]) for g in page["groups"] if g[0] is None] == [5, 5, 5]
+    assert {note for note in page["notes"] if note.startswith("Damaged")} == {
+        "Damaged: 1 of 4 records of episodes.jsonl cannot be read and is left out.",
+        "Damaged: 1 of 5 records of rollouts.jsonl cannot be read and is left out.",
+        "Damaged: 1 of 5 lines of metrics.jsonl cannot be read and is left out.",
+        "Damaged: 1 of 5 lines of timings.jsonl cannot be read and is left out.",
+    }
+    (accuracy,) = [chart for chart in page["charts"] if chart["title"] == "Accuracy in training"]
+    assert accuracy["series"][0]["x"] == [0, 2, 3, 4]  # what stands behind the bad line is there
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json"])
+@pytest.mark.parametrize("content", [b"", b"null", b"[1]", b'{"a": {"accuracy": "x"}}', b'{"train": 3}', b"\xff{}"])
+def test_a_damaged_object_is_left_out_and_said(tmp_path, name, content):
+    run = runs.write_run(tmp_path)
+    (run / name).write_bytes(content)
+    page = embedded(write_report(run))
+    assert len(page["groups"]) == 9
+    if name == "results.json":
+        assert any("of results.json cannot be read" in note for note in page["notes"])
+        assert [row["name"] for row in page["table"]["rows"]] == [
+            "before T=1",
+            "before greedy",
+            "after T=1",
+            "after greedy",
+        ]

@@ -7,7 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import pytest
+
 from finemem_jax import exits
+from finemem_jax.config import Config, EvalConfig, OptimizerConfig, TrainConfig
+from finemem_jax.files import read_lines
+from finemem_jax.rl.train_state import create_train_state, make_optimizer
+from finemem_jax.run.journal import Journal
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,3 +94,59 @@ def test_a_run_that_shall_stop_ends_with_its_code_and_what_is_complete(tmp_path)
     assert out[0] == "checkpoint 3" and out[-1] == "lines 3 checkpoints [3]"
     assert out[1].startswith(f"ended: {exits.STOPPED} a line of metrics.jsonl could not be written (File too large)")
     assert out[1].endswith("(config.guards.disk_full=stop)")
+
+
+@pytest.fixture(scope="module")
+def state():
+    optimizer = make_optimizer(OptimizerConfig(), updates=2)
+    return create_train_state({"kernel": jax.random.normal(jax.random.key(0), (4, 4))}, optimizer)
+
+
+def a_run(folder: Path, state) -> Config:
+    """Four steps, an evaluation at steps 0, 2 and 4, checkpoints after steps 2 and 4."""
+    cfg = Config(train=TrainConfig(steps=8, checkpoint_every=2, eval_every=2), eval=EvalConfig(temperatures=(1.0, 0.0)))
+    journal = Journal(cfg, folder)
+    journal.resume(state)
+    for step in range(5):
+        if journal.needs_evaluation(step):
+            journal.write_evaluation(step, {p: {"accuracy": 0.1 * step} for p in ("T=1", "greedy")})
+        if step < 4:
+            for log in (journal.metrics, journal.timings):
+                journal.write(log, step, {"value": 0.5})
+            for log in (journal.rollouts, journal.alarms):
+                journal.write(log, step, {"name": "x"})
+            if journal.needs_checkpoint(step + 1):
+                journal.save(step + 1, state)
+    assert journal.finish(4, state)
+    return cfg
+
+
+def test_no_log_that_is_damaged_stops_a_resume(tmp_path, state, capsys):
+    """A line of each log is lost; what the run goes on from is not in them."""
+    cfg = a_run(tmp_path, state)
+    for name in ("metrics", "timings", "rollouts", "alarms", "evaluations"):
+        path = tmp_path / f"{name}.jsonl"
+        lines = path.read_bytes().split(b"\n")
+        lines[1] = b"null"
+        path.write_bytes(b"\n".join(lines))
+    journal = Journal(cfg, tmp_path)
+    _, first = journal.resume(state)
+    assert first == 4 and not journal.needs_evaluation(4)
+    said = capsys.readouterr().err
+    assert said.count("1 of 4 lines cannot be read") == 4 and said.count("1 of 6 lines cannot be read") == 1
+    assert f"{tmp_path / 'metrics.jsonl'} lacks 1 of the 4 steps" in said
+    assert len(list(tmp_path.glob("*.damaged-1"))) == 5
+
+
+@pytest.mark.parametrize(
+    "damage", [b"null", b'{"step": 4, "policy": "greedy"}', b'{"step": 4, "policy": 1, "accuracy": 1}']
+)
+def test_an_evaluation_whose_line_is_damaged_is_made_again(tmp_path, state, damage):
+    cfg = a_run(tmp_path, state)
+    path = tmp_path / "evaluations.jsonl"
+    *lines, _, end = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([*lines, damage, end]))
+    journal = Journal(cfg, tmp_path)
+    journal.resume(state)
+    assert journal.needs_evaluation(4)
+    assert [line["step"] for line in read_lines(path)] == [0, 0, 2, 2]
