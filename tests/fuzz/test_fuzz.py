@@ -28,16 +28,16 @@ from finemem_jax.env.environment import apply
 from finemem_jax.env.retrieval import BM25
 from finemem_jax.files import _dump, _encode
 from finemem_jax.memory import flat
-from finemem_jax.types import MemoryItem
+from finemem_jax.types import MemoryItem, Operation
 from tests.fuzz import damaged_runs, rows
 from tests.fuzz.pieces import VALUES, text, value
 
 ROOT = Path(__file__).parents[2]
 GOOD_OUTPUT = operations.emit(
     [
-        operations.types.Operation("memory_insert", {"content": "Ada's bike is green"}),
-        operations.types.Operation("memory_update", {"id": "#1", "content": "Ada moved to Oslo"}),
-        operations.types.Operation("memory_delete", {"id": "#1"}),
+        Operation("memory_insert", {"content": "Ada's bike is green"}),
+        Operation("memory_update", {"id": "#1", "content": "Ada moved to Oslo"}),
+        Operation("memory_delete", {"id": "#1"}),
     ]
 )
 
@@ -46,7 +46,7 @@ def model_output(rng: random.Random) -> None:
     """Parsed, applied to a memory, searched, scored and recorded."""
     written = text(rng, rng.choice((GOOD_OUTPUT, "")))
     memory = flat.create(MemoryConfig(max_items=4, max_item_tokens=64), lambda t: len(t.encode()) // 4)
-    memory, _ = memory.apply(operations.types.Operation("memory_insert", {"content": "old"}), 0)
+    memory, _ = memory.apply(Operation("memory_insert", {"content": "old"}), 0)
     codec = rng.choice(("qwen", "function_args"))
     parsed = operations.parse(written, flat.SPECS, codec=codec)
     memory, outcomes = apply(memory, parsed, 1, MemoryConfig(max_operations=8), memory.items)
