@@ -51,10 +51,10 @@ from finemem_jax.rl.train_state import create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_sft_step, state_shardings
 from finemem_jax.rollouts import packing
 from finemem_jax.run import workdir as workdirs
+from finemem_jax.run.clock import Clock
 from finemem_jax.run.journal import CHECKPOINTS, Journal, say
 from finemem_jax.run.preemption import Preempted, Preemption
 from finemem_jax.run.watchdog import Watchdog
-from finemem_jax.train import _Clock
 from finemem_jax.types import AnswererDown
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import reason
@@ -171,7 +171,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                 # --- steps -------------------------------------------------------------------------------------
                 for step in range(done, stage.end):
                     preemption.check(step)
-                    clock = _Clock(watchdog, progress, step)
+                    clock = Clock(watchdog, progress, step)
                     if cfg.sft.eval_every and journal.needs_evaluation(step):
                         with clock.phase("evaluate"), preemption.interruptible():
                             found = evaluate_now(f"step {step}" if step else "before")
