@@ -188,6 +188,9 @@ class AnswererConfig:
     # endpoint: wait after the first failure; doubles, at most 60 s, with jitter
     backoff_seconds: Annotated[float, Range(0, 60)] = 1.0
     patience_seconds: Amount = 600.0  # endpoint: how long to wait for a server that is away or busy (429, 502-504)
+    max_reply_bytes: Annotated[int, Range(1024)] = 1 << 20  # endpoint: a longer response is a broken reply
+    # endpoint, local: size of the cache's file; beyond it the oldest answers make room
+    max_cache_bytes: Annotated[int, Range(1 << 20)] = 4 << 30
     cache: Text = ""  # sqlite file of answers, by model, prompt and settings; "" = answers.sqlite in the workdir
     price_prompt: Amount = 0.0  # money per million prompt tokens, for the cost count
     price_completion: Amount = 0.0  # the same for completion tokens

@@ -271,7 +271,7 @@ def _load_local(cfg: Config, settings: AnswererConfig, what: str) -> Chat:
         cfg.engine, slots=settings.slots, cache_tokens=settings.context_tokens, pool_tokens=0
     )
     chat = EngineChat(Engine(model, params, capacity), tokenizer, settings, what)
-    return AskedOnce(chat, chat.identity, settings.cache)
+    return AskedOnce(chat, chat.identity, settings.cache, settings.max_cache_bytes)
 
 
 def load_mesh(cfg: Config) -> Mesh | None:

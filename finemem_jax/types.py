@@ -208,7 +208,7 @@ class Reply:
     prompt_tokens: int = 0  # as the model's own tokenizer counts them; 0 without a model
     completion_tokens: int = 0
     key: str = ""  # names the conversation: replies with the same key cost one call
-    problem: str = ""  # why `text` is None
+    problem: str = ""  # why `text` is None, or why it is no answer: it was cut off before one began
 
 
 @dataclass(frozen=True, slots=True)

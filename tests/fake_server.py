@@ -27,7 +27,9 @@ class _Server(ThreadingHTTPServer):
 class FakeServer:
     def __init__(self, behave: Callable[[str, int], str] = lambda question, attempt: "ok"):
         self.behave = behave
-        self.reply = lambda question: f"<think>hm</think>re: {question}"
+        self.reply: Callable[[str], str | None] = lambda question: f"<think>hm</think>re: {question}"
+        self.finish = "stop"
+        self.error = "told to fail"
         self.seen: list[str] = []  # questions, in the order of arrival
         self.bodies: list[dict] = []
         self.headers: list[dict] = []
@@ -93,13 +95,13 @@ class FakeServer:
                 self._now -= 1
 
     def _behave(self, request: BaseHTTPRequestHandler, how: str, question: str) -> None:
-        choice = {"message": {"role": "assistant", "content": self.reply(question)}, "finish_reason": "stop"}
+        choice = {"message": {"role": "assistant", "content": self.reply(question)}, "finish_reason": self.finish}
         usage = {"prompt_tokens": 10, "completion_tokens": 3}
         choices = {"no choices": [], "two choices": [choice, choice], "null": [{"message": {"content": None}}]}
         data = json.dumps({"choices": choices.get(how, [choice]), "usage": usage}).encode()
         status, _, after = how.partition("/")
         if status.isdigit():
-            data = b'{"error": "told to fail"}'
+            data = self.error.encode()
         if how == "reset":
             request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             request.connection.shutdown(socket.SHUT_RDWR)

@@ -6,13 +6,13 @@ questions of a source), then the items, then the question.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
 from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.http import HttpChat
+from finemem_jax.chat.replies import without_thought
 from finemem_jax.config import AnswererConfig
 from finemem_jax.types import Answerer, AnswerRequest, Chat, Messages, Reply, pass_on
 
@@ -21,8 +21,6 @@ You answer a question from what an assistant's memory returned for it. The items
 beside the point. Use nothing but the items. Reply with the answer alone, as short as the question allows. If the \
 items do not hold the answer, reply: unknown"""
 
-_THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
-
 
 def answer_messages(request: AnswerRequest) -> Messages:
     """The conversation that asks one question."""
@@ -30,12 +28,6 @@ def answer_messages(request: AnswerRequest) -> Messages:
     items = "\n".join(f"{i}. {item.text}" for i, item in enumerate(request.items, 1)) or "(nothing was found)"
     user = f"Memory:\n{items}\n\nQuestion: {request.question}"
     return ({"role": "system", "content": system}, {"role": "user", "content": user})
-
-
-def without_thought(text: str) -> str:
-    """What follows the thinking. A thought that was cut off gives "": the model has not answered."""
-    text = _THOUGHT.sub("", text)
-    return "" if "<think>" in text else text.strip()
 
 
 class ModelAnswerer(Answerer):
@@ -73,12 +65,14 @@ def open_endpoint(cfg: AnswererConfig) -> AskedOnce:
     `open_endpoint(cfg).submit(conversations)` gives a future `Reply` per conversation; `.chat.traffic` says what went
     over the wire, `.hits` what did not have to."""
     http = HttpChat(cfg)
-    return AskedOnce(http, http.identity, cfg.cache)
+    return AskedOnce(http, http.identity, cfg.cache, cfg.max_cache_bytes)
 
 
 def _then_read(asked: Future[Reply]) -> Future[Reply]:
     def read(reply: Reply) -> Reply:
-        return reply if reply.text is None else replace(reply, text=without_thought(reply.text))
+        if reply.text is None or reply.problem:  # cut off before it answered: that says nothing of the memory
+            return replace(reply, text=None)
+        return replace(reply, text=without_thought(reply.text))
 
     future: Future[Reply] = Future()
     pass_on(asked, future, read)

@@ -1,39 +1,33 @@
 """Every conversation is asked once: in flight, in this run, and in the runs after it.
 
 `AskedOnce` stands before a chat model. Conversations that are equal, or were asked before with the same model and
-settings, cost one call. Replies are written to an sqlite file the moment they come, so a killed run repeats none.
-A missing reply is never kept: the next run asks again.
+settings, cost one call. Replies are written to an sqlite file the moment they come (`reply_store.py`), so a killed run
+repeats none. A reply that is missing, or was cut off before it answered, is never kept: the next run asks again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from pathlib import Path
 
-from finemem_jax.config import UserError
+from finemem_jax.chat.reply_store import ReplyStore
 from finemem_jax.types import Chat, Messages, Reply
-
-_BUSY_SECONDS = 60.0  # several processes may share one file
-_LOOKUPS = 500  # keys per query
 
 
 class AskedOnce(Chat):
     """`chat` behind the cache. identity: JSON of what a reply depends on besides the messages (model, settings)."""
 
-    def __init__(self, chat: Chat, identity: object, path: str = ""):
-        """path: the sqlite file; "" = a temporary one that is gone with the process."""
+    def __init__(self, chat: Chat, identity: object, path: str, max_bytes: int):
+        """path: the sqlite file; "" = a temporary one that is gone with the process. max_bytes: how large it may be."""
         self.chat = chat
         self.hits = 0  # conversations that cost no call
         self.replies = self.missing = self.prompt_tokens = self.completion_tokens = 0  # of those that did
         self._identity = identity
-        self._store = _ReplyStore(path)
+        self._store = ReplyStore(path, max_bytes)
         self._in_flight: dict[str, Future[Reply]] = {}
         self._lock = threading.Lock()
 
@@ -72,7 +66,7 @@ class AskedOnce(Chat):
         with self._lock:
             if error is None:
                 self._count(asked.result())
-            if error is None and asked.result().text is not None:
+            if error is None and not _is_missing(asked.result()):
                 self._store.keep(key, asked.result())
             waiting = self._in_flight.pop(key)
         if error is not None:
@@ -81,64 +75,17 @@ class AskedOnce(Chat):
             waiting.set_result(replace(asked.result(), key=key))
 
     def _count(self, reply: Reply) -> None:
-        self.replies += reply.text is not None
-        self.missing += reply.text is None
+        self.replies += not _is_missing(reply)
+        self.missing += _is_missing(reply)
         self.prompt_tokens += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
+
+
+def _is_missing(reply: Reply) -> bool:
+    return reply.text is None or bool(reply.problem)
 
 
 def _done(reply: Reply) -> Future[Reply]:
     future: Future[Reply] = Future()
     future.set_result(reply)
     return future
-
-
-class _ReplyStore:
-    """The sqlite file. Its owner holds a lock around every call."""
-
-    def __init__(self, path: str):
-        self._path = path
-        try:
-            if path:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._rows = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None)
-            self._rows.execute("PRAGMA journal_mode=WAL")
-            self._rows.execute("PRAGMA synchronous=NORMAL")  # a power cut may lose the last replies, never the file
-            self._rows.execute(
-                "CREATE TABLE IF NOT EXISTS replies "
-                "(key TEXT PRIMARY KEY, text TEXT, prompt_tokens INTEGER, completion_tokens INTEGER) WITHOUT ROWID"
-            )
-        except (sqlite3.Error, OSError) as error:
-            raise UserError(f"cannot use the cache of answers {path} (config.answerer.cache): {error}") from error
-        self._is_broken = False
-
-    def find(self, keys: list[str]) -> dict[str, Reply]:
-        found = {}
-        for start in range(0, len(keys), _LOOKUPS):
-            part = keys[start : start + _LOOKUPS]
-            query = f"SELECT * FROM replies WHERE key IN ({','.join('?' * len(part))})"
-            try:
-                rows = self._rows.execute(query, part).fetchall()
-            except sqlite3.DatabaseError as error:
-                raise UserError(f"the cache of answers {self._path} is damaged ({error}): remove it") from error
-            for key, text, prompt_tokens, completion_tokens in rows:
-                found[key] = Reply(_from_bytes(text), prompt_tokens, completion_tokens, key)
-        return found
-
-    def keep(self, key: str, reply: Reply) -> None:
-        row = (key, _to_bytes(reply.text), reply.prompt_tokens, reply.completion_tokens)
-        try:
-            self._rows.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", row)
-        except sqlite3.Error as error:  # a full disk must not cost the answer itself
-            if not self._is_broken:
-                print(f"answerer: cannot write {self._path}: {error}; answers are not kept", file=sys.stderr)
-            self._is_broken = True
-
-
-def _to_bytes(text: str | None) -> bytes:
-    """Replies may hold lone surrogates and NULs, which sqlite's text does not take."""
-    return (text or "").encode("utf-8", "surrogatepass")
-
-
-def _from_bytes(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")

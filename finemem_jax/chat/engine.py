@@ -9,6 +9,7 @@ from concurrent.futures import Future
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from finemem_jax.chat.replies import why_unanswered
 from finemem_jax.config import AnswererConfig, UserError
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.tokenizer import stop_tokens
@@ -46,7 +47,8 @@ class EngineChat(Chat):
             for (prompt, future), completion in zip(waiting, completions, strict=True):
                 tokens = completion.tokens[:-1] if completion.finish == "stop" else completion.tokens
                 text = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
-                future.set_result(Reply(text, len(prompt), len(completion.tokens)))
+                problem = why_unanswered(text, is_cut=completion.finish == "length")
+                future.set_result(Reply(text, len(prompt), len(completion.tokens), problem=problem))
 
     def _prompt(self, messages: Messages) -> tuple[int, ...]:
         tokens = self.tokenizer.apply_chat_template(

@@ -6,12 +6,16 @@ What can go wrong, and what becomes of it:
 |---------------------------------------------|-----------------------------------------------------------------------|
 | is away, 408, 425, 429, 502, 503, 504       | tried again until `patience_seconds` are over, honouring Retry-After  |
 | other 5xx, reset, timeout, no JSON, no text | tried again `retries` times                                           |
+| more than `max_reply_bytes`                 | likewise, without reading the rest                                    |
+| cuts an answer off before it began          | missing: another try would be cut off too                             |
 | 400, 413, 422 and other 4xx                 | this one request is missing: another try would be refused too         |
 | 401, 403, 404, 405, a redirect              | UserError: key, address or model is wrong for every request           |
 
 A request that used up its tries is missing, with the reason; when no request at all succeeded while it waited out
 its patience, the server is down, and every waiting request raises AnswererDown. A request keeps its place among the
 `concurrency` while it backs off, so a server in trouble sees fewer of them, not more.
+
+The key is written nowhere, whatever the server does with it: where a reply or an error repeats it, "(key)" stands.
 """
 
 from __future__ import annotations
@@ -26,14 +30,25 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Sequence
+import urllib.parse
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
+from finemem_jax.chat.connection import (
+    Address,
+    Broken,
+    CannotConnect,
+    Connection,
+    Response,
+    TooLong,
+    connect,
+    parse_address,
+)
+from finemem_jax.chat.replies import why_unanswered
 from finemem_jax.config import AnswererConfig, UserError
+from finemem_jax.reporting.untrusted import printable
 from finemem_jax.types import AnswererDown, Chat, Messages, Reply
 
 _LONGEST_BACKOFF = 60.0  # seconds, before jitter
@@ -41,6 +56,7 @@ _CONNECT_SECONDS = 10.0
 _SAY_EVERY = 30.0  # seconds between two lines about a server that is away
 _AWAY = {408, 425, 429, 502, 503, 504}
 _WRONG_FOR_ALL = {401, 403, 404, 405}
+_SHORTEST_SECRET = 8  # a key shorter than this ("none", "EMPTY") is no secret, and may well be an answer
 
 
 class _TryAgain(Exception):
@@ -64,7 +80,7 @@ class Traffic:
     missing: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    problems: dict[str, int] = field(default_factory=dict)  # why requests are missing -> how many
+    problems: dict[str, int] = field(default_factory=dict)  # why there is no answer -> how many
 
 
 class HttpChat(Chat):
@@ -77,15 +93,23 @@ class HttpChat(Chat):
     def __init__(self, cfg: AnswererConfig):
         self.cfg = cfg
         self.traffic = Traffic()
-        self._url = _checked_url(cfg.url)
+        self._address = _checked_address(cfg.url)
         self._extra = _checked_extra(cfg.extra)
         if not cfg.model:
             raise UserError("config.answerer.model is empty: the name under which the server serves the model")
-        self._key = os.environ.get(cfg.key_variable, "").strip() if cfg.key_variable else ""
+        self._key = _key_of(cfg.key_variable)
+        self._headers = _headers(self._address, self._key)
+        self._settings = {
+            "model": cfg.model,
+            "temperature": cfg.temperature,
+            "max_tokens": cfg.max_tokens,
+            "stream": False,
+            **self._extra,
+        }
         self._waiting: list[tuple[str, int, Messages, Future[Reply]]] = []  # a heap; touched by the loop's thread only
         self._count = itertools.count()
         self._workers = 0
-        self._client: httpx.AsyncClient | None = None
+        self._idle: list[Connection] = []  # the one that was used last at the end
         self._last_success = time.monotonic()
         self._said = 0.0
         self._lock = threading.Lock()
@@ -114,13 +138,6 @@ class HttpChat(Chat):
     # ---- in the loop's thread ----
 
     def _enqueue(self, conversations: list[Messages], futures: list[Future[Reply]]) -> None:
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                timeout=httpx.Timeout(self.cfg.timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=self.cfg.concurrency),
-                headers={"Content-Type": "application/json"}
-                | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-            )
         for messages, future in zip(conversations, futures, strict=True):
             heapq.heappush(self._waiting, (_text(messages), next(self._count), messages, future))
         for _ in range(min(self.cfg.concurrency - self._workers, len(conversations))):
@@ -149,18 +166,12 @@ class HttpChat(Chat):
             future.set_exception(error)
 
     async def _complete(self, messages: Messages) -> Reply:
-        body = {
-            "model": self.cfg.model,
-            "messages": [dict(message) for message in messages],
-            "temperature": self.cfg.temperature,
-            "max_tokens": self.cfg.max_tokens,
-            "stream": False,
-            **self._extra,
-        }
+        body = {"messages": [dict(message) for message in messages], **self._settings}
+        content = json.dumps(body).encode("ascii")  # json escapes what is not, so any text can be sent
         started, broken, backoff = time.monotonic(), 0, self.cfg.backoff_seconds
         while True:
             try:
-                reply = await self._attempt(body)
+                reply = await self._attempt(content)
             except _Hopeless as problem:
                 return self._missing(str(problem))
             except _TryAgain as problem:
@@ -180,6 +191,8 @@ class HttpChat(Chat):
                 self.traffic.replies += 1
                 self.traffic.prompt_tokens += reply.prompt_tokens
                 self.traffic.completion_tokens += reply.completion_tokens
+                if reply.problem:
+                    self._note(reply.problem)
                 return reply
 
     def _give_up(self, why: str, started: float, away: bool) -> Reply:
@@ -192,39 +205,76 @@ class HttpChat(Chat):
 
     def _missing(self, why: str) -> Reply:
         self.traffic.missing += 1
-        self.traffic.problems[why] = self.traffic.problems.get(why, 0) + 1
+        self._note(why)
         return Reply(None, problem=why)
 
-    async def _attempt(self, body: dict) -> Reply:
+    def _note(self, why: str) -> None:
+        """A question that stays without an answer: counted, and said where it is the first of its kind."""
+        count = self.traffic.problems.get(why, 0)
+        self.traffic.problems[why] = count + 1
+        if not count:
+            print(f"answerer: a question is left without an answer: {why}", file=sys.stderr, flush=True)
+
+    async def _attempt(self, content: bytes) -> Reply:
         """One request. The time limit is for the whole of it: a server that drips a byte a second never times out
         by itself."""
         try:
             async with asyncio.timeout(self.cfg.timeout_seconds):
-                response = await self._client.post(self._url, content=json.dumps(body))  # ASCII: any text can be sent
+                response = await self._post(content)
         except TimeoutError as error:
             raise _TryAgain(f"no reply within {self.cfg.timeout_seconds:g} s") from error
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise _TryAgain(f"cannot connect to {self.cfg.url}", away=True) from error
-        except (httpx.TransportError, httpx.DecodingError) as error:
-            raise _TryAgain(f"connection broken ({type(error).__name__})") from error
-        if response.status_code != httpx.codes.OK:
+        except CannotConnect as error:
+            raise _TryAgain(f"cannot connect to {self.cfg.url} ({error})", away=True) from error
+        except Broken as error:
+            raise _TryAgain(f"connection broken ({error})") from error
+        except TooLong as error:
+            raise _TryAgain(f"a reply longer than max_reply_bytes={self.cfg.max_reply_bytes}") from error
+        if response.status != 200:
             self._refuse(response)
-        return _read_reply(response)
+        return _read_reply(response.body, self._hidden)
 
-    def _refuse(self, response: httpx.Response) -> None:
-        status = response.status_code
+    async def _post(self, content: bytes) -> Response:
+        """The response on an idle connection, or on a new one; it is idle again when the response was whole."""
+        connection = None
+        while self._idle and connection is None:
+            connection = self._idle.pop()
+            if not connection.is_usable:  # the server has hung up meanwhile
+                connection.close()
+                connection = None
+        connection = connection or await connect(self._address, _CONNECT_SECONDS)
+        try:
+            headers = [*self._headers, ("Content-Length", str(len(content)))]
+            response = await connection.post(headers, content, self.cfg.max_reply_bytes)
+        except BaseException:
+            connection.close()
+            raise
+        if connection.is_usable:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return response
+
+    def _refuse(self, response: Response) -> None:
+        status = response.status
         why = f"HTTP {status}"
         if status in _AWAY or status >= 500:
             raise _TryAgain(why, away=status in _AWAY, after=_retry_after(response.headers.get("retry-after", "")))
-        said = " ".join(response.text[:400].split())[:200]
-        if self._key:  # some servers repeat the key they refuse
-            said = said.replace(self._key, "(key)")
         if status in _WRONG_FOR_ALL or status < 400:
+            said = self._hidden(response.body.decode("utf-8", "replace"), always=True)
             raise UserError(
                 f"{self.cfg.url} refuses model {self.cfg.model!r} with HTTP {status} (config.answerer.url, "
-                f"config.answerer.model, key in the environment variable {self.cfg.key_variable}): {said}"
+                f"config.answerer.model, key in the environment variable {self.cfg.key_variable}): "
+                f"{printable(' '.join(said[:400].split())[:200], one_line=True)}"
             )
         raise _Hopeless(why)
+
+    def _hidden(self, text: str, *, always: bool = False) -> str:
+        """The text without the key. Some servers repeat the key they refuse, or a whole request."""
+        if not self._key or (len(self._key) < _SHORTEST_SECRET and not always):
+            return text
+        for form in {self._key, json.dumps(self._key)[1:-1], self._key.replace("/", "\\/"), _quoted(self._key)}:
+            text = text.replace(form, "(key)")
+        return text
 
     def _say(self, text: str) -> None:
         if time.monotonic() - self._said > _SAY_EVERY:
@@ -236,18 +286,42 @@ def _text(messages: Messages) -> str:
     return "\0".join(message["content"] for message in messages)
 
 
-def _checked_url(url: str) -> str:
+def _checked_address(url: str) -> Address:
     if not url:
         raise UserError("config.answerer.url is empty: the server's base URL, e.g. http://localhost:8000/v1")
     try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise UserError(f"config.answerer.url={url!r} is no URL") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UserError(f"config.answerer.url={url!r} must start with http:// or https://")
-    if parsed.userinfo:
-        raise UserError("config.answerer.url holds a password: a key belongs into the environment, never into a config")
-    return url.rstrip("/") + "/chat/completions"
+        return parse_address(url.rstrip("/") + "/chat/completions")
+    except ValueError as error:  # bad ports and hosts too
+        shown = "" if set(url) & set("@?#") else f"={url!r}"  # what stands beside these may be a password or a key
+        raise UserError(f"config.answerer.url{shown}: {error}") from error
+
+
+def _key_of(variable: str) -> str:
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not key.isascii() or not key.isprintable():
+        raise UserError(
+            f"the key in the environment variable {variable} (config.answerer.key_variable) is not plain text"
+        )
+    return key
+
+
+def _headers(address: Address, key: str) -> list[tuple[str, str]]:
+    """Of every request, but for its length."""
+    headers = [
+        ("Host", address.host_header),
+        ("User-Agent", "finemem_jax"),
+        ("Accept", "application/json"),
+        ("Accept-Encoding", "identity"),
+        ("Content-Type", "application/json"),
+    ]
+    headers += [("Authorization", f"Bearer {key}")] if key else []
+    return headers + (
+        [("Proxy-Authorization", address.proxy_key)] if address.goes_by_proxy and address.proxy_key else []
+    )
+
+
+def _quoted(key: str) -> str:
+    return urllib.parse.quote(key, safe="")
 
 
 def _checked_extra(extra: str) -> dict:
@@ -272,20 +346,24 @@ def _retry_after(value: str) -> float:
         return 0.0
 
 
-def _read_reply(response: httpx.Response) -> Reply:
-    """The text of the only choice. Anything else is a broken reply: an answer is never guessed from half of one."""
+def _read_reply(body: bytes, hidden: Callable[[str], str]) -> Reply:
+    """The text of the only choice, as `hidden` gives it. Anything else is a broken reply: an answer is never guessed
+    from half of one."""
     try:
-        parsed: Any = response.json()
+        parsed: Any = json.loads(body)
         (choice,) = parsed["choices"]
         text = choice["message"]["content"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _TryAgain("a reply that is no chat completion") from error
+    is_cut = choice.get("finish_reason") == "length"
     if not isinstance(text, str):
-        raise _TryAgain("a reply without text")
+        raise _Hopeless(why_unanswered("", is_cut=True)) if is_cut else _TryAgain("a reply without text")
     usage = parsed.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # JSON can hold what UTF-8 cannot
-    return Reply(text, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+    if not text.isascii():
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # JSON can hold what UTF-8 cannot
+    used = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    return Reply(hidden(text), *used, problem=why_unanswered(text, is_cut=is_cut))
 
 
 def _count(value: object) -> int:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from finemem_jax.answerers._model import without_thought
+from finemem_jax.chat.replies import without_thought
 from finemem_jax.types import Chat, Judge, JudgeRequest, Messages, Reply
 
 INSTRUCTIONS = """\

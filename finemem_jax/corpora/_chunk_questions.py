@@ -22,7 +22,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from finemem_jax.answerers._model import open_endpoint, without_thought
+from finemem_jax.answerers._model import open_endpoint
+from finemem_jax.chat.replies import without_thought
 from finemem_jax.config import AnswererConfig, UserError, resolve
 from finemem_jax.console import Progress, print_table
 from finemem_jax.corpora import _question_writing as writing

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
+import json
 import threading
 import time
+import urllib.parse
 
 import pytest
 
@@ -168,6 +169,9 @@ def test_any_text_can_be_asked_and_kept(tmp_path):
         {"url": ""},
         {"url": "localhost:8000"},
         {"url": "http://me:secret@host/v1"},
+        {"url": "http://host:port/v1"},
+        {"url": "http://ho st/v1"},
+        {"url": "http://host/v1?key=secret"},
         {"model": ""},
         {"extra": "[1]"},
         {"extra": "{"},
@@ -179,11 +183,94 @@ def test_settings_that_cannot_work_are_refused_in_one_line(values):
     assert "\n" not in str(error.value) and "secret" not in str(error.value)
 
 
-def test_a_damaged_cache_is_named(tmp_path):
+def test_a_damaged_cache_is_set_aside_named_and_answered_anew(tmp_path, capfd):
     path = tmp_path / "answers.sqlite"
     path.write_bytes(b"no database at all" * 100)
-    with FakeServer() as server, pytest.raises((UserError, sqlite3.Error), match=r"answers\.sqlite"):
-        create(settings(server, cache=str(path)))
+    with FakeServer() as server:
+        cfg = settings(server, cache=str(path))
+        assert create(cfg).answer(requests("a")) == create(cfg).answer(requests("a")) == ["re: a"]
+        assert len(server.seen) == 1
+    assert (tmp_path / "answers.sqlite.damaged").read_bytes() == b"no database at all" * 100
+    assert "answers.sqlite.damaged" in capfd.readouterr().err
+
+
+def test_a_reply_beyond_its_bound_is_missing_and_never_read_whole(tmp_path, capfd):
+    with FakeServer() as server:
+        server.reply = lambda question: "x" * (5_000_000 if question == "long" else 5)
+        answerer = create(settings(server, retries=1, cache=str(tmp_path / "answers.sqlite")))
+        replies = [future.result() for future in answerer.submit(requests("long", "short"))]
+    assert [reply.text for reply in replies] == [None, "xxxxx"]
+    assert "max_reply_bytes" in replies[0].problem and "max_reply_bytes" in capfd.readouterr().err
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "answer"),
+    [
+        ("<think>hm", "length", None),
+        ("<think>hm", "stop", None),  # a server that does not say that it cut
+        ("<think>hm</think>", "length", None),
+        ("", "length", None),
+        (None, "length", None),  # the server's parser keeps the thought to itself
+        ("<think>hm</think>", "stop", ""),  # thought to the end, and nothing to say: an answer, and a wrong one
+        ("", "stop", ""),
+        ("<think>hm</think> Orlov, who", "length", "Orlov, who"),
+    ],
+)
+def test_what_was_cut_off_before_it_answered_is_missing_not_wrong(tmp_path, capfd, text, finish, answer):
+    with FakeServer() as server:
+        server.reply, server.finish = lambda question: text, finish
+        cfg = settings(server, cache=str(tmp_path / "answers.sqlite"))
+        for _ in range(2):
+            answerer = create(cfg)
+            (future,) = answerer.submit(requests("a"))
+            assert future.result().text == answer
+            assert ("chat_template_kwargs" in future.result().problem) == (answer is None)
+        assert answerer.spent()["missing"] == (answer is None)
+        assert len(server.seen) == (2 if answer is None else 1)  # asked once a run, and kept where it is an answer
+    assert ("chat_template_kwargs" in capfd.readouterr().err) == (answer is None)
+
+
+@pytest.mark.parametrize("key", ['sk-se/cret+"1"', "token-abc123"])
+def test_a_server_that_echoes_the_key_gets_it_into_no_reply_file_or_line(tmp_path, monkeypatch, capfd, key):
+    monkeypatch.setenv("SOME_KEY", key)
+    shapes = (key, json.dumps(key)[1:-1], key.replace("/", "\\/"), urllib.parse.quote(key, safe=""))
+    with FakeServer() as server:
+        server.reply = lambda question: f"you sent {question} {' '.join(shapes)}"
+        answerer = create(settings(server, key_variable="SOME_KEY", cache=str(tmp_path / "answers.sqlite")))
+        (text,) = answerer.answer(requests("a"))
+        server.behave = lambda question, attempt: "401"
+        server.error = "x" * 190 + key + "y" * 300  # across the place where the line is cut off
+        with pytest.raises(UserError, match="SOME_KEY") as error:
+            answerer.answer(requests("b"))
+    assert text == "you sent a (key) (key) (key) (key)"
+    kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    told = str(error.value) + "".join(capfd.readouterr())
+    assert "(key)"[:5] in told or "x" * 190 in told
+    for shape in (*shapes, key[:7]):
+        assert shape.encode() not in kept and shape not in told
+
+
+def test_a_key_that_is_no_secret_may_be_an_answer(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "none")
+    with FakeServer() as server:
+        server.reply = lambda question: "none"
+        assert create(settings(server, key_variable="SOME_KEY")).answer(requests("a")) == ["none"]
+
+
+def test_escapes_in_a_servers_error_do_not_reach_the_terminal():
+    with FakeServer(lambda question, attempt: "401") as server:
+        server.error = "\x1b[2J\x1b]0;title\x07 no"
+        with pytest.raises(UserError) as error:
+            create(settings(server)).answer(requests("b"))
+    assert "\x1b" not in str(error.value) and "\\x1b[2J" in str(error.value)
+
+
+def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "sk-secret\n\nX-Other: 1")
+    with pytest.raises(UserError, match="SOME_KEY") as error:
+        open_endpoint(AnswererConfig(url="http://h/v1", model="m", key_variable="SOME_KEY"))
+    assert "sk-secret" not in str(error.value)
 
 
 def test_hundreds_of_questions_with_random_faults_are_all_answered():

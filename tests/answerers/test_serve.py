@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
-import httpx
 import pytest
 
 from finemem_jax import config, main
@@ -43,9 +43,9 @@ def served(tmp_path_factory):
         deadline = time.monotonic() + STARTING_SECONDS
         while True:
             try:
-                httpx.get(f"http://localhost:{port}/health", timeout=20.0)
+                urllib.request.urlopen(f"http://localhost:{port}/health", timeout=20.0).close()
                 break
-            except httpx.TransportError:
+            except OSError:
                 log_text = (folder / "log").read_text()
                 assert server.poll() is None and time.monotonic() < deadline, log_text[-2000:]
                 time.sleep(0.3)
