@@ -14,8 +14,9 @@ nearest labelled examples; the same answer for the same request, on any machine.
 What it cannot do: reason over two items or two sentences, count, compare, infer; know that a fact has changed, unless
 memory did (of an old and a new value it takes what BM25 ranks first); tell a person from a place (the longest run of
 words wins, whatever was asked for); summarise; follow `query_prompt`, which it does not read; paraphrase; abstain,
-save on an empty retrieval, where it answers "". Its scores say how much of the answer memory and retrieval hold, not
-what a language model would do with them: compare policies with it, never with published numbers.
+save on an empty retrieval, where it answers ""; make much of scripts without spaces, which it reads by characters. Its
+scores say how much of the answer memory and retrieval hold, not what a language model would do with them: compare
+policies with it, never with published numbers.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import regex
+
 from finemem_jax.config import AnswererConfig
+from finemem_jax.env.words import CHARACTER, SPACED, is_special, words
 from finemem_jax.types import Answerer, AnswerRequest, Chat, Reply, Retrieved
 
 # `utterance => label`, and the Sentence/Label layout of the published classification streams.
 _LABEL = re.compile(r"=>[ \t]*(?P<arrow>[^\n=>]+)$|^labels?:[ \t]*(?P<field>[^\n]+)$", re.IGNORECASE | re.MULTILINE)
-_SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?=\s|$)|\n|$)|[^\n]+")
+_SENTENCE = re.compile(r"[^.!?。！？\n]+(?:[.!?](?=\s|$)|[。！？]|\n|$)|[^\n]+")
 _WORD = re.compile(r"\w+(?:[-.,:]\w+)*")
+_SPECIAL_WORD = regex.compile(rf"(?V1){CHARACTER}|{SPACED}+(?:[-.,:]{SPACED}+)*")
 _EXAMPLE_LINES = 2  # a text with a label and more lines than this is not one example but a page
 _FUNCTION_WORDS = frozenset(
     "a an the is are was were be been am do does did of in on at to for from by with as and or that this it its "
@@ -68,7 +73,7 @@ def _answer(request: AnswerRequest) -> str:
         return ""
     # the best item is the first, but where the whole memory is given in its own order; max() keeps the first of equals
     top = max(request.items, key=lambda item: item.score).text
-    asked = {word.lower() for word in _words(request.question)}
+    asked = {word.lower() for word in words(request.question)}
     if _labels(top):
         lines = [line for line in top.splitlines() if line.strip()]
         if len(lines) <= _EXAMPLE_LINES:
@@ -78,19 +83,15 @@ def _answer(request: AnswerRequest) -> str:
             return labels[0]
     sentences = _SENTENCE.findall(top) or [top]
     # max() keeps the first of equals, so that an answer never depends on hashing
-    best = max(sentences, key=lambda sentence: len(asked & {word.lower() for word in _words(sentence)}))
+    best = max(sentences, key=lambda sentence: len(asked & {word.lower() for word in words(sentence)}))
     return _longest_run(best, asked | _FUNCTION_WORDS)
 
 
 def _nearest_line(lines: Sequence[str], asked: set[str]) -> str:
     """The line that shares most words with the question, with the `Label:` line that follows it."""
-    best = max(range(len(lines)), key=lambda i: len(asked & {word.lower() for word in _words(lines[i])}))
+    best = max(range(len(lines)), key=lambda i: len(asked & {word.lower() for word in words(lines[i])}))
     following = lines[best + 1] if best + 1 < len(lines) else ""
     return f"{lines[best]}\n{following}" if following.lower().startswith("label") else lines[best]
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text)
 
 
 def _labels(text: str) -> list[str]:
@@ -107,13 +108,13 @@ def _vote(items: Sequence[Retrieved]) -> str:
 
 def _longest_run(sentence: str, excluded: set[str] | frozenset[str]) -> str:
     """The longest contiguous stretch of words outside `excluded`, as it stands in the sentence; "" if none."""
-    runs: list[tuple[int, int, int]] = []  # (words, start, end)
-    for match in _WORD.finditer(sentence):
-        if match.group().lower() in excluded or all(part.lower() in excluded for part in _words(match.group())):
+    runs: list[tuple[int, int, int]] = []  # (length in words, start, end)
+    for match in (_SPECIAL_WORD if is_special(sentence) else _WORD).finditer(sentence):
+        if match.group().lower() in excluded or all(part.lower() in excluded for part in words(match.group())):
             runs.append((0, match.end(), match.end()))  # breaks the run
         elif runs and runs[-1][0] and not sentence[runs[-1][2] : match.start()].strip():
-            words, start, _ = runs[-1]
-            runs[-1] = (words + 1, start, match.end())
+            length, start, _ = runs[-1]
+            runs[-1] = (length + 1, start, match.end())
         else:
             runs.append((1, match.start(), match.end()))
     if not runs:

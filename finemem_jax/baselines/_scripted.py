@@ -9,10 +9,10 @@ limits them.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Sequence
 
 from finemem_jax.config import ExpertConfig
+from finemem_jax.env.words import search_terms
 from finemem_jax.types import Episode, MemoryItem, Operation, Question, Turn
 
 Writer = Callable[[Episode, Turn], Sequence[Operation]]
@@ -130,4 +130,4 @@ def _subject(line: str) -> str:
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.lower()))
+    return set(search_terms(text))

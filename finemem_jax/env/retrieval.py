@@ -8,7 +8,7 @@ Score of an item D for a query Q, N items, n(w) of them with the word w, f(w, D)
     idf "lucene":  ln(1 + (N - n + .5) / (n + .5)), always positive, so it ranks a memory of one item rightly
     idf "okapi":   ln((N - n + .5) / (n + .5)); where negative, 0.25 times the mean of these over all words
 
-Words are `\\b\\w+\\b`, lower-cased.
+Words are `\\b\\w+\\b`, lower-cased; in scripts written without spaces, characters and pairs of them (`env/words.py`).
 
 An index of our own and not `bm25s`, because a memory of a training run holds 2 to 30 items and is rebuilt after every
 step of every rollout: there bm25s needs about 0.3 ms to build and 0.4 ms to ask, nearly all of it overhead, and this
@@ -33,6 +33,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from finemem_jax.config import RetrievalConfig, UserError, unknown
+from finemem_jax.env.words import search_terms
 
 _EPSILON = 0.25  # floor of a negative Okapi idf, as a share of the mean idf
 _FEW = 64  # up to this many items, plain Python beats the cost of calling numpy
@@ -41,10 +42,9 @@ _BLOCK_ITEMS = (
 )
 _STRIDE = 64  # items whose best score is looked at first
 
-_WORD = re.compile(r"\w+")  # greedy, so it finds the same words as \b\w+\b, faster
 # What ASCII text becomes before it is split, which finds the same words twice as fast: letters are lower-cased, what is
 # part of no word is a space.
-_ASCII = bytes(ord(chr(byte).lower()) if byte < 128 and _WORD.match(chr(byte)) else ord(" ") for byte in range(256))
+_ASCII = bytes(ord(chr(byte).lower()) if byte < 128 and re.match(r"\w", chr(byte)) else ord(" ") for byte in range(256))
 
 
 class Index(Protocol):
@@ -73,10 +73,10 @@ class _Block(NamedTuple):
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text, in their order."""
+    """The words of a text, in their order, as `search_terms` has them."""
     if text.isascii():
         return text.encode().translate(_ASCII).decode().split()
-    return _WORD.findall(text.lower())
+    return search_terms(text)
 
 
 @functools.lru_cache(maxsize=1 << 13)  # of items; where they are whole chunks, this many fill half a gigabyte

@@ -1,7 +1,8 @@
 """Metrics: (prediction, gold answers) -> a score in [0, 1]. One function each, named by `Question.metric`.
 
 All compare *normalised words*, case-folded on both sides: `normalise` says how. Matching is by whole words, so gold
-"no" is not found in "know", nor "3" in "13" or "3.5". An empty gold answer matches an empty prediction only.
+"no" is not found in "know", nor "3" in "13" or "3.5". Scripts written without spaces are compared by characters
+(`env/words.py`). An empty gold answer matches an empty prediction only.
 
 | metric          | score                                                                                |
 |---|---|
@@ -27,8 +28,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import regex
+
 from finemem_jax.config import UserError, unknown
 from finemem_jax.env import reference_scoring
+from finemem_jax.env.words import CHARACTER, SPACED, is_special
 
 
 def score(metric_name: str, prediction: str, answers: Sequence[str]) -> float:
@@ -66,18 +70,19 @@ def token_f1(prediction: str, answers: Sequence[str]) -> float:
 
 def rouge_l(prediction: str, answers: Sequence[str]) -> float:
     """F1 of the longest common subsequence of stemmed words, best of the answers."""
-    scorer = _rouge_scorer()
-    return max((scorer.score(answer, prediction)["rougeL"].fmeasure for answer in _listed(answers)), default=0.0)
+    listed = _listed(answers)
+    scorer = _rouge_scorer(all(text.isascii() for text in (prediction, *listed)))
+    return max((scorer.score(answer, prediction)["rougeL"].fmeasure for answer in listed), default=0.0)
 
 
 def keyword_recall(prediction: str, answers: Sequence[str]) -> float:
     """Share of the distinct keywords found in the prediction as whole words; 0 where there are none."""
-    return _recall(prediction, re.split(r"[,;\n]", "\n".join(_listed(answers))))
+    return _recall(prediction, re.split(KEYWORD_BORDER, "\n".join(_listed(answers))))
 
 
 def parts_recall(prediction: str, answers: Sequence[str]) -> float:
     """Share of the distinct parts found in the prediction; commas belong to a part ("Paris, France; 1998")."""
-    return _recall(prediction, re.split(r"[;\n]", "\n".join(_listed(answers))))
+    return _recall(prediction, re.split(PART_BORDER, "\n".join(_listed(answers))))
 
 
 def ordered_recall(prediction: str, answers: Sequence[str]) -> float:
@@ -87,6 +92,9 @@ def ordered_recall(prediction: str, answers: Sequence[str]) -> float:
     """
     return max((_ordered_share(prediction, answer) for answer in _listed(answers)), default=0.0)
 
+
+# Commas and semicolons, the ones of Arabic and of East Asian scripts among them, and lines.
+KEYWORD_BORDER, PART_BORDER = r"[,،、，;؛；\n]", r"[;؛；\n]"
 
 _STRICT = (
     exact_match,
@@ -112,7 +120,10 @@ _APOSTROPHE = re.compile(r"['’`]")
 _ABBREVIATION_DOT = re.compile(r"(?<=\b[^\W\d_])\.(?=[^\W\d_]\b)")  # the dots inside "u.s.a"
 _THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}\b)")
 # A number keeps its decimal point, and its minus where that is not a hyphen, as in "2010-2011".
-_NORMAL_WORD = re.compile(r"(?:(?<!\S)-)?\d+\.\d+(?!\.?\d)|(?<!\S)-\d+|[^\W_]+")
+_NUMBER = r"(?:(?<!\S)-)?\d+\.\d+(?!\.?\d)|(?<!\S)-\d+"
+_NORMAL_WORD = re.compile(rf"{_NUMBER}|[^\W_]+")
+_LETTERS = rf"{CHARACTER}|[{SPACED}--[_\p{{M}}\u200c\u200d]][{SPACED}--_]*"  # in scripts without spaces, one
+_SPECIAL_WORD = regex.compile(rf"(?V1){_NUMBER}|{_LETTERS}")
 _ARTICLES = frozenset(("a", "an", "the"))
 
 
@@ -128,10 +139,11 @@ def normalise(text: str) -> tuple[str, ...]:
         "It's $1,234.50 in U.S."  -> ("its", "1234.50", "in", "us")
         "A"                       -> ("a",)
         "+"                       -> ("+",)
+        "北京 is 3.5°"             -> ("北", "京", "is", "3.5")
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     plain = _THOUSANDS_COMMA.sub("", _ABBREVIATION_DOT.sub("", _APOSTROPHE.sub("", folded)))
-    words = tuple(_NORMAL_WORD.findall(plain))
+    words = tuple((_SPECIAL_WORD if is_special(plain) else _NORMAL_WORD).findall(plain))
     return tuple(word for word in words if word not in _ARTICLES) or words or tuple(folded.split())
 
 
@@ -166,7 +178,7 @@ def _recall(prediction: str, parts: Sequence[str]) -> float:
 
 
 def _ordered_share(prediction: str, answer: str) -> float:
-    parts = [words for part in re.split(r"[;\n]", answer) if (words := normalise(part))]
+    parts = [words for part in re.split(PART_BORDER, answer) if (words := normalise(part))]
     text = f" {' '.join(normalise(prediction))} "
     # ends[n]: where, at the earliest, a chain of n parts found in order ends
     ends = [0]
@@ -185,10 +197,29 @@ def _ordered_share(prediction: str, answer: str) -> float:
 
 
 @functools.cache
-def _rouge_scorer() -> Any:
+def _rouge_scorer(is_ascii: bool) -> Any:
     from rouge_score import rouge_scorer  # imports nltk, which takes a second that other metrics need not pay
 
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True, tokenizer=None if is_ascii else _RougeWords())
+
+
+class _RougeWords:
+    """The words of a text for ROUGE: those of the package's own tokenizer, which knows ASCII letters and digits alone,
+    and the words of other scripts."""
+
+    def __init__(self) -> None:
+        from nltk.stem import porter
+
+        self._stem = porter.PorterStemmer().stem
+
+    def tokenize(self, text: str) -> list[str]:
+        return [
+            self._stem(word) if word.isascii() and len(word) > 3 else word
+            for word in _ROUGE_WORD.findall(unicodedata.normalize("NFKC", text).lower())
+        ]
+
+
+_ROUGE_WORD = regex.compile(rf"(?V1){_LETTERS}")
 
 
 # --------------------------------------------------------------------------------------------------------------

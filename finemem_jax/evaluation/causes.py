@@ -26,7 +26,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from finemem_jax.env.scoring import normalise
+from finemem_jax.env.scoring import KEYWORD_BORDER, PART_BORDER, normalise
 from finemem_jax.types import Answer, MemoryItem, Question, Rollout
 
 WRONG_BELOW = 0.5  # a score below this is a wrong answer; metrics of 0 or 1 have nothing in between
@@ -66,7 +66,7 @@ def support(question: Question, padded: Sequence[str]) -> float:
     if "rouge" in question.metric:
         return max((_words_held(answer, padded) for answer in question.answers), default=0.0)
     if re.search("recall|keywords|parts|all_contained", question.metric):
-        separator = r"[,;\n]" if "keyword" in question.metric else r"[;\n]"
+        separator = KEYWORD_BORDER if "keyword" in question.metric else PART_BORDER
         parts = {_padded(part) for answer in question.answers for part in re.split(separator, answer) if part.strip()}
         return sum(_is_held(part, padded) for part in parts) / len(parts) if parts else 0.0
     return float(any(_is_held(_padded(answer), padded) for answer in question.answers if not _stands_anywhere(answer)))

@@ -23,6 +23,8 @@ def ask(question, *texts, scores=None):
         ("who wrote Emma?", ["in 1815 Emma was by Jane Austen"], "Jane Austen"),  # the longest run, in one piece
         ("anything?", [], ""),
         ("what is red?", ["red is"], ""),
+        ("中国的首都是哪里？", ["东京很大。北京是中国的首都。"], "北京"),
+        ("エイダはどこに住んでいますか", ["エイダは東京に住んでいます"], "東京"),
     ],
 )
 def test_spans(question, texts, expected):
