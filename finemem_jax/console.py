@@ -1,4 +1,10 @@
-"""The live view of a run: a few lines that stay in place on a terminal; plain lines elsewhere and under CI."""
+"""What a person sees: the live view of a run (a few lines that stay in place on a terminal; plain lines elsewhere and
+under CI), tables, and single lines.
+
+All that is said may quote a data set, a model, a server or a file name, so all of it goes through `printable`: `tell`
+and `print_table` are the only ways to standard output and error. In JSON and HTML such text is data already: their
+writers escape it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ import re
 import sys
 import time
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,7 +23,11 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from finemem_jax.reporting.untrusted import printable
+LONGEST_LINE = 4_000
+
+# C0 and C1 controls (ANSI escapes start with one), line and paragraph separators, marks that turn the direction of
+# text around, and lone surrogates. A tab and a new line may stay.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 PLAIN_SECONDS = 10.0  # between two plain lines
 
@@ -31,6 +42,20 @@ PROGRAMS = {
     "step": "the update",
     "fill_logprobs": "log-probabilities of the reference",
 }
+
+
+def printable(text: str, *, one_line: bool = False, longest: int = LONGEST_LINE) -> str:
+    """The text with what could steer a terminal written out ("\\x1b[31m"), and its middle left out when it is long."""
+    if len(text) > longest:
+        half = longest // 2
+        text = f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
+    text = _UNSAFE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+    return text.replace("\n", "\\n") if one_line else text
+
+
+def tell(text: object, *, file: TextIO | None = None, flush: bool = False) -> None:
+    """Prints a text, each line of it fit for a terminal. file: standard output when None, as with `print`."""
+    print("\n".join(map(printable, str(text).split("\n"))), file=file, flush=flush)
 
 
 class Progress:
@@ -55,7 +80,7 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._console.is_terminal and not os.environ.get("CI") and not self._is_muted:
             self._bar = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
@@ -77,10 +102,10 @@ class Progress:
             self._first = step
         if self._live is not None:
             self._bar.update(self._task, completed=step)
-            self._values = Text("  ".join(words))
+            self._values = Text(printable("  ".join(words), one_line=True))
         elif step >= self._total or time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
-            print(
+            tell(
                 f"{self._title} {step}/{self._total}  {'  '.join([*words, self._left(step)])}",
                 file=sys.stderr,
                 flush=True,
@@ -92,11 +117,10 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line of its own, above the view. It may quote a data set or a model."""
-        text = printable(text)
         if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False)
+            self._live.console.print(printable(text), markup=False, highlight=False)
         elif not self._is_muted:
-            print(text, file=sys.stderr, flush=True)
+            tell(text, file=sys.stderr, flush=True)
 
     def _left(self, step: int) -> str:
         """Time left at the pace since the first update, "" before there is one."""
@@ -160,15 +184,20 @@ class _Compiling(logging.Filter):
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table on standard output; the first column is text, the others are right-aligned."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_cell(title), title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        table.add_column(_cell(column), justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_cell, row))
     console = Console()
     # A cell cut off with "…" says nothing, so the table is as wide as it must be, also beyond the terminal's edge.
     needed = table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
     Console(width=max(console.width, needed)).print(table, crop=False)
+
+
+def _cell(text: str) -> Text:
+    """Names of data sources stand here: "[red]" is no markup, and an escape is written out."""
+    return Text(printable(text, one_line=True))
 
 
 def _short(value: float | str) -> str:

@@ -23,7 +23,7 @@ from finemem_jax.baselines._rewriting import NAMES as REWRITERS
 from finemem_jax.baselines._rewriting import rewriting
 from finemem_jax.benchmarks import contamination
 from finemem_jax.config import MODEL_BASELINES, Config
-from finemem_jax.console import Progress, print_table
+from finemem_jax.console import Progress, print_table, tell
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import Environment, Play, all_questions, play, replay
 from finemem_jax.env.tokenizer import stop_tokens
@@ -89,7 +89,7 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
     episodes = load_held_out(cfg)
     for line in contamination(episode.source for episode in episodes):
         if agreement.is_lead():
-            print(line, file=sys.stderr)
+            tell(line, file=sys.stderr)
     loaded = load_given(cfg, given, workdir)
     answerer, judge, opened = load_answerer(cfg, workdir), load_judge(cfg, workdir), OpenPolicies()
 
@@ -371,4 +371,4 @@ def _print_spent(answerer: Answerer) -> None:
     spent = answerer.spent()
     if spent:
         text = ", ".join(f"{value:g} {name.replace('_', ' ')}" for name, value in spent.items())
-        print(f"answerer in this run: {text}", file=sys.stderr)
+        tell(f"answerer in this run: {text}", file=sys.stderr)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
 
+from finemem_jax.console import tell
+
 Expected = Callable[[dict], bool]
 """Whether an object is what stands in the lines of a log."""
 
@@ -140,12 +142,12 @@ def recover(path: Path, expected: Expected) -> Scan:
     except OSError as error:  # a folder, a broken disk: nothing of it can be used
         aside = _free_name(path)
         path.rename(aside)
-        print(f"WARNING: {path} cannot be read ({error.strerror}) and is kept as {aside.name}", file=sys.stderr)
+        tell(f"WARNING: {path} cannot be read ({error.strerror}) and is kept as {aside.name}", file=sys.stderr)
         return Scan([], [])
     if found.damaged:
         aside = _free_name(path)
         shutil.copyfile(path, aside)
-        print(f"WARNING: {path}: {found.describe()}; they are lost, the file is kept as {aside.name}", file=sys.stderr)
+        tell(f"WARNING: {path}: {found.describe()}; they are lost, the file is kept as {aside.name}", file=sys.stderr)
     return found
 
 

@@ -21,6 +21,7 @@ from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.engine import EngineChat
 from finemem_jax.chat.judge import ModelJudge
 from finemem_jax.config import AnswererConfig, Config, ModelConfig, UserError, resolve, unknown
+from finemem_jax.console import tell
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env import prompts
 from finemem_jax.env import tokenizer as tokenizers
@@ -29,7 +30,6 @@ from finemem_jax.env.episodes import drawn_evenly, left_out
 from finemem_jax.hosts import agreement
 from finemem_jax.nn.lora import check_targets
 from finemem_jax.nn.sharding import init_params, make_mesh
-from finemem_jax.reporting.untrusted import printable
 from finemem_jax.run.workdir import stored_config
 from finemem_jax.types import Answerer, Chat, Episode, Judge
 from finemem_jax.weights import hf
@@ -110,7 +110,7 @@ def load_given(cfg: Config, given: str, workdir: Path) -> Given:
     if given and (folder / "checkpoints").is_dir() and (folder / "config.json").is_file():
         stored = stored_config(folder)
         if stored.prompt != cfg.prompt or stored.memory != cfg.memory:
-            print(f"note: {given} was trained with its own config.prompt and config.memory, used here", file=sys.stderr)
+            tell(f"note: {given} was trained with its own config.prompt and config.memory, used here", file=sys.stderr)
         cfg = dataclasses.replace(cfg, model=stored.model, prompt=stored.prompt, memory=stored.memory)
         step = Checkpoints(folder / "checkpoints", keep=1, read_only=True).latest()
         if step is None:
@@ -198,7 +198,7 @@ def load_held_out(cfg: Config) -> list[Episode]:
         chosen = f"{len(episodes)} of {len(there)} held-out episodes are judged"
         drawn = f"drawn over their data sources by config.eval.seed={cfg.eval.seed}"
         note = f"{chosen} (config.eval.episodes), {drawn}: {left_out(there, episodes)}"
-        print(printable(note), file=sys.stderr)
+        tell(note, file=sys.stderr)
     if cfg.eval.metrics == "reference":
         episodes = [with_reference_metrics(episode) for episode in episodes]
     judged = sorted({e.source for e in episodes if any(q.metric == LLM_JUDGE for q in e.questions)})

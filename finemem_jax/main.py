@@ -20,9 +20,9 @@ from ml_collections import config_flags
 
 from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
+from finemem_jax.console import printable, tell
 from finemem_jax.exits import RunEnded
 from finemem_jax.hosts import place
-from finemem_jax.reporting.untrusted import printable
 from finemem_jax.types import AnswererDown
 
 _CONFIG_HELP = """\
@@ -40,21 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments, overrides) or 0
     except UserError as error:
-        print(f"finemem {arguments.command}: {printable(str(error), one_line=True)}", file=sys.stderr)
+        tell(f"finemem {arguments.command}: {printable(str(error), one_line=True)}", file=sys.stderr)
         return exits.USER_ERROR
     except RunEnded as end:
-        print(f"finemem {arguments.command}: {printable(str(end), one_line=True)}", file=sys.stderr)
+        tell(f"finemem {arguments.command}: {printable(str(end), one_line=True)}", file=sys.stderr)
         return end.code
     except (
         KeyboardInterrupt
     ):  # a training under way takes Ctrl-C itself (run/preemption.py); here nothing is lost by it
-        print(f"finemem {arguments.command}: interrupted; the same command goes on from what is saved", file=sys.stderr)
+        tell(f"finemem {arguments.command}: interrupted; the same command goes on from what is saved", file=sys.stderr)
         return exits.INTERRUPTED
     except OSError as error:
         if error.errno not in (*_FULL, *_DENIED):
             raise
         place = printable(str(error.filename or "a file that this command writes"), one_line=True)
-        print(f"finemem {arguments.command}: {place}: {os.strerror(error.errno)}", file=sys.stderr)
+        tell(f"finemem {arguments.command}: {place}: {os.strerror(error.errno)}", file=sys.stderr)
         return exits.STOPPED if error.errno in _FULL else exits.USER_ERROR
 
 
@@ -265,17 +265,17 @@ def _report(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from finemem_jax.reporting import report
 
     workdir = Path(arguments.workdir)
-    print(report.write_report(workdir, Path(arguments.out) if arguments.out else None))
+    tell(report.write_report(workdir, Path(arguments.out) if arguments.out else None))
     if arguments.figures:
         for path in report.write_run_figures(workdir, Path(arguments.figures)):
-            print(path)
+            tell(path)
 
 
 def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
     options = {k: v for k, v in vars(arguments).items() if k not in ("run", "command", "verb")}
     if arguments.verb == "build":
-        print(importlib.import_module("finemem_jax.corpora._build").build(**options))
+        tell(importlib.import_module("finemem_jax.corpora._build").build(**options))
     else:
         importlib.import_module("finemem_jax.corpora._chunk_questions").chunk_questions(**options).show()
 

@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 
 from finemem_jax import config, exits
 from finemem_jax.config import Config
-from finemem_jax.console import Progress
+from finemem_jax.console import Progress, tell
 from finemem_jax.decoding.engine import Engine, EpisodesFailed
 from finemem_jax.evaluate import Evaluation, evaluate_all, headline, print_comparison
 from finemem_jax.exits import RunEnded
@@ -259,7 +259,7 @@ def write_results(cfg: Config, workdir: Path, policy: Policy, params: Any, found
         workdir / "hf", policy.model, params, policy.tokenizer, dtype=cfg.sft.save_dtype, metrics=metrics
     )
     if agreement.is_lead():
-        print(f"policy: {workdir / 'hf'} (Hugging Face format)")
+        tell(f"policy: {workdir / 'hf'} (Hugging Face format)")
 
 
 class NegativeLogLikelihood:

@@ -28,7 +28,7 @@ import numpy as np
 
 from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
-from finemem_jax.console import Progress
+from finemem_jax.console import Progress, tell
 from finemem_jax.reporting.sweep_table import Row, write_sweep
 from finemem_jax.run import workdir as workdirs
 
@@ -112,7 +112,7 @@ def sweep(runs: Sequence[Run], workdir: Path, jobs: int) -> int:
         if rows:
             write_sweep(workdir, rows)
     for run in failed:
-        print(f"failed: {run.command}", file=sys.stderr)
+        tell(f"failed: {run.command}", file=sys.stderr)
     return exits.RUN_FAILED if failed else exits.DONE
 
 

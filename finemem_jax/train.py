@@ -32,7 +32,7 @@ import numpy as np
 from finemem_jax import config, exits
 from finemem_jax.benchmarks import contamination
 from finemem_jax.config import Config, UserError
-from finemem_jax.console import Progress
+from finemem_jax.console import Progress, tell
 from finemem_jax.decoding.engine import Engine, EpisodesFailed
 from finemem_jax.env.credit import complete
 from finemem_jax.env.environment import Environment, training_questions
@@ -394,8 +394,8 @@ def report(
     metrics = {f"held-out accuracy, {name}": row["accuracy"] for name, row in table.items()}
     save_policy(cfg, workdir / "hf", policy, state.params, metrics)
     if agreement.is_lead():
-        print(f"report: {write_report(workdir)}\ncurves: {workdir / 'curves.png'}")
-        print(f"policy: {workdir / 'hf'} (Hugging Face format)")
+        tell(f"report: {write_report(workdir)}\ncurves: {workdir / 'curves.png'}")
+        tell(f"policy: {workdir / 'hf'} (Hugging Face format)")
 
 
 def save_policy(
@@ -420,7 +420,7 @@ def export(workdir: Path, out: Path, *, peft: bool = False, checkpoint: str = "l
     policy = load_policy(cfg)
     step, params = restore_params(workdir, policy.params, checkpoint)
     save_policy(cfg, out, policy, params, peft=peft)
-    print(f"step {step} of {workdir} -> {out}")
+    tell(f"step {step} of {workdir} -> {out}")
 
 
 def restore_params(workdir: Path, params: Any, checkpoint: str = "latest") -> tuple[int, Any]:

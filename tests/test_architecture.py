@@ -104,6 +104,26 @@ def test_device_modules_never_import_the_host_domain(name):
     assert not reached & forbidden
 
 
+def unclean(source: str) -> list[int]:
+    """Lines that print something else than words of their own, without `console.tell`; and those that use rich."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            found += [node.lineno] * any(not isinstance(argument, ast.Constant) for argument in node.args)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rich":
+            found.append(node.lineno)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if n != "console.py" and folder(n) != "bench"])
+def test_nothing_is_printed_that_a_data_set_or_a_server_may_have_written_but_by_console(name):
+    assert unclean(FILES[name].read_text(encoding="utf-8")) == [], f"{name}: use finemem_jax.console.tell"
+
+
+def test_the_scan_sees_prints():
+    assert unclean("print(f'{x}')\nprint('words')\nfrom rich.table import Table") == [1, 3]
+
+
 def test_there_are_no_import_cycles():
     graph = {n: {MODULES[m] for m in ours(imports(n, top_level_only=True))} - {n} for n in FILES}
     done: set[str] = set()

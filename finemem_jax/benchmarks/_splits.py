@@ -16,7 +16,7 @@ from pathlib import Path
 
 from finemem_jax import config, types
 from finemem_jax.benchmarks._reading import SUFFIXES, Row, Rows, is_repository, read_rows_of, repository_splits
-from finemem_jax.reporting.untrusted import printable
+from finemem_jax.console import printable, tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def load(cfg: config.DataConfig, split: str, seed: int, opened: Open) -> Sequenc
             episodes = [episode for episode, is_held_out in _ranked(episodes) if is_held_out == held_out]
     if bad.count:
         said = f"{bad.count} bad rows of config.data.{field}={path} are left out of the {split} split, the first: "
-        print(printable(said + bad.first, one_line=True), file=sys.stderr)
+        tell(printable(said + bad.first, one_line=True), file=sys.stderr)
     kept = [episode for episode in episodes if not cfg.sources or episode.source in cfg.sources]
     if not kept:
         found = ", ".join(sorted({episode.source for episode in episodes})) or "none"

@@ -48,7 +48,7 @@ from finemem_jax.chat.connection import (
 )
 from finemem_jax.chat.replies import why_unanswered
 from finemem_jax.config import AnswererConfig, UserError
-from finemem_jax.reporting.untrusted import printable
+from finemem_jax.console import printable, tell
 from finemem_jax.types import AnswererDown, Chat, Messages, Reply
 
 _LONGEST_BACKOFF = 60.0  # seconds, before jitter
@@ -213,7 +213,7 @@ class HttpChat(Chat):
         count = self.traffic.problems.get(why, 0)
         self.traffic.problems[why] = count + 1
         if not count:
-            print(f"answerer: a question is left without an answer: {why}", file=sys.stderr, flush=True)
+            tell(f"answerer: a question is left without an answer: {why}", file=sys.stderr, flush=True)
 
     async def _attempt(self, content: bytes) -> Reply:
         """One request. The time limit is for the whole of it: a server that drips a byte a second never times out
@@ -279,7 +279,7 @@ class HttpChat(Chat):
     def _say(self, text: str) -> None:
         if time.monotonic() - self._said > _SAY_EVERY:
             self._said = time.monotonic()
-            print(f"answerer: {text}", file=sys.stderr, flush=True)
+            tell(f"answerer: {text}", file=sys.stderr, flush=True)
 
 
 def _text(messages: Messages) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from finemem_jax.config import UserError
+from finemem_jax.console import tell
 from finemem_jax.types import Reply
 
 _BUSY_SECONDS = 60.0  # several processes may share one file
@@ -151,7 +152,7 @@ class ReplyStore:
         for row in _whole_rows(aside):
             self._write(row[:4])
             carried += 1
-        print(
+        tell(
             f"answerer: the cache of answers is damaged ({error}): it is set aside as {aside}, {carried} replies are "
             "carried over, the rest is asked again",
             file=sys.stderr,
@@ -159,7 +160,7 @@ class ReplyStore:
 
     def _say(self, what: str, consequence: str) -> None:
         if what not in self._said:
-            print(f"answerer: {self._path or 'the cache of answers'} {what}: {consequence}", file=sys.stderr)
+            tell(f"answerer: {self._path or 'the cache of answers'} {what}: {consequence}", file=sys.stderr)
         self._said.add(what)
 
 

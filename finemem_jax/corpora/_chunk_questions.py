@@ -25,7 +25,7 @@ from typing import Any
 from finemem_jax.answerers._model import open_endpoint
 from finemem_jax.chat.replies import without_thought
 from finemem_jax.config import AnswererConfig, UserError, resolve
-from finemem_jax.console import Progress, print_table
+from finemem_jax.console import Progress, print_table, tell
 from finemem_jax.corpora import _question_writing as writing
 from finemem_jax.corpora._options import option, parse_options
 from finemem_jax.corpora._question_writing import Candidate
@@ -111,7 +111,7 @@ class QuestionReport:
         ]
         print_table(f"{self.output}: {total['kept']} questions", columns, rows)
         if total["missing"]:
-            print(f"{total['missing']} replies are missing, the server failed on them: run it again to fill the gaps")
+            tell(f"{total['missing']} replies are missing, the server failed on them: run it again to fill the gaps")
 
 
 def _share(count: Counter[str], fate: str) -> str:

@@ -29,6 +29,7 @@ from typing import Any
 
 from finemem_jax import exits
 from finemem_jax.config import UserError
+from finemem_jax.console import tell
 from finemem_jax.hosts.place import Place
 
 LOCAL = "127.0.0.1"
@@ -304,7 +305,7 @@ class Peers:
 def end_now(code: int, line: str = "") -> None:
     """Ends the process at once: no exit handler runs, for jax's own would wait for processes that are gone."""
     if line:
-        print(f"finemem: {line}", file=sys.stderr)
+        tell(f"finemem: {line}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

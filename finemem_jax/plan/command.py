@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from finemem_jax import exits
 from finemem_jax.config import Config
+from finemem_jax.console import tell
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.nn.sharding import make_mesh
@@ -47,7 +48,7 @@ def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int 
     hosts = len({device.process_index for device in devices})
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices, sequence=cfg.mesh.sequence)
     size = f"{len(devices)} devices, {hosts} host(s), {chip.memory / GIB:.0f} GiB each"
-    print(f"{topology}: {size}; mesh {dict(mesh.shape)}")
+    tell(f"{topology}: {size}; mesh {dict(mesh.shape)}")
     builds = {"train": train_program, "logprobs": logprobs_program, "decode": decode_program}
     calls = {name: build(cfg, model, mesh, hosts) for name, build in builds.items()}
     lowered = {name: lower(*arguments) for name, (lower, arguments) in calls.items()}
@@ -55,10 +56,10 @@ def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int 
     for name, program in compiled(lowered):
         if isinstance(program, Program):
             programs.append(program)
-            print(describe(program, model), flush=True)
+            tell(describe(program, model), flush=True)
         else:
             failures.append(f"{name}: {_first_line_about_memory(str(program))}")
-            print(f"  {failures[-1]}", flush=True)
+            tell(f"  {failures[-1]}", flush=True)
     cache = shard_bytes(calls["decode"][1][1])  # the pool of pages
     return verdict(cfg, model, chip, mesh, programs, failures, cache)
 
@@ -140,7 +141,7 @@ def verdict(
     cache: float,
 ) -> int:
     held = resident_bytes(cfg, model, mesh)
-    print(
+    tell(
         f"  held between steps, per chip: parameters {held.params / GIB:.2f}, optimizer {held.optimizer / GIB:.2f}, "
         f"reference {held.reference / GIB:.2f} GiB; KV cache while decoding {cache / GIB:.2f} GiB"
     )
@@ -150,9 +151,7 @@ def verdict(
         beside = {"train": held.reference, "logprobs": held.params + held.optimizer, "decode": held.total}
         needs[program.name] = program.arguments + program.temporary + beside[program.name]
         free = chip.memory - needs[program.name]
-        print(
-            f"  {program.name}: {needs[program.name] / GIB:.2f} GiB of {chip.memory / GIB:.0f}, {free / GIB:.2f} free"
-        )
+        tell(f"  {program.name}: {needs[program.name] / GIB:.2f} GiB of {chip.memory / GIB:.0f}, {free / GIB:.2f} free")
         if free < 0:
             failures.append(f"{program.name} needs {needs[program.name] / GIB:.1f} GiB of {chip.memory / GIB:.0f}")
     _print_roofline(cfg, model, chip, mesh, programs)
@@ -196,7 +195,7 @@ def _print_roofline(cfg: Config, model: Any, chip: Chip, mesh: Mesh, programs: l
             seconds = flops / chip.flops
             updates = cfg.train.epochs if name == "train" else 1
             per_step[name] = updates * seconds * sequences * row_tokens(cfg) / (tokens * hosts)
-            print(
+            tell(
                 f"  {name}, estimate by roofline: {flops / 1e12:.1f} TFLOP per chip and microbatch of "
                 f"{tokens} tokens a host, at least {seconds:.2f} s, {tokens / seconds:.0f} tokens/s a host"
             )
@@ -204,17 +203,17 @@ def _print_roofline(cfg: Config, model: Any, chip: Chip, mesh: Mesh, programs: l
         seconds = rows["decode"].arguments / chip.bandwidth
         turns = sequences * cfg.prompt.max_completion_tokens / (cfg.engine.slots * hosts)
         per_step["decode"] = turns * seconds
-        print(
+        tell(
             f"  decode, estimate by roofline: a token of all {cfg.engine.slots} slots reads all weights and a full "
             f"cache, at least {seconds * 1e3:.1f} ms, {cfg.engine.slots / seconds:.0f} tokens/s a host"
         )
     flops = (both * cfg.train.epochs + forward * bool(cfg.loss.kl_coef)) * sequences * row_tokens(cfg)
-    print(
+    tell(
         f"  a step, estimate by roofline: {flops / 1e15:.0f} PFLOP for {sequences} sequences ({cfg.train.episodes} "
         f"episodes x {cfg.train.group_size} samples x {CHUNKS} chunks), all of full length: "
         + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in per_step.items())
     )
-    print("  (estimates: the chip's published peaks, no overlap lost; a real run is slower)")
+    tell("  (estimates: the chip's published peaks, no overlap lost; a real run is slower)")
 
 
 def plan_by_formula(cfg: Config, model: Any, memory: float, gpus: int) -> int:
@@ -222,11 +221,11 @@ def plan_by_formula(cfg: Config, model: Any, memory: float, gpus: int) -> int:
     parts = memory_parts(cfg, model.cfg, gpus, gpus)
     beside = {"train": parts[UPDATE], "decode": parts[CACHE]}
     held = sum(parts.values()) - sum(beside.values())
-    print(f"{gpus} GPUs of {memory / GIB:.0f} GiB, by formula, per GPU in GiB (nothing was compiled):")
-    print("  " + ", ".join(f"{name} {value / GIB:.2f}" for name, value in parts.items()))
+    tell(f"{gpus} GPUs of {memory / GIB:.0f} GiB, by formula, per GPU in GiB (nothing was compiled):")
+    tell("  " + ", ".join(f"{name} {value / GIB:.2f}" for name, value in parts.items()))
     failures = []
     for name, extra in beside.items():
-        print(f"  {name}: in all {(held + extra) / GIB:.2f}")
+        tell(f"  {name}: in all {(held + extra) / GIB:.2f}")
         if held + extra > memory:
             failures.append(f"{name} needs {(held + extra) / GIB:.1f} GiB of {memory / GIB:.0f}")
     return _conclude(cfg, failures)
@@ -234,10 +233,10 @@ def plan_by_formula(cfg: Config, model: Any, memory: float, gpus: int) -> int:
 
 def _conclude(cfg: Config, failures: list[str]) -> int:
     if failures:
-        print("does not fit: " + "; ".join(failures))
-        print("what would make it fit: " + "; ".join(knobs(cfg, failures)))
+        tell("does not fit: " + "; ".join(failures))
+        tell("what would make it fit: " + "; ".join(knobs(cfg, failures)))
         return exits.DOES_NOT_FIT
-    print("fits")
+    tell("fits")
     return exits.DONE
 
 

@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 from scipy import stats
 
-from finemem_jax.console import print_table
+from finemem_jax.console import print_table, tell
 from finemem_jax.files import write_atomically
 
 matplotlib.use("Agg")  # no display on a pod
@@ -170,7 +170,7 @@ def write_sweep(workdir: Path, rows: Sequence[Row]) -> None:
     plot_sweep(workdir / "sweep", shown)
     for title, heads, cells in tables:
         print_table(title, heads, cells)
-    print("\n".join([*notes, f"table: {workdir / 'sweep.md'}", f"figure: {workdir / 'sweep.png'}"]))
+    tell("\n".join([*notes, f"table: {workdir / 'sweep.md'}", f"figure: {workdir / 'sweep.png'}"]))
 
 
 def _temperature(column: Column) -> str:

@@ -16,10 +16,10 @@ import numpy as np
 
 from finemem_jax import config, exits
 from finemem_jax.config import Config
+from finemem_jax.console import tell
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import Expected, JsonLines, has_step, holds_numbers, is_evaluation, read_lines
 from finemem_jax.hosts import agreement
-from finemem_jax.reporting.untrusted import printable
 from finemem_jax.rl.train_state import TrainState
 from finemem_jax.run.guards import Alarm, Guards
 from finemem_jax.run.workdir import code_version
@@ -166,7 +166,7 @@ def scores(workdir: Path) -> dict[int, float]:
 
 def say(text: str) -> None:
     if agreement.is_lead():
-        print(printable(text), file=sys.stderr, flush=True)
+        tell(text, file=sys.stderr, flush=True)
 
 
 def _score(evaluations) -> float:

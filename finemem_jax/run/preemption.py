@@ -23,6 +23,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from finemem_jax import exits
+from finemem_jax.console import tell
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -105,7 +106,7 @@ class Preemption:
             else:
                 return
             name = signal.Signals(received[0]).name
-            print(f"{name}: saving; the process ends in {self._grace:g} s at the latest", file=sys.stderr, flush=True)
+            tell(f"{name}: saving; the process ends in {self._grace:g} s at the latest", file=sys.stderr, flush=True)
             self._reader.settimeout(self._grace)
             try:
                 while further := self._reader.recv(1):  # empty once the run is over
@@ -115,7 +116,7 @@ class Preemption:
                 return
             except TimeoutError:
                 pass
-        print(
+        tell(
             f"{name}: the grace time (config.guards.grace) is over; the newest complete checkpoint counts",
             file=sys.stderr,
             flush=True,

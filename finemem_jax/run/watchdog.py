@@ -18,6 +18,7 @@ from pathlib import Path
 
 from finemem_jax import exits
 from finemem_jax.config import GuardConfig
+from finemem_jax.console import tell
 
 HEARTBEAT = "heartbeat.json"
 STALLS = "stalls.txt"
@@ -89,7 +90,7 @@ class Watchdog:
             f"{self._cfg.limit:g}); step {self._step} has been in {self._phase} for {now - self._entered:.0f} s\n"
             f"engine: {engine}\n"
         )
-        print(text, file=sys.stderr, flush=True, end="")
+        tell(text.rstrip("\n"), file=sys.stderr, flush=True)
         faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
         with contextlib.suppress(OSError), (self._workdir / STALLS).open("a", encoding="utf-8") as file:
             file.write(text)

@@ -17,6 +17,7 @@ from typing import Any
 
 from finemem_jax import __version__, config
 from finemem_jax.config import Config, UserError
+from finemem_jax.console import tell
 from finemem_jax.files import JsonLines, parse_line, write_atomically
 
 CONFIG = "config.json"
@@ -42,7 +43,7 @@ def locked(workdir: Path) -> Iterator[None]:
                 f"{workdir} is in use by another run ({holder}): wait for it, stop it, or choose another --workdir"
             ) from None
         except OSError as error:  # some network file systems have no locks
-            print(f"warning: {workdir} cannot be locked ({error.strerror}); start one run in it only", file=sys.stderr)
+            tell(f"warning: {workdir} cannot be locked ({error.strerror}); start one run in it only", file=sys.stderr)
         else:
             file.truncate(0)
             now = datetime.datetime.now().isoformat(timespec="seconds")

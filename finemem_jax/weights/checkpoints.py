@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from finemem_jax.config import UserError
+from finemem_jax.console import tell
 from finemem_jax.rl.train_state import TrainState
 
 DAMAGED = "damaged"  # beside the folder of the checkpoints: where those that cannot be read are moved to
@@ -177,14 +178,14 @@ class Checkpoints:
                 why = reason(error)
             if _all_agree(not why):
                 if damaged:
-                    print(
+                    tell(
                         f"WARNING: going on from step {step}; work since then is done again",
                         file=sys.stderr,
                         flush=True,
                     )
                 return step, found, list(damaged)
             damaged[step] = why or "another process cannot read it"
-            print(
+            tell(
                 f"WARNING: the checkpoint of step {step} in {self.folder} is damaged: {damaged[step]}",
                 file=sys.stderr,
                 flush=True,
