@@ -141,12 +141,12 @@ def _config_options(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def _joined(arguments: argparse.Namespace) -> contextlib.AbstractContextManager:
+def _joined(arguments: argparse.Namespace, workdir: Path) -> contextlib.AbstractContextManager:
     """This process among those of its run; it ends with them."""
     here = place.find_place(arguments.coordinator, arguments.processes, arguments.process)
     from finemem_jax.hosts import agreement  # jax starts here, after every mistake in the config was reported
 
-    return agreement.joined(here, silence=arguments.peer_timeout, start_timeout=arguments.start_timeout)
+    return agreement.joined(here, workdir, silence=arguments.peer_timeout, start_timeout=arguments.start_timeout)
 
 
 def load_config(path: str, overrides: Sequence[str]) -> Config:
@@ -197,7 +197,7 @@ def _refuse_overrides(overrides: Sequence[str]) -> None:
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
-    with _joined(arguments):
+    with _joined(arguments, workdir):
         from finemem_jax import train
 
         train.train(cfg, workdir, accept_config_change=arguments.accept_config_change)
@@ -205,7 +205,7 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _sft(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
-    with _joined(arguments):
+    with _joined(arguments, workdir):
         from finemem_jax import sft
 
         sft.sft(cfg, workdir, accept_config_change=arguments.accept_config_change)
@@ -213,7 +213,7 @@ def _sft(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
-    with _joined(arguments):
+    with _joined(arguments, workdir):
         from finemem_jax import evaluate
 
         try:

@@ -30,6 +30,7 @@ from finemem_jax.config import UserError
 from finemem_jax.exits import RunEnded
 from finemem_jax.hosts.peers import Peers, end_now
 from finemem_jax.hosts.place import Place
+from finemem_jax.hosts.secret import run_secret
 from finemem_jax.nn.sharding import DECODE_RULES, param_shardings
 from finemem_jax.types import AnswererDown
 
@@ -51,8 +52,8 @@ SHARED_SECONDS = 30.0  # for a file written by one host to be seen by the others
 
 
 @contextlib.contextmanager
-def joined(place: Place | None, *, silence: float = 45.0, start_timeout: float = 60.0) -> Iterator[None]:
-    """Runs the block as one process of a run; `place` None is a run of one process.
+def joined(place: Place | None, workdir: Path, *, silence: float = 45.0, start_timeout: float = 60.0) -> Iterator[None]:
+    """Runs the block as one process of the run in `workdir`; `place` None is a run of one process.
 
     However the block ends, the other processes hear of it and end too: with the same line and exit code after an
     error, by themselves after an end that all agreed on. A process that is killed or falls silent ends all others
@@ -62,7 +63,8 @@ def joined(place: Place | None, *, silence: float = 45.0, start_timeout: float =
     if place is None:
         yield
         return
-    peers = Peers(place, silence=silence, start_timeout=start_timeout)
+    secret = run_secret(workdir, place.process, start_timeout)
+    peers = Peers(place, secret, silence=silence, start_timeout=start_timeout)
     try:
         _start_jax(place, peers.connect())
         yield

@@ -11,6 +11,9 @@ and the line printed here says what happened.
     process 0                                                process 1
     jax's service <- relay <- PORT <------ "jax" ------ relay <- jax's client
                      peers <- PORT <------ "news" ----- peers
+
+Nobody gets through the port without the run's secret (secret.py). jax's service and the relays listen on their own host
+alone, where they trust whoever is on it.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import json
 import os
 import socket
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +35,8 @@ from finemem_jax import exits
 from finemem_jax.config import UserError
 from finemem_jax.console import tell
 from finemem_jax.hosts.place import Place
+from finemem_jax.hosts.relay import pump, relay
+from finemem_jax.hosts.secret import admit, introduce
 
 LOCAL = "127.0.0.1"
 TICK_SECONDS = 1.0
@@ -59,6 +65,7 @@ class Peers:
     """
 
     place: Place
+    secret: bytes
     silence: float = 45.0
     start_timeout: float = 60.0
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
@@ -69,6 +76,8 @@ class Peers:
     _ticks: int = 0
     _deadline: tuple[int, int, str] | None = None  # tick, code and line with which this process will have to end
     _is_leaving: bool = False
+    _has_begun: bool = False  # process 0: all were there, and were told to go
+    _has_turned_away: bool = False  # process 0: a stranger, and has said so
     _everyone: asyncio.Event = field(default_factory=asyncio.Event)
 
     # ---- what the main thread calls ----
@@ -105,11 +114,15 @@ class Peers:
             self._service = free.getsockname()[1]
         port = int(self.place.coordinator.rpartition(":")[2])
         deadline = self._loop.time() + self.start_timeout
+        interface = own_address(self.place.coordinator)
         while True:
             try:
-                await asyncio.start_server(self._accept, host=None, port=port)
+                await asyncio.start_server(self._accept, host=interface, port=port)
                 break
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL and interface:  # the address is another machine's that leads here
+                    interface = None
+                    continue
                 # A run that was stopped a moment ago may still hold it.
                 if error.errno != errno.EADDRINUSE or self._loop.time() > deadline:
                     raise UserError(
@@ -129,6 +142,7 @@ class Peers:
         if self._refusal:
             await self._flush()
             raise self._refusal
+        self._has_begun = True
         self._tell_all({"go": socket.gethostname()})
         return f"{LOCAL}:{self._service}"
 
@@ -138,17 +152,24 @@ class Peers:
         self._everyone.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Process 0: a connection. Whatever is not from a process of ours is closed without a word."""
+        """Process 0: a connection. Who does not know the secret is turned away, and changes nothing."""
         try:
-            hello = json.loads(await reader.readline())
-            kind, process, processes, host = (hello[key] for key in ("kind", "process", "processes", "host"))
-        except (ValueError, KeyError, TypeError, OSError):
+            hello = await admit(reader, writer, self.secret)
+        except OSError:
             writer.close()
             return
-        if kind == "jax":
-            await _relay(reader, writer, LOCAL, self._service)
+        if hello is None:
+            self._turn_away(writer)
+            return
+        process, processes, host = hello["process"], hello["processes"], hello["host"]
+        if hello["kind"] == "jax":
+            await relay(reader, writer, LOCAL, self._service)
             return
         known = self._peers.get(process)
+        if self._has_begun:  # somebody started one more of a run that is under way: the run goes on without it
+            _send(writer, {"refused": f"the run of {self.place.processes} processes has begun without this one"})
+            writer.close()
+            return
         if processes != self.place.processes:
             self._refuse(
                 f"process {process} on {host} was started for {processes} processes, process 0 on "
@@ -164,6 +185,19 @@ class Peers:
         if len(self._peers) == self.place.processes - 1:
             self._everyone.set()
         await self._hear(process, reader)
+
+    def _turn_away(self, writer: asyncio.StreamWriter) -> None:
+        _send(writer, {"refused": "it does not know the secret of process 0's run: start it with the same --workdir"})
+        writer.close()
+        if not self._has_turned_away:
+            self._has_turned_away = True
+            address = (writer.get_extra_info("peername") or ("?",))[0]
+            print(
+                f"finemem: a connection from {address} to the coordinator's port was turned away: it does not know the "
+                "secret of this run (said once)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     async def _join(self) -> str:
         """Every other process: connects to process 0 and waits until all are there."""
@@ -186,24 +220,24 @@ class Peers:
             line = await asyncio.wait_for(reader.readline(), 2 * self.start_timeout + FLUSH_SECONDS)
         except (TimeoutError, OSError):
             line = b""
-        message = json.loads(line or b"{}")
+        message = _parsed(line)
         if "go" not in message:
             raise UserError(message.get("refused") or f"process 0 at {self.place.coordinator} ended before the start")
         self._peers[0] = _Peer(message["go"], writer, self._ticks)
         self._keep(self._hear(0, reader))
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, UserError):
                 upstream = await self._open("jax", host, int(port))
-                await _pump(reader, writer, *upstream)
+                await pump(reader, writer, *upstream)
 
         relay = await asyncio.start_server(accept, host=LOCAL, port=0)
         return f"{LOCAL}:{relay.sockets[0].getsockname()[1]}"
 
     async def _open(self, kind: str, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection(host, port)
-        hello = {"kind": kind, "process": self.place.process, "processes": self.place.processes}
-        _send(writer, hello | {"host": socket.gethostname()})
+        who = {"kind": kind, "process": self.place.process, "processes": self.place.processes}
+        await introduce(reader, writer, self.secret, who | {"host": socket.gethostname()})
         return reader, writer
 
     # ---- the run ----
@@ -218,23 +252,27 @@ class Peers:
         """Gives signs of life, and misses those of others."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self._ticks += 1
-            if self._ticks % BEAT_TICKS == 0:
-                self._tell_all({"alive": True})
-            for process, peer in list(self._peers.items()):
-                silent = (self._ticks - peer.heard) * TICK_SECONDS
-                if not peer.has_ended and silent > self.silence:
-                    await self._lost(process, f"no sign of life for {silent:.0f} s (--peer-timeout): its host is down?")
+            await self._tick(self._lost)
             if self._deadline and self._ticks >= self._deadline[0]:
                 await self._end(*self._deadline[1:])
+
+    async def _tick(self, lost: Callable[[int, str], Awaitable[None]]) -> None:
+        """One second in which this process was running; `lost` hears of those who have said nothing for too many."""
+        self._ticks += 1
+        if self._ticks % BEAT_TICKS == 0:
+            self._tell_all({"alive": True})
+        for process, peer in list(self._peers.items()):
+            silent = (self._ticks - peer.heard) * TICK_SECONDS
+            if not peer.has_ended and silent > self.silence:
+                await lost(process, f"no sign of life for {silent:.0f} s (--peer-timeout): its host is down?")
 
     async def _hear(self, process: int, reader: asyncio.StreamReader) -> None:
         """Listens to one connection to its end."""
         peer = self._peers[process]
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, KeyError):
             while line := await reader.readline():
                 peer.heard = self._ticks
-                message = json.loads(line)
+                message = _parsed(line)
                 if "end" in message:  # from that process itself
                     await self._ended(process, message["end"], message["reason"], message["failed"])
                 elif "fatal" in message:  # from process 0, about another
@@ -312,37 +350,28 @@ def end_now(code: int, line: str = "") -> None:
     os._exit(code)
 
 
+def own_address(coordinator: str) -> str | None:
+    """The one address at which process 0 listens, where "HOST:PORT" names one by number; None: at all of its host's.
+
+    A name may stand for another interface on each host, and for none of them on its own."""
+    host = coordinator.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return LOCAL
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A message; an empty one for what is none."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
 def _send(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         writer.write(json.dumps(message).encode() + b"\n")
-
-
-async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int) -> None:
-    """Connects a client to jax's service on this host; the service comes up a little after the port."""
-    for _ in range(100):
-        with contextlib.suppress(OSError):
-            upstream = await asyncio.open_connection(host, port)
-            await _pump(reader, writer, *upstream)
-            return
-        await asyncio.sleep(0.1)
-    writer.close()
-
-
-async def _pump(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    far_reader: asyncio.StreamReader,
-    far_writer: asyncio.StreamWriter,
-) -> None:
-    """Carries bytes both ways. The near end stays open when the far end closes, and says nothing more: see above."""
-
-    async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await source.read(1 << 16):
-                target.write(data)
-                await target.drain()
-
-    back = asyncio.create_task(carry(far_reader, writer))
-    await carry(reader, far_writer)
-    far_writer.close()
-    back.cancel()
