@@ -1,8 +1,8 @@
 """What the processes of a run know and nobody else: the secret in the run's folder, and proofs of knowing it.
 
 All processes see the folder, and none but its owner may read the file: whoever comes to the coordinator's port without
-it is a stranger. The secret itself is never sent: each side proves that it knows it over a number that the other has just
-drawn, so that a proof that was overheard proves nothing later. What is said afterwards is neither hidden nor signed.
+it is a stranger. The secret itself is never sent: each side proves that it knows it over a number that the other has
+just drawn, so a proof that was overheard proves nothing later. What is said after it is neither hidden nor signed.
 """
 
 from __future__ import annotations

@@ -173,10 +173,10 @@ def test_an_end_that_all_agreed_on_is_no_loss():
 
 def test_a_missing_process_is_named_by_all_that_came():
     with Run(3, wait=False, numbers=(2,)) as run:  # which looks for process 0 before that begins to count
-        run.members.insert(0, run.member(0, 3, start=5))
+        run.members.insert(0, run.member(0, 3, start=10))
         ends = run.ends()
     assert [code for code, _ in ends] == [exits.USER_ERROR] * 2
-    assert all("process 1 of 3 did not come within 5 s" in error for _, error in ends)
+    assert all("process 1 of 3 did not come within 10 s" in error for _, error in ends)
 
 
 def test_a_process_without_process_0_says_where_it_looked():

@@ -16,6 +16,7 @@ from finemem_jax.run.preemption import Preempted, Preemption
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300  # for anything to happen on a busy machine
+MONTH = 30 * 24 * 3600.0  # after a SIGTERM the grace time ends the process it came to, here that of the tests
 
 # A call that lets other threads run and does not return for many minutes, as a compilation may.
 STUCK = """
@@ -58,7 +59,7 @@ class Stuck:
 def test_a_signal_drops_what_may_be_dropped_and_waits_for_the_rest(number, code, reason):
     before = signal.getsignal(number)
     done = []
-    with Preemption(grace=SECONDS) as preemption:
+    with Preemption(grace=MONTH) as preemption:
         preemption.check(0)
         os.kill(os.getpid(), number)  # in the update: nothing is raised, the step goes on to its end
         done.append("update")
@@ -67,7 +68,7 @@ def test_a_signal_drops_what_may_be_dropped_and_waits_for_the_rest(number, code,
         with pytest.raises(Preempted), preemption.interruptible():
             done.append("never")
         assert (preemption.code, preemption.reason) == (code, reason)
-    with Preemption(grace=SECONDS) as preemption, pytest.raises(Preempted), preemption.interruptible():
+    with Preemption(grace=MONTH) as preemption, pytest.raises(Preempted), preemption.interruptible():
         os.kill(os.getpid(), number)
         done.append("never")
     assert done == ["update"] and signal.getsignal(number) is before
