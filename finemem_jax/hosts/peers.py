@@ -192,7 +192,7 @@ class Peers:
         if not self._has_turned_away:
             self._has_turned_away = True
             address = (writer.get_extra_info("peername") or ("?",))[0]
-            print(
+            tell(
                 f"finemem: a connection from {address} to the coordinator's port was turned away: it does not know the "
                 "secret of this run (said once)",
                 file=sys.stderr,
