@@ -117,6 +117,8 @@ class DataConfig:
     limit: Natural = 0  # keep at most this many episodes of a split; 0 = all
     # a row that cannot be read: stop | skip = leave it out, the count is said
     on_bad_row: Literal["stop", "skip"] = "stop"
+    # training questions of judge.sources that only a judge can score, without one: stop | skip = leave them out
+    on_unjudged: Literal["stop", "skip"] = "stop"
     chunk_tokens: Annotated[int, Range(16)] = 2048  # benchmarks that cut raw text: most tokens of a chunk
     tokenizer: Text = ""  # benchmarks that cut raw text: what counts them, folder or hub name; "" = words and signs
     diary: DiaryConfig = field(default_factory=DiaryConfig)

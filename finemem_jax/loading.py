@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from finemem_jax.answerers._model import open_endpoint
-from finemem_jax.benchmarks import with_reference_metrics
+from finemem_jax.benchmarks import only_a_judge_can_score, with_reference_metrics
 from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.engine import EngineChat
 from finemem_jax.chat.judge import ModelJudge
@@ -31,7 +32,7 @@ from finemem_jax.hosts import agreement
 from finemem_jax.nn.lora import check_targets
 from finemem_jax.nn.sharding import init_params, make_mesh
 from finemem_jax.run.workdir import stored_config
-from finemem_jax.types import Answerer, Chat, Episode, Judge
+from finemem_jax.types import Answerer, Chat, Episode, Judge, Question
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints
 from finemem_jax.weights.vocabulary import vocabulary_settings, with_vocabulary
@@ -188,6 +189,57 @@ def load_training(cfg: Config) -> Sequence[Episode]:
     return _load_split(cfg, "train")
 
 
+def load_rewarded(cfg: Config) -> Sequence[Episode]:
+    """The training episodes, whose questions will reward the policy: each of them can be scored.
+
+    LongMemEval's rubrics and lists of what else is acceptable score 0 whatever is answered, unless a judge reads them;
+    so do whole sentences. Without a judge they end the run, or are left out (`config.data.on_unjudged`)."""
+    episodes = load_training(cfg)
+    unscorable, asked = _for_a_judge(episodes, cfg)
+    if not unscorable or cfg.judge.name != "none":
+        return episodes
+    count = (
+        f"{unscorable} of {asked} training questions of {', '.join(cfg.judge.sources)} have golds that only a judge "
+    )
+    count += "can compare with an answer (rubrics, lists of what is acceptable, whole sentences)"
+    if cfg.data.on_unjudged == "stop":
+        raise UserError(
+            f"{count}: set config.judge.name (endpoint, local), or leave them out with config.data.on_unjudged=skip"
+        )
+    kept = [episode for episode in map(partial(_without_judged, cfg=cfg), episodes) if episode.questions]
+    if not kept:
+        raise UserError(f"{count}, and no other question is left: set config.judge.name (endpoint, local)")
+    if agreement.is_lead():
+        gone = f"they are left out, and {len(episodes) - len(kept)} episodes that have no other"
+        tell(f"{count}; {gone} (config.data.on_unjudged=skip)", file=sys.stderr)
+    return tuple(kept)
+
+
+def _for_a_judge(episodes: Sequence[Episode], cfg: Config) -> tuple[int, int]:
+    """Of the questions of `config.judge.sources`, how many only a judge can score, and how many there are."""
+    if not isinstance(episodes, tuple | list):  # made up on access, with golds that can be matched
+        return 0, 0
+    unscorable, asked = 0, 0
+    for episode in episodes:
+        if episode.source.startswith(cfg.judge.sources):
+            questions = [*episode.questions, *(q for chunk in episode.chunks for q in chunk.questions)]
+            unscorable += sum(map(only_a_judge_can_score, questions))
+            asked += len(questions)
+    return unscorable, asked
+
+
+def _without_judged(episode: Episode, cfg: Config) -> Episode:
+    """The episode without the questions that only a judge can score."""
+    if not episode.source.startswith(cfg.judge.sources):
+        return episode
+
+    def scorable(questions: Sequence[Question]) -> tuple[Question, ...]:
+        return tuple(question for question in questions if not only_a_judge_can_score(question))
+
+    chunks = tuple(dataclasses.replace(chunk, questions=scorable(chunk.questions)) for chunk in episode.chunks)
+    return dataclasses.replace(episode, chunks=chunks, questions=scorable(episode.questions))
+
+
 def load_held_out(cfg: Config) -> list[Episode]:
     """The held-out episodes that evaluations use, `config.eval.episodes` of them, judged as `config.eval.metrics` says.
 
@@ -207,6 +259,11 @@ def load_held_out(cfg: Config) -> list[Episode]:
             f"config.eval.metrics={cfg.eval.metrics} judges {', '.join(judged)} by a model: set config.judge.name "
             "(endpoint, local), or keep other data sources with config.data.sources"
         )
+    unscorable, asked = _for_a_judge(episodes, cfg)
+    if unscorable and cfg.judge.name == "none" and agreement.is_lead():
+        count = f"{unscorable} of {asked} held-out questions of {', '.join(cfg.judge.sources)} have golds that only "
+        why = "a judge can compare with an answer: without one they count as wrong, whatever is answered"
+        tell(f"{count}{why} (config.judge.name)", file=sys.stderr)
     return episodes
 
 

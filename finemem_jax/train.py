@@ -51,7 +51,7 @@ from finemem_jax.loading import (
     load_judge,
     load_mesh,
     load_policy,
-    load_training,
+    load_rewarded,
 )
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.plan.formula import check_memory
@@ -110,10 +110,10 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         if mesh is not None:
             packing.check_rows(mesh, cfg.train.microbatch_rows, agreement.process_count())
         check_memory(cfg)
+        episodes, held_out = load_rewarded(cfg), load_held_out(cfg)  # first: a bad row is found before weights are read
         policy = load_policy(cfg, mesh)
         env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
         answerer = load_answerer(cfg, workdir)
-        episodes, held_out = load_training(cfg), load_held_out(cfg)
         optimizer = make_optimizer(cfg.optimizer, max(cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches, 1))
         state = create_train_state(policy.params, optimizer)
         update = make_train_step(

@@ -115,7 +115,7 @@ def unclean(source: str) -> list[int]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("name", [n for n in FILES if n != "console.py" and folder(n) != "bench"])
+@pytest.mark.parametrize("name", [n for n in FILES if n != "console.py"])
 def test_nothing_is_printed_that_a_data_set_or_a_server_may_have_written_but_by_console(name):
     assert unclean(FILES[name].read_text(encoding="utf-8")) == [], f"{name}: use finemem_jax.console.tell"
 

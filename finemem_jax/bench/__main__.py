@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from finemem_jax import bench, exits
 from finemem_jax.config import UserError, plugins, resolve
+from finemem_jax.console import tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
     try:
-        print(json.dumps(args.run(args), indent=2))
+        tell(json.dumps(args.run(args), indent=2))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}", file=sys.stderr)
         return exits.USER_ERROR
     return exits.DONE
 

@@ -6,6 +6,6 @@ split: "train" (in an order fixed by `seed`) or "eval". The folder is the regist
 `config.data.name`. Files whose name starts with "_" are shared parts.
 """
 
-from finemem_jax.corpora._sources import contamination, with_reference_metrics
+from finemem_jax.corpora._sources import contamination, only_a_judge_can_score, with_reference_metrics
 
-__all__ = ["contamination", "with_reference_metrics"]
+__all__ = ["contamination", "only_a_judge_can_score", "with_reference_metrics"]

@@ -16,7 +16,9 @@ from finemem_jax.types import Chat, Judge, JudgeRequest, Messages, Reply
 INSTRUCTIONS = """\
 You check answers. You get a question, the reference answers and an answer. The answer is right if it says what one of \
 the reference answers says, in whatever words; further true details do not matter, a contradiction does. An answer \
-that says it does not know is wrong, unless a reference answer says the same. Reply with yes or no alone."""
+that says it does not know is wrong, unless a reference answer says the same. A reference answer may describe what a \
+good answer is like, or say what else is acceptable: then the answer is right if it fits that. Reply with yes or no \
+alone."""
 
 _VERDICT = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 

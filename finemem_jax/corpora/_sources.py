@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from finemem_jax.config import UserError
-from finemem_jax.types import Episode
+from finemem_jax.env.scoring import normalise
+from finemem_jax.types import Episode, Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,26 @@ def with_reference_metrics(episode: Episode) -> Episode:
             "titles; leave it out with config.data.sources, or take config.eval.metrics=strict"
         )
     return replace(episode, questions=tuple(replace(question, metric=metric) for question in episode.questions))
+
+
+_ALL_OR_NOTHING = ("exact_match", "boxed_match", "substring_match")
+_LONGEST_GOLD = 12  # words that an answer may be expected to repeat one by one
+# A rubric, what else is acceptable, a second form in brackets, a remark that there is no answer
+_DESCRIBES = re.compile(
+    r"\buser (would|might|may)( not)? (prefer|appreciate|like)\b|\balso acceptable\b|\(or |\binformation provided\b",
+    re.IGNORECASE,
+)
+
+
+def only_a_judge_can_score(question: Question) -> bool:
+    """Whether no answer, however right, can be expected to hold one of the gold answers word for word: they describe a
+    good answer, or list several, or are whole sentences.
+
+        "The user would prefer responses that suggest …"      "7 days. 8 days is also acceptable."
+    """
+    return question.metric in _ALL_OR_NOTHING and all(
+        _DESCRIBES.search(answer) or len(normalise(answer)) > _LONGEST_GOLD for answer in question.answers
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------

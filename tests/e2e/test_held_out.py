@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
 
 from finemem_jax import main
+from finemem_jax.benchmarks import only_a_judge_can_score
 from finemem_jax.config import UserError
 from finemem_jax.evaluate import evaluate
-from finemem_jax.loading import load_held_out
+from finemem_jax.loading import load_held_out, load_rewarded
 from finemem_jax.train import train
+from finemem_jax.types import Question
 
 
 def row(source, gold):
@@ -67,3 +70,62 @@ def test_a_judge_that_is_missing_is_named_before_the_work(tmp_path):
     assert load_held_out(load(corpus))
     with pytest.raises(UserError, match=r"config\.judge\.name"):
         load_held_out(load(corpus, "--config.eval.metrics=reference"))
+
+
+RUBRICS = (
+    "The user would prefer responses that suggest cultural events where they can practice Spanish.",
+    "7 days. 8 days (including the last day) is also acceptable.",
+    "25 minutes and 50 seconds (or 25:50)",
+    "I replaced or fixed five items: the kitchen faucet, the kitchen mat, the toaster, the coffee maker, the shelves.",
+)
+
+
+def test_golds_that_nothing_can_match_are_no_training_reward_without_a_judge(tmp_path, capsys):
+    rows = [row("lme_train", gold) for gold in (*RUBRICS, "Karl", "a lighter shade of gray")] + [
+        row("squad", RUBRICS[0])
+    ]
+    corpus = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match=r"4 of 6 training questions of lme_train.*config\.judge\.name") as error:
+        load_rewarded(load(corpus))
+    assert "\n" not in str(error.value) and "config.data.on_unjudged=skip" in str(error.value)
+    kept = load_rewarded(load(corpus, "--config.data.on_unjudged=skip"))
+    golds = sorted(question.answers[0] for episode in kept for question in episode.questions)
+    assert golds == sorted(["Karl", "a lighter shade of gray", RUBRICS[0]])
+    assert "4 of 6" in capsys.readouterr().err
+    assert len(load_rewarded(load(corpus, "--config.judge.name=endpoint"))) == 7
+    with pytest.raises(UserError, match="no other question is left"):
+        only = write_rows(tmp_path / "only.jsonl", [row("lme_train", gold) for gold in RUBRICS])
+        load_rewarded(load(only, "--config.data.on_unjudged=skip"))
+
+
+def test_training_on_them_is_refused_before_the_work_and_evaluating_says_how_many(tmp_path, capsys):
+    corpus = write_rows(tmp_path / "rows.jsonl", [row("longmemeval_s", RUBRICS[0]), row("longmemeval_s", "Karl")])
+    command = [f"--config.data.path={corpus}", f"--config.data.eval_path={corpus}", "--config.data.name=memalpha"]
+    assert (
+        main.main(
+            [
+                "train",
+                "--config=configs/quickstart.py",
+                "--config.mesh.data=1",
+                *command,
+                f"--workdir={tmp_path / 'run'}",
+            ]
+        )
+        == 2
+    )
+    assert "1 of 2 training questions" in capsys.readouterr().err
+    assert len(load_held_out(load(corpus))) == 2
+    assert "1 of 2 held-out questions" in capsys.readouterr().err
+    load_held_out(load(corpus, "--config.judge.name=endpoint"))
+    assert "held-out questions" not in capsys.readouterr().err
+
+
+def test_what_only_a_judge_can_score_is_told_from_the_published_golds(real_data):
+    with gzip.open(real_data / "longmemeval" / "evidence_turns_part.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    found = {}
+    for read in rows:
+        asked = Question(read["question"], (str(read["answer"]),))
+        found.setdefault(read["question_type"], []).append(only_a_judge_can_score(asked))
+    assert all(found["single-session-preference"]) and not any(found["single-session-user"])
+    assert sum(map(sum, found.values())) == 52 and len(rows) == 240
