@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+# What is kept between runs of the package is kept between test runs, and never in the home of who runs them.
+os.environ.setdefault("FINEMEM_CACHE", str(Path(__file__).parent.parent / ".cache" / "finemem-tests"))
 # Before the first import of jax, which reads them once.
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Level 1 halves the time that compiling takes; the code it makes is as fast on models this small.

@@ -34,4 +34,6 @@ def load(cfg: config.DataConfig, split: str, seed: int) -> Sequence[types.Episod
             tuple(replace(question, metric=source_of("longmemeval").metric) for question in questions),
         )
 
-    return _splits.load(cfg, split, seed, lambda file: read_row)
+    episodes = _splits.load(cfg, split, seed, lambda file: read_row)
+    corpora.keep(count_tokens)
+    return episodes

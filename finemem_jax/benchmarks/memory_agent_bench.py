@@ -56,7 +56,9 @@ def load(cfg: config.DataConfig, split: str, seed: int) -> Sequence[types.Episod
                 f"fields there: {_fields.names(row)}"
             )
 
-    return _splits.load_whole(cfg, split, lambda file: read_row, "memory_agent_bench")
+    episodes = _splits.load_whole(cfg, split, lambda file: read_row, "memory_agent_bench")
+    corpora.keep(count_tokens)
+    return episodes
 
 
 def _by_competency(episode: types.Episode) -> types.Episode:

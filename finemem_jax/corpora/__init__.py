@@ -8,8 +8,18 @@ The folder is the registry: a new file is a new `--source`. Files whose name sta
 """
 
 from finemem_jax.corpora._build import BuildReport, add_arguments, build
-from finemem_jax.corpora._chunking import pack, split_text, token_counter
+from finemem_jax.corpora._chunking import keep, pack, split_text, token_counter
 from finemem_jax.corpora._dialogue import wrap
 from finemem_jax.corpora._options import BuildOptions
 
-__all__ = ["BuildOptions", "BuildReport", "add_arguments", "build", "pack", "split_text", "token_counter", "wrap"]
+__all__ = [
+    "BuildOptions",
+    "BuildReport",
+    "add_arguments",
+    "build",
+    "keep",
+    "pack",
+    "split_text",
+    "token_counter",
+    "wrap",
+]

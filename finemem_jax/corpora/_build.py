@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from finemem_jax.config import UserError, resolve
-from finemem_jax.corpora._chunking import token_counter
+from finemem_jax.corpora._chunking import keep, token_counter
 from finemem_jax.corpora._options import BuildOptions, parse_options
 from finemem_jax.files import write_atomically
 from finemem_jax.types import Episode, Question
@@ -53,6 +53,7 @@ def build(**options: object) -> BuildReport:
             f"--chunks={chosen.chunks} of --chunk-tokens={chosen.chunk_tokens}, or no question about it"
         )
     write_rows(episodes, chosen)
+    keep(count_tokens)
     chunks = [chunk for episode in episodes for chunk in episode.chunks]
     return BuildReport(
         output=chosen.output,

@@ -7,7 +7,6 @@ is one token each: a model of 0.25 M parameters spends its steps on what to writ
 
 from __future__ import annotations
 
-import functools
 import importlib.resources
 import json
 import os
@@ -17,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from finemem_jax.config import UserError
-from finemem_jax.types import CountTokens
+from finemem_jax.env.counting import TokenCounter
 
 EMBEDDED = "embedded:"
 END_OF_TURN = "<|im_end|>"
@@ -164,14 +163,9 @@ def load(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def token_counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
-    """Length of a text in tokens, cached: memory lengths are asked for again and again."""
-
-    @functools.lru_cache(maxsize=65536)
-    def count(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False))
-
-    return count
+def token_counter(tokenizer: PreTrainedTokenizerBase) -> TokenCounter:
+    """Length of a text in tokens, cached."""
+    return TokenCounter(tokenizer)
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
