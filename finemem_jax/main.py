@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import errno
 import importlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _config_options(planned, default="configs/finemem_qwen3_4b.py")
     planned.add_argument("--topology", default="", help="v4, v5e, v5p, v6e or tpu7x and its shape, e.g. v5e:4x4")
-    planned.add_argument("--gpu-memory", type=float, default=0.0, help="GiB of one GPU: plan by formula instead")
+    planned.add_argument("--gpu-memory", type=float, help="GiB of one GPU: plan by formula instead")
     planned.add_argument("--gpus", type=int, default=8, help="how many of them (default: %(default)s)")
     export = command("export", _export, "Write the latest checkpoint of a run as a Hugging Face folder.")
     export.add_argument("--workdir", required=True, help="folder of the run")
@@ -143,6 +144,9 @@ def _config_options(parser: argparse.ArgumentParser, default: str) -> None:
 
 def _joined(arguments: argparse.Namespace, workdir: Path) -> contextlib.AbstractContextManager:
     """This process among those of its run; it ends with them."""
+    for name, seconds in (("--start-timeout", arguments.start_timeout), ("--peer-timeout", arguments.peer_timeout)):
+        if not 0 < seconds < math.inf:
+            raise UserError(f"{name}={seconds:g}: must be seconds, more than 0")
     here = place.find_place(arguments.coordinator, arguments.processes, arguments.process)
     from finemem_jax.hosts import agreement  # jax starts here, after every mistake in the config was reported
 
@@ -225,11 +229,16 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     cfg, _ = _load(arguments, overrides)
-    if not arguments.topology and not arguments.gpu_memory:
-        raise UserError("finemem plan needs --topology=NAME:SHAPE or --gpu-memory=GIB")
+    memory, gpus = arguments.gpu_memory, arguments.gpus
+    if bool(arguments.topology) == (memory is not None):
+        raise UserError("finemem plan needs one of --topology=NAME:SHAPE and --gpu-memory=GIB")
+    if memory is not None and not 0 < memory < math.inf:
+        raise UserError(f"--gpu-memory={memory:g}: must be the GiB of one GPU, more than 0")
+    if gpus < 1:
+        raise UserError(f"--gpus={gpus}: must be at least 1")
     from finemem_jax.plan import command
 
-    return command.plan(cfg, arguments.topology, gpu_memory=arguments.gpu_memory, gpus=arguments.gpus)
+    return command.plan(cfg, arguments.topology, gpu_memory=memory or 0.0, gpus=gpus)
 
 
 def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -39,8 +39,10 @@ class Place:
 
     def __post_init__(self) -> None:
         host, _, port = self.coordinator.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise UserError(f"coordinator {self.coordinator!r} ({self.source}) must be HOST:PORT (--coordinator)")
+        if self.processes < 1:
+            raise UserError(f"{self.processes} processes ({self.source}): at least 1 (--processes)")
         if not 0 <= self.process < self.processes:
             raise UserError(
                 f"process {self.process} of {self.processes} processes ({self.source}): numbers are from 0 to "
@@ -54,7 +56,7 @@ def find_place(
     """The place of this process in its run, or None for a run of one process. Raises UserError on half a place."""
     given = {"--coordinator": coordinator or None, "--processes": processes, "--process": process}
     if any(value is not None for value in given.values()):
-        if processes == 1:
+        if processes == 1 and process in (None, 0):
             return None
         missing = [name for name, value in given.items() if value is None]
         if missing:
@@ -67,7 +69,7 @@ def _from_variables(env: Mapping[str, str]) -> Place | None:
     coordinator, processes, process = (env.get(name, "") for name in VARIABLES)
     if not processes and not process:
         return None  # the address alone belongs to jax's own detection of a cluster
-    if not processes.isdigit() or not process.isdigit() or not coordinator:
+    if not processes.isdecimal() or not process.isdecimal() or not coordinator:
         found = ", ".join(f"{name}={env.get(name)!r}" for name in VARIABLES)
         raise UserError(f"a run of several processes needs all of {', '.join(VARIABLES)}: {found}")
     if int(processes) == 1:
@@ -78,17 +80,24 @@ def _from_variables(env: Mapping[str, str]) -> Place | None:
 def _from_slurm(env: Mapping[str, str]) -> Place | None:
     """A task of `srun`. The job's batch script has no SLURM_STEP_NODELIST: it is not one of the processes."""
     nodes = env.get("SLURM_STEP_NODELIST", "")
-    tasks = int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or 1)
+    name = "SLURM_STEP_NUM_TASKS" if env.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+    tasks = _number(env, name, "1")
     if not nodes or tasks < 2:
         return None
-    job, local = int(env["SLURM_JOB_ID"]), int(env.get("SLURM_LOCALID", 0))
+    job, local = _number(env, "SLURM_JOB_ID"), _number(env, "SLURM_LOCALID", "0")
     # Two jobs on one node get different ports, so that neither meets the other's processes.
     port = env.get("JAX_COORDINATOR_PORT") or str(61440 + job % 4096)
     # One task per node takes all devices; several tasks take one each, as `--ntasks-per-node=GPUS` means it.
     alone = re.fullmatch(r"1(\(x\d+\))?", env.get("SLURM_STEP_TASKS_PER_NODE", "1"))
-    return Place(
-        f"{first_host(nodes)}:{port}", tasks, int(env["SLURM_PROCID"]), None if alone else (local,), source="SLURM"
-    )
+    process = _number(env, "SLURM_PROCID")
+    return Place(f"{first_host(nodes)}:{port}", tasks, process, None if alone else (local,), source="SLURM")
+
+
+def _number(env: Mapping[str, str], name: str, default: str = "") -> int:
+    value = env.get(name) or default
+    if not value.isdecimal():
+        raise UserError(f"{name}={value!r} in the environment: must be a whole number")
+    return int(value)
 
 
 def first_host(nodes: str) -> str:
@@ -101,7 +110,7 @@ def _from_gke(env: Mapping[str, str]) -> Place | None:
     hosts = [host for host in env.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
     if len(hosts) < 2 or "TPU_WORKER_ID" not in env:
         return None
-    return _tpu_place(hosts, int(env["TPU_WORKER_ID"]), env, "TPU_WORKER_HOSTNAMES")
+    return _tpu_place(hosts, _number(env, "TPU_WORKER_ID"), env, "TPU_WORKER_HOSTNAMES")
 
 
 def _from_metadata(env: Mapping[str, str]) -> Place | None:
@@ -111,7 +120,7 @@ def _from_metadata(env: Mapping[str, str]) -> Place | None:
     if "GCE_METADATA_HOST" not in env and not _has_tpu():
         return None
     number, endpoints = (_metadata(name, env) for name in ("agent-worker-number", "worker-network-endpoints"))
-    if number is None or endpoints is None:
+    if number is None or not number.isdecimal() or endpoints is None:
         return None
     # Either plain host names or "name:id:address" triples.
     hosts = [endpoint.split(":")[-1] for endpoint in endpoints.split(",")]

@@ -24,20 +24,27 @@ def make_mesh(
 ) -> Mesh:
     """A mesh with the axes `AXES` over `devices` (default: all). One size may be -1: all the rest."""
     devices = jax.devices() if devices is None else list(devices)
+    sizes = mesh_sizes(data, fsdp, tensor, sequence, len(devices))
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def mesh_sizes(data: int, fsdp: int, tensor: int, sequence: int, devices: int) -> dict[str, int]:
+    """Size of each axis of a mesh of so many devices, in the order of `AXES`. Raises UserError when they do not make
+    one."""
     sizes = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
     asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
     rest = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(rest) > 1 or any(size < 1 for size in sizes.values() if size != -1):
         raise UserError(f"mesh {asked}: sizes are positive, and at most one is -1 (all the rest)")
-    if len(devices) % fixed or (not rest and fixed != len(devices)):
+    if devices % fixed or (not rest and fixed != devices):
         raise UserError(
-            f"mesh {asked} needs {'a multiple of ' if rest else ''}{fixed} devices, there are {len(devices)}: "
+            f"mesh {asked} needs {'a multiple of ' if rest else ''}{fixed} devices, there are {devices}: "
             "set one of config.mesh.data, .fsdp, .tensor to -1 or make the product of all four match"
         )
     if rest:
-        sizes[rest[0]] = len(devices) // fixed
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+        sizes[rest[0]] = devices // fixed
+    return sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from finemem_jax.config import Config
 from finemem_jax.console import tell
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import without_adapters
-from finemem_jax.nn.sharding import make_mesh
+from finemem_jax.nn.sharding import make_mesh, mesh_sizes
 from finemem_jax.plan.collectives import gathered_shapes
 from finemem_jax.plan.formula import CACHE, UPDATE, memory_parts
 from finemem_jax.plan.programs import (
@@ -218,6 +218,7 @@ def _print_roofline(cfg: Config, model: Any, chip: Chip, mesh: Mesh, programs: l
 
 def plan_by_formula(cfg: Config, model: Any, memory: float, gpus: int) -> int:
     """GPUs of one node, by the estimate that `finemem train` makes before it loads weights."""
+    mesh_sizes(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, cfg.mesh.sequence, gpus)
     parts = memory_parts(cfg, model.cfg, gpus, gpus)
     beside = {"train": parts[UPDATE], "decode": parts[CACHE]}
     held = sum(parts.values()) - sum(beside.values())

@@ -105,3 +105,23 @@ def test_a_tpu_vm_is_asked_for_its_metadata(endpoints):
         del answers["worker-network-endpoints"]
         assert find_place(env=env) is None
         server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("env", "flags", "line"),
+    [
+        ({}, {"coordinator": "a:1", "processes": 0, "process": 0}, r"0 processes \(flags\): at least 1"),
+        ({}, {"coordinator": "a:1", "processes": 1, "process": 5}, "process 5 of 1 processes"),
+        ({}, {"coordinator": "a:²", "processes": 2, "process": 0}, "HOST:PORT"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "²", "JAX_PROCESS_ID": "0"}, {}, "needs all of"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "many"}, {}, "SLURM_STEP_NUM_TASKS='many'"),
+        ({k: v for k, v in SLURM.items() if k != "SLURM_JOB_ID"}, {}, "SLURM_JOB_ID=''"),
+        ({k: v for k, v in SLURM.items() if k != "SLURM_PROCID"}, {}, "SLURM_PROCID=''"),
+        ({"TPU_WORKER_HOSTNAMES": "w0,w1", "TPU_WORKER_ID": "x"}, {}, "TPU_WORKER_ID='x'"),
+        (SLURM | {"JAX_COORDINATOR_PORT": "http"}, {}, "HOST:PORT"),
+    ],
+)
+def test_what_is_no_place_is_one_line(env, flags, line):
+    with pytest.raises(UserError, match=line) as caught:
+        place(env, **flags)
+    assert "\n" not in str(caught.value)

@@ -134,3 +134,34 @@ def test_the_paper_setting_compiles_and_fits_on_sixteen_v5e(paper):
     assert program.arguments + program.temporary + command.resident_bytes(paper, model, mesh).reference < chip.memory
     # The head's weights are gathered; logits, which have a row or a chunk beside the vocabulary, never are.
     assert not command.gathers_logits(program.text, model.cfg.vocab_size, model.cfg.hidden_size)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ([], "needs one of --topology=NAME:SHAPE and --gpu-memory=GIB"),
+        (["--gpu-memory=80", "--topology=v5e:4x4"], "needs one of --topology=NAME:SHAPE and --gpu-memory=GIB"),
+        (["--gpu-memory=-80"], "--gpu-memory=-80: must be the GiB of one GPU, more than 0"),
+        (["--gpu-memory=0"], "--gpu-memory=0: must be the GiB"),
+        (["--gpu-memory=nan"], "--gpu-memory=nan: must be the GiB"),
+        (["--gpu-memory=inf"], "--gpu-memory=inf: must be the GiB"),
+        (["--gpu-memory=80", "--gpus=0"], "--gpus=0: must be at least 1"),
+        (
+            ["--gpu-memory=80", "--gpus=3", "--config.mesh.fsdp=2", "--config.mesh.data=1"],
+            "needs 2 devices, there are 3",
+        ),
+        (["--topology=v5e"], "--topology='v5e': NAME:SHAPE"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(options, line, capsys):
+    assert main.main(["plan", *options]) == exits.USER_ERROR
+    said = capsys.readouterr()
+    assert line in said.err and said.err.count("\n") == 1 and said.out == ""
+
+
+@pytest.mark.parametrize(
+    "option", ["--start-timeout=0", "--start-timeout=nan", "--peer-timeout=-1", "--peer-timeout=inf"]
+)
+def test_a_time_to_wait_is_a_number_of_seconds(option, capsys):
+    assert main.main(["train", option]) == exits.USER_ERROR
+    assert "must be seconds, more than 0" in capsys.readouterr().err
