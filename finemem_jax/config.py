@@ -11,15 +11,17 @@ What a field may hold is a part of its type (`schema/legal.py`); `validate` adds
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import ml_collections
 
 from finemem_jax.exits import UserError
 from finemem_jax.schema.convert import build, dotted_names, plain, to_dict
 from finemem_jax.schema.legal import Amount, Count, Narrowed, Natural, OneOf, Plugin, Range, Seed, Share, Text, check
+from finemem_jax.schema.own_settings import OwnSettings
 from finemem_jax.schema.plugins import plugins, resolve, unknown
 
 __all__ = ["UserError", "dotted_names", "plain", "plugins", "resolve", "to_dict", "unknown"]
@@ -43,7 +45,7 @@ class LoraConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     path: Text = ""  # Hugging Face folder or hub name; "embedded:NAME" = a folder shipped in the package; "" = random
-    family: Annotated[str, Plugin("models")] = "qwen3"  # a file in models/; ignored when path is given
+    family: Annotated[str, Plugin("models")] = "qwen3"  # ignored when path is given
     preset: Text = "4b"  # a key of that family's PRESETS; ignored when path is given
     # Folder or hub name; "" = the one beside the model; "tiny" or "corpus" = a small one, built from the diary's
     # words or from the training episodes (`finemem sft`)
@@ -63,12 +65,12 @@ Devices = Annotated[int, Range(1, also=(-1,))]
 class MeshConfig:
     """Devices per mesh axis; one axis may be -1 = all the rest."""
 
-    data: Devices = -1
-    fsdp: Devices = 1
+    data: Devices = -1  # replicas of the parameters; rows are split over them
+    fsdp: Devices = 1  # devices that share every parameter; rows are split over them, too
     # Devices that share the tokens of one row, for rows beyond 32k tokens; not -1. Each attends with its own queries
     # to keys and values gathered from all; only training is split so
     sequence: Count = 1
-    tensor: Devices = 1
+    tensor: Devices = 1  # devices that share heads, mlp and vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ class DiaryConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    name: Annotated[str, Plugin("benchmarks")] = "diary"  # a file in benchmarks/
+    name: Annotated[str, Plugin("benchmarks")] = "diary"  # what is to be remembered
     path: Text = ""  # file or folder with the training episodes (benchmarks that read files)
     eval_path: Text = ""  # the same for evaluation; "" = the benchmark's own held-out split of `path`
     sources: tuple[Text, ...] = ()  # keep only these data sources; () = all
@@ -136,7 +138,7 @@ class ViewConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryConfig:
-    name: Annotated[str, Plugin("memory")] = "flat"  # a file in memory/
+    name: Annotated[str, Plugin("memory")] = "flat"  # how it is kept
     max_operations: Count = 16  # operations applied per step; later ones are "over limit"
     max_items: Count = 1024  # items held at once
     max_tokens: Count = 131072  # tokens held at once
@@ -148,13 +150,13 @@ class MemoryConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptConfig:
-    # A file in prompts/: full = instructions for a pretrained model; short = a few sentences, for a small one;
+    # full = instructions for a pretrained model; short = a few sentences, for a small one;
     # compact = the text alone, for the tiny policy
     name: Annotated[str, Plugin("prompts")] = "full"
     max_prompt_tokens: Count = 6144  # a longer prompt drops items of the view, oldest first
-    max_completion_tokens: Count = 2048
+    max_completion_tokens: Count = 2048  # a longer turn is cut off
     thinking: bool = False  # Qwen3's thinking switch in the chat template
-    # How operations are written, a file in codecs/: qwen (<tool_call> JSON), lines, …
+    # How operations are written: qwen (<tool_call> JSON), lines, …
     codec: Annotated[str, Plugin("codecs")] = "qwen"
 
 
@@ -163,8 +165,8 @@ class RetrievalConfig:
     name: Literal["bm25", "dense"] = "bm25"  # bm25 | dense (cosine of embeddings; an optional extra)
     model: Text = ""  # dense: local folder of a model2vec or sentence-transformers encoder
     k: Count = 5  # items retrieved per question
-    k1: Amount = 1.5
-    b: Share = 0.75
+    k1: Amount = 1.5  # BM25: how soon more of a word stops counting
+    b: Share = 0.75  # BM25: how much long items are held back
     # lucene = ln(1 + (N - n + .5)/(n + .5)) | okapi = the reference's, floor included
     idf: Literal["lucene", "okapi"] = "lucene"
     # search = the k best | all = the whole memory, in the order of writing, whatever k is
@@ -176,12 +178,12 @@ class RetrievalConfig:
 class AnswererConfig:
     """A frozen reasoning agent. All but `name` is for those that use a model: endpoint and local."""
 
-    name: Annotated[str, Plugin("answerers")] = "extractive"  # a file in answerers/
+    name: Annotated[str, Plugin("answerers")] = "extractive"  # who answers from what was found in memory
     model: Text = ""  # endpoint: the served model's name; local: Hugging Face folder, hub name or "embedded:NAME"
     url: Text = ""  # endpoint: base URL of an OpenAI-compatible server, ending in /v1
     key_variable: Text = "OPENAI_API_KEY"  # endpoint: environment variable that holds the key; unset = no key is sent
-    temperature: Amount = 0.1
-    max_tokens: Count = 512
+    temperature: Amount = 0.1  # of its sampling; 0 = greedy
+    max_tokens: Count = 512  # of one answer
     extra: Text = ""  # endpoint: JSON object merged into every request, e.g. {"seed": 1}
     concurrency: Annotated[int, Range(1, 4096)] = 64  # endpoint: requests under way at once
     timeout_seconds: Annotated[float, Range(0.001)] = 120.0  # endpoint: for one attempt, from sending to the last byte
@@ -206,8 +208,8 @@ class JudgeConfig(AnswererConfig):
     config.answerer's."""
 
     name: Literal["none", "endpoint", "local"] = "none"  # none | endpoint | local
-    temperature: Amount = 0.0
-    max_tokens: Count = 16
+    temperature: Amount = 0.0  # of its sampling; 0 = greedy
+    max_tokens: Count = 16  # of one judgement
     sources: tuple[Text, ...] = ("lme_train", "longmemeval")  # data sources, by their beginning, that it judges
 
 
@@ -233,32 +235,44 @@ def _plugin_weights() -> Mapping[str, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardsConfig:
-    # One per file in rewards/; 0 = off, uncosted
+    """What a step earns: the terms, files of rewards/, and their weights."""
+
+    # Of every term; 0 = off, uncosted
     weights: Mapping[Annotated[str, Plugin("rewards")], Annotated[float, Range(-math.inf)]] = field(
         default_factory=_plugin_weights
+    )
+    # Of terms that have settings of their own, e.g. settings.mine.floor=0.2
+    settings: Annotated[Mapping[str, Mapping[str, Any]], OwnSettings("rewards")] = field(
+        default_factory=lambda: types.MappingProxyType({})
     )
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     chunk_questions: Count = 5  # questions asked about each chunk (CSR's K); episodes with fewer ask them all
     # Share of the final questions asked per training step; at least one
     question_share: Annotated[float, Range(0, 1, but=(0,))] = 0.2
 
+    def __post_init__(self):
+        """A term that is not named is off; so a run goes on when another file has come into rewards/."""
+        weights = {**dict.fromkeys(plugins("finemem_jax.rewards"), 0.0), **self.weights}
+        object.__setattr__(self, "weights", types.MappingProxyType(weights))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageConfig:
     credit: Annotated[str, Plugin("credit")] = "step"  # who is compared with whom: a file in credit/
     std: Literal["sample", "none"] = "sample"  # sample (ddof 1) | none (Dr.GRPO: centre only)
-    eps: Share = 1e-6
+    eps: Share = 1e-6  # added to the deviation that is divided by
     min_std: Amount = 0.01  # floor under the deviation, so that a tiny spread is not blown up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
     clip_low: Share = 0.2  # importance ratio clipped to [1 - clip_low, 1 + clip_high]
-    clip_high: Annotated[float, Range(0, also=(math.inf,))] = 0.2
+    clip_high: Annotated[float, Range(0, also=(math.inf,))] = 0.2  # inf = no upper bound
     # > 1: bound on the loss of negative advantages (Mem-α: 3.0); 0 = off
     dual_clip: Annotated[float, Range(1, but=(1,), also=(0,))] = 0.0
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # of log p / p_ref per token, in the gradient
     kl_coef: Amount = 0.001  # 0 = no reference policy at all
+    # What the sum over tokens is divided by
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     constant_length: Count = 2048  # aggregation constant: tokens are divided by rows * this
     engine_ratio_cap: Amount = 0.0  # > 0: old log-probs are the trainer's; ratio trainer / engine, at most this, weighs
@@ -267,13 +281,13 @@ class LossConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    lr: Annotated[float, Range(0, 10)] = 1e-6
+    lr: Annotated[float, Range(0, 10)] = 1e-6  # peak learning rate of AdamW
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # decay ends at 0 on the last update
     warmup: Share = 0.05  # share of all updates spent rising from 0
-    b1: Annotated[float, Range(0, 1, but=(1,))] = 0.9
-    b2: Annotated[float, Range(0, 1, but=(1,))] = 0.95
-    eps: Annotated[float, Range(0, 1, but=(0,))] = 1e-8
-    weight_decay: Amount = 0.01
+    b1: Annotated[float, Range(0, 1, but=(1,))] = 0.9  # decay of the first moment
+    b2: Annotated[float, Range(0, 1, but=(1,))] = 0.95  # decay of the second moment
+    eps: Annotated[float, Range(0, 1, but=(0,))] = 1e-8  # added to the root of the second moment
+    weight_decay: Amount = 0.01  # decoupled, times the learning rate
     max_grad_norm: Amount = 1.0  # global-norm clip; 0 = off
     bf16_momentum: bool = False  # first moment in bfloat16
 
@@ -285,10 +299,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    steps: Natural = 200
+    steps: Natural = 200  # of the run, counted from its beginning; 0 = only the evaluation before
     episodes: Count = 32  # episodes (groups) per step
     group_size: Count = 8  # G: rollouts per episode
-    temperature: Annotated[float, Range(1e-06)] = 1.0
+    temperature: Annotated[float, Range(1e-06)] = 1.0  # of the sampling of rollouts, and of the log-probs in the loss
     top_k: Natural = 0  # training refuses any other value: the loss knows tempered log-probs only
     top_p: Annotated[float, Range(0, 1, but=(0,))] = 1.0  # likewise
     epochs: Count = 1  # passes over a batch of rollouts
@@ -296,7 +310,7 @@ class TrainConfig:
     microbatch_rows: Count = 8  # rows per forward and backward, of each process; the loss is exact for any value
     row_tokens: Natural = 0  # length of a packed row, tokens; 0 = chosen for the least padding
     logprob_chunk: Count = 512  # positions of each row whose logits exist at once
-    checkpoint_every: Count = 25
+    checkpoint_every: Count = 25  # steps between checkpoints
     keep_checkpoints: Count = 3  # the newest so many are kept,
     keep_best: Natural = 1  # and so many with the best mean held-out accuracy
     eval_every: Natural = 50  # 0 = only before and after
@@ -349,10 +363,11 @@ Baseline = Annotated[str, OneOf((*SCRIPTED_BASELINES, *MODEL_BASELINES))]
 class EvalConfig:
     episodes: Natural = 64  # held-out episodes; 0 = all
     temperatures: tuple[Amount, ...] = (1.0, 0.0)  # one evaluation each; 0 = greedy
-    baselines: tuple[Baseline, ...] = ("no_memory", "store_all", "expert", "oracle")  # of the two lists above
+    # Contestants; untrained, memagent and mem1 in `finemem evaluate` only
+    baselines: tuple[Baseline, ...] = ("no_memory", "store_all", "expert", "oracle")
     # strict = env/scoring.py | reference = Mem-α's published scoring, defects included
     metrics: Literal["strict", "reference"] = "strict"
-    seed: Seed = 1234
+    seed: Seed = 1234  # of the sampling of evaluations
     log_rollouts: Natural = 128  # held-out episodes whose rollouts are written to heldout/, for the report; 0 = none
     recent_k: Count = 5  # recent_k: chunks kept, the answerer sees all of them
     rag_k: Count = 2  # rag: chunks retrieved per question (Mem-α's baseline: 2)
@@ -366,7 +381,7 @@ class EvalConfig:
 class GuardConfig:
     """One alarm."""
 
-    limit: Amount = 0.0  # the alarm's threshold; unit and side: see its line in GuardsConfig
+    limit: Amount = 0.0  # the threshold
     # off | warn = a line and alarms.jsonl | stop = also save the state and exit with code 3
     action: Literal["off", "warn", "stop"] = "warn"
 
@@ -382,7 +397,7 @@ class GuardsConfig:
     # An alarm sounds after so many steps in a row beyond its limit, then after 2, 4, 8 times as many
     patience: Count = 5
     # this many updates in a row were skipped for a loss or gradient of NaN or inf
-    non_finite: Annotated[GuardConfig, Narrowed(limit=Range(1))] = GuardConfig(limit=8, action="stop")
+    non_finite: Annotated[GuardConfig, Narrowed(limit=Range(1))] = GuardConfig(limit=8.0, action="stop")
     # share of (group, step) pairs with a gradient, at or below
     reward_collapse: ShareGuard = GuardConfig(limit=0.0)
     # share of (group, step) pairs without a reward: no answers came, at or above
@@ -416,7 +431,7 @@ class LoggingConfig:
 
     tensorboard: bool = True  # event files in WORKDIR/tensorboard
     wandb: bool = False  # Weights & Biases; needs the extra `wandb`
-    wandb_project: Text = "finemem"
+    wandb_project: Text = "finemem"  # where the run is listed there
     sample_every: Count = 10  # steps between histograms and sample texts
 
 
@@ -430,8 +445,8 @@ class ProfileConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    name: Text = "finemem"
-    seed: Seed = 0
+    name: Text = "finemem"  # of the run: the name of its folder where none is given
+    seed: Seed = 0  # of everything that is drawn
     model: ModelConfig = field(default_factory=ModelConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -1,6 +1,7 @@
-"""The command line: `finemem train | sft | evaluate | plan | export | report | sweep | data`. Nothing else lives here.
+"""The command line: `finemem train | sft | evaluate | config | plan | export | report | sweep | data`, nothing else.
 
-A config is an ml_collections file and overrides: `--config=configs/quickstart.py --config.train.steps=10`.
+A config is an ml_collections file and overrides: `--config=configs/quickstart.py --config.train.steps=10`. Files that
+come with the package go by their name, wherever one is: `--config=quickstart`.
 A user's mistake ends in one line on stderr and exit code 2.
 """
 
@@ -16,20 +17,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-from ml_collections import config_flags
-
-from finemem_jax import config, exits
+from finemem_jax import exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import printable, tell
 from finemem_jax.exits import RunEnded
 from finemem_jax.hosts import place
+from finemem_jax.schema.config_files import load_config
+from finemem_jax.schema.plugins import add_folder
 from finemem_jax.types import AnswererDown
 
 _CONFIG_HELP = """\
 config overrides: any field of the config, as --config.GROUP.FIELD=VALUE, e.g.
   --config.train.steps=10  --config.rewards.weights.chunk_qa=0  --config.loss.kl_coef=0.001
-The fields, their defaults and legal values are in finemem_jax/config.py."""
+`finemem config` prints all fields with their legal values and what they mean."""
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EEXIST, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (`exits.py`: 0 done, 2 a mistake in what was given, …)."""
     arguments, overrides = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
     try:
-        return arguments.run(arguments, overrides) or 0
+        for folder in arguments.plugins:
+            add_folder(Path(folder))
+        return arguments.run(arguments, overrides) or exits.DONE
     except UserError as error:
         tell(f"finemem {arguments.command}: {printable(str(error), one_line=True)}", file=sys.stderr)
         return exits.USER_ERROR
@@ -75,28 +77,39 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         sub.set_defaults(run=run)
+        sub.add_argument(
+            "--plugins",
+            action="append",
+            default=[],
+            metavar="DIR",
+            help="folder of your own plug-ins, in subfolders: DIR/rewards/mine.py (may be given several times)",
+        )
         return sub
 
     train = command("train", _train, "Train a memory manager with GRPO; resumes when the workdir holds a run.")
-    _config_options(train, default="configs/quickstart.py")
+    _config_options(train, default="quickstart")
     sft = command("sft", _sft, "Supervised warm start, e.g. from the scripted, imperfect expert; resumes likewise.")
-    _config_options(sft, default="configs/warm_start.py")
+    _config_options(sft, default="warm_start")
     for resuming in (train, sft):
         resuming.add_argument(
             "--accept-config-change", action="store_true", help="go on with a run although the config is another"
         )
     evaluate = command("evaluate", _evaluate, "Score a policy and the baselines on held-out episodes.")
-    _config_options(evaluate, default="configs/quickstart.py")
+    _config_options(evaluate, default="quickstart")
     evaluate.add_argument(
         "--policy",
         default="",
         help="a run's folder, a Hugging Face folder or name, or a server's URL, http://…/v1 (default: config.model)",
     )
     evaluate.add_argument("--baselines-only", action="store_true", help="no policy, only config.eval.baselines")
+    shown = command("config", _config, "Print every field of a config: its value, legal values and meaning.")
+    shown.add_argument("--config", default="quickstart", help="config file (default: %(default)s)")
+    shown.add_argument("--changed", action="store_true", help="only what differs from the defaults")
+    shown.add_argument("--reference", action="store_true", help="the defaults as a page, docs/config.md")
     planned = command(
         "plan", _plan, "Compile the real steps for a named TPU topology and say what fits, without a TPU."
     )
-    _config_options(planned, default="configs/finemem_qwen3_4b.py")
+    _config_options(planned, default="finemem_qwen3_4b")
     planned.add_argument("--topology", default="", help="v4, v5e, v5p, v6e or tpu7x and its shape, e.g. v5e:4x4")
     planned.add_argument("--gpu-memory", type=float, help="GiB of one GPU: plan by formula instead")
     planned.add_argument("--gpus", type=int, default=8, help="how many of them (default: %(default)s)")
@@ -130,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config_options(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--config", default=default, help="config file (default: %(default)s)")
+    parser.add_argument("--config", default=default, help="config file, or the name of a shipped one (%(default)s)")
     parser.add_argument("--workdir", default="", help="folder of the run (default: runs/NAME of the config)")
     several = parser.add_argument_group("a run of several processes (default: what SLURM or the TPU says)")
     several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
@@ -151,42 +164,6 @@ def _joined(arguments: argparse.Namespace, workdir: Path) -> contextlib.Abstract
     from finemem_jax.hosts import agreement  # jax starts here, after every mistake in the config was reported
 
     return agreement.joined(here, workdir, silence=arguments.peer_timeout, start_timeout=arguments.start_timeout)
-
-
-def load_config(path: str, overrides: Sequence[str]) -> Config:
-    """The frozen config of an ml_collections file and `--config.a.b=value` overrides. Raises UserError.
-
-    FILE:ARGUMENT gives the file's `get_config` one argument: configs/ablations/beta.py:0.25."""
-    file = Path(path.partition(":")[0])
-    if not file.is_file():
-        raise UserError(f"no config file {path} (--config)")
-    values = flags.FlagValues()
-    argv = ["finemem", f"--config={path}", *overrides]
-    # A config starts from another with `from configs import NAME`, also one in a folder below configs/.
-    folders = file.resolve().parents
-    base = str(next((folder.parent for folder in folders if folder.name == "configs"), folders[1]))
-    if base not in sys.path:
-        sys.path.append(base)
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    known = [f"--{name}" for name in config.dotted_names(config.to_dict(Config()))]
-    for override in overrides:
-        name, separator, _ = override.partition("=")
-        if not name.startswith("--config."):
-            raise UserError(f"unknown argument {override!r}")
-        if name not in known:
-            raise UserError(config.unknown(name, known, "option"))
-        if not separator:
-            raise UserError(f"{name} needs a value: {name}=VALUE")
-    try:
-        values(argv)
-        tree = values.config
-    except (flags.Error, ValueError, TypeError, SyntaxError) as error:
-        lines = str(error).splitlines()  # of a mistake in the file itself the last line says what it was
-        message = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
-        raise UserError(f"{' '.join(overrides) or path}: {message}") from error
-    except (AttributeError, KeyError) as error:  # ml_collections refuses a key that the schema does not have
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
-    return config.from_ml_collections(tree)
 
 
 def _load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Config, Path]:
@@ -227,6 +204,17 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             raise RunEnded(message, exits.STOPPED) from None
 
 
+def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from finemem_jax.schema import reference
+
+    cfg = load_config(arguments.config, overrides)
+    page = reference.markdown() if arguments.reference else "\n".join(reference.option_lines(cfg, arguments.changed))
+    try:
+        print(page, end="\n" if page and not page.endswith("\n") else "", flush=True)
+    except BrokenPipeError:  # `finemem config | head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     cfg, _ = _load(arguments, overrides)
     memory, gpus = arguments.gpu_memory, arguments.gpus
@@ -264,7 +252,8 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             options = (*overrides, f"--config.seed={seed}")
             cfg = load_config(spec, options)  # all of them, before the first is run
             place = workdir / row / f"seed-{seed}"
-            command = ("train", f"--config={spec}", *options, f"--workdir={place}")
+            plugged = [f"--plugins={Path(folder).resolve()}" for folder in arguments.plugins]
+            command = ("train", f"--config={spec}", *options, f"--workdir={place}", *plugged)
             runs.append(sweep.Run(row, seed, cfg, place, command))
     return sweep.sweep(runs, workdir, arguments.jobs)
 
@@ -282,7 +271,7 @@ def _report(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
-    options = {k: v for k, v in vars(arguments).items() if k not in ("run", "command", "verb")}
+    options = {k: v for k, v in vars(arguments).items() if k not in ("run", "command", "verb", "plugins")}
     if arguments.verb == "build":
         tell(importlib.import_module("finemem_jax.corpora._build").build(**options))
     else:

@@ -14,7 +14,8 @@ import pytest
 from finemem_jax import config, main
 from finemem_jax.config import Config, UserError
 from finemem_jax.run.guards import WATCHES
-from finemem_jax.schema import legal
+from finemem_jax.schema import legal, reference
+from finemem_jax.schema.own_settings import OwnSettings
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py"))
@@ -36,6 +37,21 @@ def test_the_defaults_are_the_papers():
     cfg = Config()
     assert dict(cfg.rewards.weights) == {"format": 1.0, "chunk_qa": 0.5, "evidence": 1.0, "compression": 0.05}
     assert (cfg.rewards.evidence.beta, cfg.train.group_size, cfg.train.episodes) == (0.5, 8, 32)
+
+
+def test_defaults_have_the_types_of_their_fields():
+    """An override takes its type from the default: an int where a float is meant refuses 0.5."""
+
+    def differs(setting, value):
+        if dataclasses.is_dataclass(setting.type):
+            return any(differs(inner, getattr(value, inner.name)) for inner in legal.settings(setting.type))
+        if setting.type is tuple:
+            return any(differs(setting.parts[0], item) for item in value)
+        return setting.type in (bool, int, float, str) and type(value) is not setting.type
+
+    assert [
+        setting.name for setting in legal.settings(Config) if differs(setting, getattr(Config(), setting.name))
+    ] == []
 
 
 def test_a_config_survives_ml_collections_and_back():
@@ -149,11 +165,18 @@ def test_every_field_is_read_by_some_code():
     reads |= {("guards", name) for name in WATCHES}  # by getattr
     holders = {"cfg", "guard", "settings"}
     dead = []
-    for name, _ in legal.walk(Config):
+    for name, setting in legal.walk(Config):
         group, field = name.split(".")[-2:]
-        if not any((holder, field) in reads for holder in (group, *holders)):
+        if not isinstance(setting.legal, OwnSettings) and not any(
+            (holder, field) in reads for holder in (group, *holders)
+        ):
             dead.append(name)
     assert set(dead) == REFUSED
+
+
+def test_the_page_of_the_config_is_current():
+    page = (ROOT / "docs/config.md").read_text(encoding="utf-8")
+    assert page == reference.markdown(), "write it anew: finemem config --reference > docs/config.md"
 
 
 def test_configs_are_frozen():

@@ -130,14 +130,14 @@ def _finemem_problem(arguments: list[str]) -> str:
     path = getattr(parsed, "config", None)
     if path is None and not overrides:
         return ""
-    path = STANDS_FOR.get(path or "F", path or "configs/quickstart.py")
+    path = STANDS_FOR.get(path or "F", path or "quickstart")
     # NAME and TERM stand for a word of the reader's
     known = [re.sub(r"(weights|guards)\.(TERM|NAME)", _first, override) for override in overrides]
     try:
-        main.load_config(path if (ROOT / path.partition(":")[0]).exists() else "configs/quickstart.py", known)
+        main.load_config(path, known)
     except config.UserError as error:
         return str(error)
-    return "" if path.startswith("configs/") and (ROOT / path.partition(":")[0]).exists() else f"no config {path}"
+    return ""
 
 
 def _first(placeholder: re.Match) -> str:

@@ -23,7 +23,7 @@ def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value):
         return to_dict(value)
     if isinstance(value, Mapping):
-        return dict(value)
+        return {key: _plain(item) for key, item in value.items()}
     return value
 
 
@@ -56,7 +56,9 @@ def _convert(setting: Setting, value: object, path: str) -> object:
         return tuple(_convert(inner, item, f"{path}[{i}]") for i, item in enumerate(value))
     if issubclass(wanted, Mapping):
         if not isinstance(value, Mapping):
-            raise UserError(f"{path} must be a group of numbers, got {value!r}")
+            raise UserError(f"{path} must be a group of {'numbers' if setting.parts else 'settings'}, got {value!r}")
+        if not setting.parts:
+            return _frozen(value, path)
         key, inner = setting.parts
         items = {_convert(key, k, path): _convert(inner, v, f"{path}.{k}") for k, v in value.items()}
         return types.MappingProxyType(items)
@@ -67,6 +69,19 @@ def _convert(setting: Setting, value: object, path: str) -> object:
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise UserError(f"{path} must be of type {wanted.__name__}, got {value!r}")
     return value
+
+
+def _frozen(value: object, path: str) -> object:
+    """Settings of a plug-in, at any depth: what JSON can hold, and nothing that changes later."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise UserError(f"{path}: every key must be text, got {list(value)!r}")
+        return types.MappingProxyType({key: _frozen(item, f"{path}.{key}") for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item, f"{path}[{index}]") for index, item in enumerate(value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UserError(f"{path} must be a number, text, a truth value or a tuple or group of them, got {value!r}")
 
 
 def dotted_names(tree: Mapping, prefix: str = "config") -> list[str]:

@@ -19,7 +19,7 @@ import math
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from finemem_jax.exits import UserError
 from finemem_jax.schema.plugins import nearest, plugins
@@ -79,7 +79,7 @@ class Plugin:
             raise UserError(f"{path}={value!r}: no such file in {self.folder}/, {nearest(value, known)}")
 
     def __str__(self) -> str:
-        return f"a file in {self.folder}/: {', '.join(plugins(f'finemem_jax.{self.folder}'))}"
+        return f"a file in {self.folder}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,17 @@ class AnyText:
 class Narrowed:
     """Other legal values for the fields of the group it stands at: `Narrowed(limit=Range(0, 1))`."""
 
-    def __init__(self, **fields: Range | OneOf):
+    def __init__(self, **fields: Legal):
         self.fields = fields
 
 
-Legal = Range | OneOf | Plugin | AnyText
+@runtime_checkable
+class Legal(Protocol):
+    """What stands beside a field. As a string it says which values are legal."""
+
+    def check(self, value: Any, path: str) -> None:
+        """Raises UserError when `value` is illegal."""
+
 
 Text = Annotated[str, AnyText()]
 Count = Annotated[int, Range(1)]
@@ -136,7 +142,8 @@ def _setting(name: str, hint: Any) -> Setting:
         return Setting(name, str, (), OneOf(typing.get_args(bare)), {})
     narrowed = {field: legal for mark in marks if isinstance(mark, Narrowed) for field, legal in mark.fields.items()}
     legal = next((mark for mark in marks if isinstance(mark, Legal)), None)
-    inner = [part for part in typing.get_args(bare) if part is not Ellipsis]
+    whole = origin is Mapping and legal is not None  # checked by its mark as one
+    inner = [] if whole else [part for part in typing.get_args(bare) if part is not Ellipsis]
     return Setting(name, origin or bare, tuple(_setting("", part) for part in inner), legal, narrowed)
 
 
@@ -153,7 +160,7 @@ def _check(setting: Setting, value: Any, path: str) -> None:
     elif setting.type is tuple:
         for index, element in enumerate(value):
             _check(setting.parts[0], element, f"{path}[{index}]")
-    elif isinstance(value, Mapping):
+    elif isinstance(value, Mapping) and setting.parts:
         for key, element in value.items():
             _check(setting.parts[0], key, path)
             _check(setting.parts[1], element, f"{path}.{key}")
