@@ -210,7 +210,7 @@ def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg = load_config(arguments.config, overrides)
     page = reference.markdown() if arguments.reference else "\n".join(reference.option_lines(cfg, arguments.changed))
     try:
-        print(page, end="\n" if page and not page.endswith("\n") else "", flush=True)
+        tell(page.removesuffix("\n"), flush=True)
     except BrokenPipeError:  # `finemem config | head`: whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
