@@ -161,6 +161,16 @@ class PromptConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MethodConfig:
+    """The loop of an episode, and who answers its questions."""
+
+    name: Annotated[str, Plugin("methods")] = "stream"  # a file in methods/
+    # answerer = the frozen one of config.answerer | policy = the policy, in a turn of its own for every final question
+    answers: Literal["answerer", "policy"] = "answerer"
+    answer_tokens: Count = 64  # most tokens of such an answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalConfig:
     name: Literal["bm25", "dense"] = "bm25"  # bm25 | dense (cosine of embeddings; an optional extra)
     model: Text = ""  # dense: local folder of a model2vec or sentence-transformers encoder
@@ -453,6 +463,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     answerer: AnswererConfig = field(default_factory=AnswererConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)

@@ -152,7 +152,10 @@ def _file_name(name: str) -> str:
 def _fingerprint(cfg: Config, contestant: _Contestant, episodes: Sequence[Episode]) -> str:
     """Of everything the records are a function of: another one means that what lies there is of something else."""
     tree = config.to_dict(cfg)
-    kept = {name: tree[name] for name in ("model", "mesh", "engine", "data", "memory", "prompt", "retrieval", "seed")}
+    kept = {
+        name: tree[name]
+        for name in ("model", "mesh", "engine", "data", "memory", "prompt", "method", "retrieval", "seed")
+    }
     for name in ("answerer", "judge"):
         kept[name] = {key: tree[name][key] for key in ("name", "model", "temperature", "max_tokens", "extra")}
     kept["sources"] = tree["judge"]["sources"]

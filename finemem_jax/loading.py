@@ -286,6 +286,7 @@ def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Jud
         cfg.retrieval,
         judge,
         cfg.judge.sources if judge is not None else (),
+        cfg.method,
     )
 
 

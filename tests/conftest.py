@@ -59,3 +59,23 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no raw data at {folder} (set FINEMEM_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """The tiny tokenizer, built from the diary's sentences."""
+    from finemem_jax.config import resolve
+    from finemem_jax.env.tokenizer import build_tiny
+
+    return build_tiny(resolve("finemem_jax.benchmarks", "diary").sentences())
+
+
+@pytest.fixture(scope="session")
+def env(tiny_tokenizer):
+    """An environment around the tiny tokenizer, with the compact prompt."""
+    from finemem_jax.config import MemoryConfig, PromptConfig, RetrievalConfig
+    from finemem_jax.env.environment import Environment
+    from finemem_jax.env.tokenizer import token_counter
+
+    count = token_counter(tiny_tokenizer)
+    return Environment(tiny_tokenizer, count, MemoryConfig(), PromptConfig(name="compact"), RetrievalConfig())

@@ -11,8 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "finemem_jax"
 HOST = {
     "env",
     "memory",
+    "methods",
     "codecs",
     "prompts",
+    "credit",
     "rewards",
     "answerers",
     "benchmarks",
@@ -45,7 +47,7 @@ DEVICE = {"nn", "models", "rl", "decoding", "weights"}
 # inside a device folder, but they speak the host's types
 CROSSING_FILES = {"decoding/engine.py", "decoding/schedule.py"}
 # plug-ins, reached by config.resolve only
-LEAF_FOLDERS = ("memory", "codecs", "prompts", "rewards", "answerers", "benchmarks")
+LEAF_FOLDERS = ("methods", "memory", "codecs", "prompts", "rewards", "credit", "answerers", "benchmarks")
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -1,9 +1,9 @@
 """The memory environment: one episode as a coroutine.
 
-`play` yields a `Turn` (a prompt) whenever the policy must write, receives the `Completion`, and returns how to finish
-the `Rollout` when its answers are in. It holds no clock, no randomness and no device: whoever drives it decides what
-batches with what (`rollouts/collect.py`). Answers are asked for through `ask`, which returns futures: they are worked
-on while the policy goes on writing, and nobody waits for them before every episode has been played.
+A method (`methods/`) yields a `Turn` (a prompt) whenever the policy must act, receives the `Completion`, and returns
+how to finish the `Rollout` when its answers are in. It holds no clock, no randomness and no device: whoever drives it
+decides what batches with what (`rollouts/collect.py`). Answers are asked for through `ask`, which returns futures: they
+are worked on while the policy goes on writing, and nobody waits for them before every episode has been played.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from finemem_jax.config import (
     MemoryConfig,
+    MethodConfig,
     PromptConfig,
     RetrievalConfig,
     RewardsConfig,
@@ -24,7 +25,7 @@ from finemem_jax.config import (
     ViewConfig,
     resolve,
 )
-from finemem_jax.env import operations, prompts, scoring
+from finemem_jax.env import scoring
 from finemem_jax.env.retrieval import Index, open_index
 from finemem_jax.types import (
     Answer,
@@ -49,6 +50,8 @@ from finemem_jax.types import (
     pass_on,
 )
 
+METHODS = "finemem_jax.methods"
+
 LLM_JUDGE = "llm_judge"  # the metric that no function of the texts computes
 
 Ask = Callable[[list[AnswerRequest]], "list[Future[Reply]]"]
@@ -65,6 +68,7 @@ class Environment:
     retrieval: RetrievalConfig
     judge: Judge | None = None  # of questions whose metric is llm_judge
     judged_sources: tuple[str, ...] = ()  # data sources, by their beginning, whose questions are all judged
+    method: MethodConfig = field(default_factory=MethodConfig)
 
     @property
     def specs(self) -> Sequence[ToolSpec]:
@@ -113,43 +117,23 @@ def _draw(rng: random.Random, questions: Sequence[Question], count: int) -> tupl
 
 
 def play(env: Environment, episode: Episode, asked: Asked, ask: Ask, *, group: int = 0, sample: int = 0) -> Game:
-    """One rollout of an episode. The driver sends a Completion for every Turn. The return value is a function that
-    waits for the answers and gives the Rollout, so that the driver decides when to wait."""
-    memory, steps, pending = env.empty_memory(), [], []
-    for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
-        shown = view(memory, chunk.text, env.memory.view, env)
-        tokens, visible = prompts.render(
-            env.tokenizer, env.specs, chunk.text, shown, env.prompt, max_operations=env.memory.max_operations
-        )
-        turn = Turn(len(steps), tokens, memory, visible, chunk=chunk.index)
-        completion = yield turn
-        text = decode(env.tokenizer, completion)
-        is_cut = completion.finish == "length"
-        parsed = operations.parse(text, env.specs, codec=env.prompt.codec, is_cut=is_cut)
-        memory, outcomes = apply(memory, parsed, turn.index, env.memory, visible)
-        steps.append(taken(turn, completion, text, parsed, outcomes, memory))
-        if questions:
-            pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
-    pending.append(ask_questions(env, episode, memory, asked.final, ask, None))
-    return finisher(episode, steps, pending, group, sample)
+    """One rollout of an episode, by the method of the environment. The driver sends a Completion for every Turn. The
+    return value is a function that waits for the answers and gives the Rollout, so that the driver decides when to
+    wait."""
+    return resolve(METHODS, env.method.name).play(env, episode, asked, ask, group=group, sample=sample)
 
 
 def replay(
     env: Environment, episode: Episode, asked: Asked, ask: Ask, write: Callable[[Episode, Turn], Sequence[Operation]]
 ) -> Callable[[], Rollout]:
-    """A rollout whose operations no model writes: there is no prompt, so chunks may be of any length, and every item
-    can be named."""
-    memory, steps, pending = env.empty_memory(), [], []
-    for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
-        turn = Turn(len(steps), (), memory, memory.items, chunk=chunk.index)
-        written = tuple(write(episode, turn))
-        memory, outcomes = apply(memory, written, turn.index, env.memory, memory.items)
-        text = operations.emit(written, env.prompt.codec)  # for people to read
-        steps.append(taken(turn, Completion((), (), "stop"), text, written, outcomes, memory))
-        if questions:
-            pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
-    pending.append(ask_questions(env, episode, memory, asked.final, ask, None))
-    return finisher(episode, steps, pending)
+    """A rollout over the stream whose operations no model writes: there is no prompt, so chunks may be of any length,
+    and every item can be named."""
+    game = resolve(METHODS, "stream").play(env, episode, asked, ask, write=write)
+    try:
+        next(game)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("a method asked for a completion where a writer writes")
 
 
 def taken(
@@ -262,10 +246,10 @@ def ask_questions(
     The query is the question alone: words of `query_prompt` would pollute BM25."""
     if not questions:
         return list
-    questions = [_judged(env, episode, question) for question in questions]
-    find = _retriever(memory.items, env)
+    questions = [judged(env, episode, question) for question in questions]
+    find = retriever(memory.items, env)
     requests = [AnswerRequest(question.text, find(question.text), episode.query_prompt) for question in questions]
-    scores = [_scored(env, question, future) for question, future in zip(questions, ask(requests), strict=True)]
+    scores = [scored(env, question, future) for question, future in zip(questions, ask(requests), strict=True)]
 
     def collect() -> list[Answer]:
         answers = []
@@ -277,7 +261,7 @@ def ask_questions(
     return collect
 
 
-def _retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], tuple[Retrieved, ...]]:
+def retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], tuple[Retrieved, ...]]:
     """From a question to the items its answerer sees, within `retrieval.max_tokens`."""
     cfg, index = env.retrieval, _index(items, env.retrieval)
     whole = sorted(_fitting(reversed(range(len(items))), items, env)) if cfg.select == "all" else []
@@ -308,7 +292,7 @@ def _fitting(order: Iterable[int], items: Sequence[MemoryItem], env: Environment
     return fitting
 
 
-def _judged(env: Environment, episode: Episode, question: Question) -> Question:
+def judged(env: Environment, episode: Episode, question: Question) -> Question:
     """The question with the metric it is scored with."""
     if question.metric == LLM_JUDGE and env.judge is None:
         raise UserError(f"episode {episode.id} asks for an LLM judge: set config.judge.name")
@@ -317,7 +301,7 @@ def _judged(env: Environment, episode: Episode, question: Question) -> Question:
     return replace(question, metric=LLM_JUDGE)
 
 
-def _scored(
+def scored(
     env: Environment, question: Question, reply: Future[Reply]
 ) -> tuple[Future[Reply], Callable[[], float | None]]:
     """The reply, and how to get its score in [0, 1]; None where the answerer or the judge failed."""

@@ -47,7 +47,7 @@ def render(
     shown = list(items)
     while True:
         messages = conversation(specs, chunk, shown, cfg, max_operations=max_operations, layout=layout)
-        tokens = _apply(tokenizer, messages, specs if layout.tools_by_template else (), cfg, tokenize=True)
+        tokens = apply_template(tokenizer, messages, specs if layout.tools_by_template else (), cfg, tokenize=True)
         if len(tokens) <= cfg.max_prompt_tokens:
             return tuple(tokens), tuple(shown)
         if not shown:
@@ -87,14 +87,14 @@ def _find_layout(tokenizer: PreTrainedTokenizerBase, template: str, tools: tuple
     specs = [ToolSpec(name, description, dict(parameters)) for name, description, parameters in tools]
     system, user = "What is said in the system turn.", "What is said in the user turn."
     try:
-        shown = _apply(tokenizer, _turns(system, user), (), cfg, tokenize=False)
+        shown = apply_template(tokenizer, _turns(system, user), (), cfg, tokenize=False)
     except Exception:  # templates refuse a system turn by raising, each in its own way
         shown = ""
     has_system_turn = system in shown and user in shown
     if resolve(PROMPTS, cfg.name).DESCRIBES_TOOLS:
         return Layout(False, has_system_turn)
     try:
-        shown = _apply(tokenizer, _turns("", user), specs, cfg, tokenize=False)
+        shown = apply_template(tokenizer, _turns("", user), specs, cfg, tokenize=False)
     except Exception:  # as above, over tools
         return Layout(False, has_system_turn)
     is_listed = all(spec.name in shown for spec in specs)
@@ -105,7 +105,7 @@ def _turns(system: str, user: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-def _apply(
+def apply_template(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[dict[str, str]],
     specs: Sequence[ToolSpec],
@@ -113,6 +113,7 @@ def _apply(
     *,
     tokenize: bool,
 ) -> list[int] | str:
+    """Messages in the tokenizer's chat template, ready for the reply: token ids, or text."""
     return tokenizer.apply_chat_template(
         messages,
         tools=[spec.schema() for spec in specs] or None,
@@ -137,7 +138,7 @@ def check(
     layout = find_layout(tokenizer, specs, cfg)
     messages = conversation(specs, chunk, [item], cfg, max_operations=max_operations, layout=layout)
     try:
-        shown = _apply(tokenizer, messages, specs if layout.tools_by_template else (), cfg, tokenize=False)
+        shown = apply_template(tokenizer, messages, specs if layout.tools_by_template else (), cfg, tokenize=False)
     except Exception as error:  # whatever a template's own code raises
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{where} fails on a prompt: {reason}") from error

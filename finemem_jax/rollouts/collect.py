@@ -7,12 +7,14 @@ through several epochs in one step, and each of its groups explores on its own.
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from finemem_jax.baselines._scripted import Writer
+from finemem_jax.config import MethodConfig
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine, Request
 from finemem_jax.env import operations
@@ -101,13 +103,15 @@ def _requests(
             key = (*words, job.group, episode, job.sample, turn.index)
             place = f"group {job.group}, sample {job.sample}, training step {words[1]}"
             name = f"turn {turn.index} of episode {job.episode.id!r}, {place}"
-            turn = game.send((yield Request(turn.prompt_tokens, sampling, key, name)))
+            limited = dataclasses.replace(sampling, max_tokens=turn.max_tokens) if turn.max_tokens else sampling
+            turn = game.send((yield Request(turn.prompt_tokens, limited, key, name)))
     except StopIteration as done:
         return done.value
 
 
 def _drive(env: Environment, answerer: Answerer | None, job: Job, write: Writer) -> Callable[[], Rollout]:
     ask = (lambda requests: []) if answerer is None else answerer.submit
+    env = dataclasses.replace(env, method=MethodConfig())  # a script writes over a stream, and answers nothing
     game = play(env, job.episode, job.asked, ask, group=job.group, sample=job.sample)
     try:
         turn = next(game)

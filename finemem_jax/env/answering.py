@@ -1,0 +1,73 @@
+"""The policy answers: a turn for every question, with what is retrieved of memory in its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+
+from finemem_jax.config import UserError
+from finemem_jax.env import prompts
+from finemem_jax.env.environment import Environment, decode, judged, retriever, scored, taken
+from finemem_jax.types import ANSWER, Answer, Completion, Episode, Memory, Question, Reply, Retrieved, Step, Turn
+
+INSTRUCTIONS = """\
+You answer a question from notes that were taken while a text was read. Say the answer alone, in as few words as it \
+takes."""
+
+
+def answer_turns(
+    env: Environment, episode: Episode, memory: Memory, questions: Sequence[Question], steps: list[Step]
+) -> Generator[Turn, Completion, Callable[[], list[Answer]]]:
+    """Yields a turn per question, appends what came of it to `steps`, and returns what waits for the scores.
+
+    An answer that its limit cut off is scored as it stands: it is the policy's own doing, not the infrastructure's.
+    """
+    questions = [judged(env, episode, question) for question in questions]
+    find = retriever(memory.items, env)
+    given: list[tuple[Question, tuple[Retrieved, ...], int, Callable[[], float | None], str]] = []
+    for number, question in enumerate(questions):
+        items = find(question.text)
+        tokens, items = _render(env, question, items, episode.query_prompt)
+        turn = Turn(
+            len(steps),
+            tokens,
+            memory,
+            (),
+            _messages(question, items, episode.query_prompt),
+            ANSWER,
+            question=number,
+            max_tokens=env.method.answer_tokens,
+        )
+        completion = yield turn
+        text = decode(env.tokenizer, completion).strip()
+        steps.append(taken(turn, completion, text, (), (), memory))
+        reply: Future[Reply] = Future()
+        reply.set_result(Reply(text))
+        given.append((question, items, turn.index, scored(env, question, reply)[1], text))
+
+    def collect() -> list[Answer]:
+        return [Answer(q, items, text, score(), None, turn=index) for q, items, index, score, text in given]
+
+    return collect
+
+
+def _messages(question: Question, items: Sequence[Retrieved], hint: str) -> list[dict[str, str]]:
+    notes = "\n".join(f"- {item.text}" for item in items) or "(none)"
+    system = f"{INSTRUCTIONS} {hint}".strip()
+    return [{"role": "system", "content": system}, {"role": "user", "content": f"Notes:\n{notes}\n\n{question.text}"}]
+
+
+def _render(
+    env: Environment, question: Question, items: tuple[Retrieved, ...], hint: str
+) -> tuple[tuple[int, ...], tuple[Retrieved, ...]]:
+    """The prompt's tokens and the items in it; the worst leave while it is longer than `prompt.max_prompt_tokens`."""
+    while True:
+        tokens = prompts.apply_template(env.tokenizer, _messages(question, items, hint), (), env.prompt, tokenize=True)
+        if len(tokens) <= env.prompt.max_prompt_tokens:
+            return tuple(tokens), items
+        if not items:
+            raise UserError(
+                f"a question makes a prompt of {len(tokens)} tokens, more than "
+                f"config.prompt.max_prompt_tokens={env.prompt.max_prompt_tokens}: raise it"
+            )
+        items = items[: len(items) // 2]

@@ -1,0 +1,8 @@
+"""The loop of an episode (`config.method.name`): one file per method, which exports
+
+    play(env, episode, asked, ask, *, group=0, sample=0, write=None) -> Game
+
+a coroutine of turns. It yields a `Turn` whenever the policy must act, is sent the `Completion`, and returns a function
+that waits for the answers and gives the `Rollout`. It holds no clock, no randomness and no device. write: a writer of
+operations in the policy's place, for which there is no prompt and no turn is yielded.
+"""

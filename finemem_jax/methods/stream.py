@@ -1,0 +1,64 @@
+"""A stream of chunks: a writing turn for each, then the questions (Fine-Mem, Mem-α, MemAgent).
+
+Who answers is `config.method.answers`: the frozen answerer, from what is retrieved of memory; or the policy itself, in
+an answering turn for every final question, so that the answer has a gradient too (MemAgent, Memory-R1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from finemem_jax.env import operations, prompts
+from finemem_jax.env.answering import answer_turns
+from finemem_jax.env.environment import (
+    Ask,
+    Asked,
+    Environment,
+    Game,
+    apply,
+    ask_questions,
+    decode,
+    finisher,
+    taken,
+    view,
+)
+from finemem_jax.types import Completion, Episode, Operation, Turn
+
+
+def play(
+    env: Environment,
+    episode: Episode,
+    asked: Asked,
+    ask: Ask,
+    *,
+    group: int = 0,
+    sample: int = 0,
+    write: Callable[[Episode, Turn], Sequence[Operation]] | None = None,
+) -> Game:
+    """One rollout of an episode."""
+    memory, steps, pending = env.empty_memory(), [], []
+    for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
+        if write is None:
+            shown = view(memory, chunk.text, env.memory.view, env)
+            tokens, visible = prompts.render(
+                env.tokenizer, env.specs, chunk.text, shown, env.prompt, max_operations=env.memory.max_operations
+            )
+            turn = Turn(len(steps), tokens, memory, visible, chunk=chunk.index)
+            completion = yield turn
+            text = decode(env.tokenizer, completion)
+            is_cut = completion.finish == "length"
+            written = operations.parse(text, env.specs, codec=env.prompt.codec, is_cut=is_cut)
+        else:
+            turn = Turn(len(steps), (), memory, memory.items, chunk=chunk.index)
+            completion = Completion((), (), "stop")
+            written = tuple(write(episode, turn))
+            text = operations.emit(written, env.prompt.codec)  # for people to read
+        memory, outcomes = apply(memory, written, turn.index, env.memory, turn.visible)
+        steps.append(taken(turn, completion, text, written, outcomes, memory))
+        if questions:
+            pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
+    if env.method.answers == "policy" and write is None:
+        pending.append((yield from answer_turns(env, episode, memory, asked.final, steps)))
+    else:
+        pending.append(ask_questions(env, episode, memory, asked.final, ask, None))
+    return finisher(episode, steps, pending, group, sample)
