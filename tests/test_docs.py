@@ -346,6 +346,7 @@ def test_python_of_the_pages_runs(name, number):
 
 CONTRACTS = {
     "rewards": (contracts.test_reward_terms,),
+    "credit": (contracts.test_credit_rules,),
     "prompts": (contracts.test_prompts_say_the_chunk_and_the_items,),
     "memory": (contracts.test_memory,),
     "answerers": (contracts.test_answerers_answer_in_order_and_take_an_empty_retrieval,),
@@ -368,6 +369,11 @@ def test_the_codec_of_the_page_keeps_its_contract(plugged_in):
         contracts.test_codecs_write_and_read_every_memorys_operations(name, memory)
 
 
+def test_the_method_of_the_page_keeps_its_contract(plugged_in, env):
+    _, name = plugged_in(next(title for title in PLUGINS if "/methods/" in title))
+    contracts.test_methods(name, env)
+
+
 def test_the_corpus_of_the_page_is_built(tmp_path, plugged_in):
     title = next(title for title in PLUGINS if "/corpora/" in title)
     _, name = plugged_in(title)
@@ -382,4 +388,4 @@ def test_the_corpus_of_the_page_is_built(tmp_path, plugged_in):
 
 
 def test_the_page_has_one_example_for_each_kind():
-    assert sorted(title.split("/")[1] for title in PLUGINS) == sorted([*CONTRACTS, "codecs", "corpora"])
+    assert sorted(title.split("/")[1] for title in PLUGINS) == sorted([*CONTRACTS, "codecs", "methods", "corpora"])

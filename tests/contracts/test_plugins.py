@@ -12,7 +12,7 @@ from finemem_jax import config
 from finemem_jax.env import operations
 from finemem_jax.env.environment import all_questions
 from finemem_jax.env.turns import Turns
-from finemem_jax.types import ROLES, AnswerRequest, MemoryItem, Operation, Retrieved, ToolSpec
+from finemem_jax.types import ROLES, AnswerRequest, Completion, MemoryItem, Operation, Retrieved, ToolSpec
 from tests import fakes
 from tests.fake_server import FakeServer
 
@@ -78,6 +78,32 @@ def test_reward_terms(name):
     values = np.asarray(module.turn_rewards(rollout, cfg, lambda text: len(text.split())), np.float64)
     turns = sum(len(rollout.of(role)) for role in module.ROLES)
     assert values.shape == (() if module.LEVEL == "trajectory" else (turns,)) and np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("name", files("methods"))
+def test_methods(name, env):
+    """Turns count from 0, the questions are answered, and a writer in the policy's place is asked for no completion."""
+    env = dataclasses.replace(env, method=config.MethodConfig(name=name))
+    episode = fakes.episode(["a is b", "c is d"], [("what is c?", "d")])
+    answerer, module = plugin("answerers", "extractive").create(config.AnswererConfig()), plugin("methods", name)
+    game, turns = module.play(env, episode, all_questions(episode), answerer.submit, group=3, sample=1), []
+    tokens = (*env.tokenizer.encode("nothing", add_special_tokens=False), env.tokenizer.eos_token_id)
+    try:
+        turns.append(next(game))
+        while True:
+            turns.append(game.send(Completion(tokens, (0.0,) * len(tokens), "stop")))
+    except StopIteration as end:
+        rollout = end.value()
+    assert [turn.index for turn in turns] == [step.index for step in rollout.steps] == list(range(len(turns)))
+    assert {turn.role for turn in turns} <= set(ROLES) and all(turn.prompt_tokens for turn in turns)
+    assert (rollout.group, rollout.sample, len(rollout.final_answers)) == (3, 1, 1)
+
+    def write(episode, turn):
+        return [Operation("memory_insert", {"content": episode.chunks[turn.chunk].text})]
+
+    with pytest.raises(StopIteration) as end:
+        next(module.play(env, episode, all_questions(episode), answerer.submit, write=write))
+    assert [answer.score for answer in end.value.value().final_answers] == [1.0]
 
 
 @pytest.mark.parametrize("name", files("credit"))
