@@ -71,7 +71,8 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """(those of fields of the schema, those of a plug-in's own settings, whose names the schema does not know)."""
     known = [f"--{name}" for name in config.dotted_names(config.to_dict(Config()))]
     groups = tuple(f"--{name}." for name, setting in walk(Config) if isinstance(setting.legal, OwnSettings))
-    plain, own = [], []
+    plain: list[str] = []
+    own: list[str] = []
     for override in overrides:
         name, separator, _ = override.partition("=")
         if not name.startswith("--config."):

@@ -34,7 +34,7 @@ def plain(tree: Mapping | ml_collections.ConfigDict) -> dict:
     return tree.to_dict() if isinstance(tree, ml_collections.ConfigDict) else dict(tree)
 
 
-def build(cls: type, tree: Mapping, path: str) -> Any:
+def build(cls: Any, tree: Mapping, path: str) -> Any:
     """An instance of `cls` from a tree of its fields; those that it lacks keep their defaults."""
     known = {setting.name: setting for setting in settings(cls)}
     for key in tree:

@@ -128,7 +128,7 @@ class Setting(NamedTuple):
 
 
 @functools.cache
-def settings(cls: type) -> tuple[Setting, ...]:
+def settings(cls: Any) -> tuple[Setting, ...]:
     """The fields of a config dataclass, in order."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return tuple(_setting(f.name, hints[f.name]) for f in dataclasses.fields(cls))
@@ -149,7 +149,8 @@ def _setting(name: str, hint: Any) -> Setting:
 
 def check(cfg: Any, path: str = "config", narrowed: Mapping[str, Legal] | None = None) -> None:
     """Raises UserError when a field of `cfg`, at any depth, holds an illegal value; names it by its dotted path."""
-    for setting in settings(type(cfg)):
+    schema: Any = type(cfg)
+    for setting in settings(schema):
         legal = (narrowed or {}).get(setting.name, setting.legal)
         _check(setting._replace(legal=legal), getattr(cfg, setting.name), f"{path}.{setting.name}")
 
@@ -169,7 +170,7 @@ def _check(setting: Setting, value: Any, path: str) -> None:
 
 
 def walk(
-    cls: type, prefix: str = "config", narrowed: Mapping[str, Legal] | None = None
+    cls: Any, prefix: str = "config", narrowed: Mapping[str, Legal] | None = None
 ) -> Iterator[tuple[str, Setting]]:
     """Every field with its dotted name, groups before what they hold."""
     for setting in settings(cls):
