@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.http import HttpChat
-from finemem_jax.chat.replies import without_thought
 from finemem_jax.config import AnswererConfig
+from finemem_jax.env.thoughts import without_thoughts
 from finemem_jax.types import Answerer, AnswerRequest, Chat, Messages, Reply, pass_on
 
 INSTRUCTIONS = """\
@@ -72,7 +72,7 @@ def _then_read(asked: Future[Reply]) -> Future[Reply]:
     def read(reply: Reply) -> Reply:
         if reply.text is None or reply.problem:  # cut off before it answered: that says nothing of the memory
             return replace(reply, text=None)
-        return replace(reply, text=without_thought(reply.text))
+        return replace(reply, text=without_thoughts(reply.text).strip())
 
     future: Future[Reply] = Future()
     pass_on(asked, future, read)

@@ -32,11 +32,9 @@ from finemem_jax.config import AnswererConfig
 from finemem_jax.env.words import CHARACTER, SPACED, is_special, words
 from finemem_jax.types import Answerer, AnswerRequest, Chat, Reply, Retrieved
 
-# `utterance => label`, and the Sentence/Label layout of the published classification streams.
-_LABEL = re.compile(r"=>[ \t]*(?P<arrow>[^\n=>]+)$|^labels?:[ \t]*(?P<field>[^\n]+)$", re.IGNORECASE | re.MULTILINE)
-_SENTENCE = re.compile(r"[^.!?。！？\n]+(?:[.!?](?=\s|$)|[。！？]|\n|$)|[^\n]+")
-_WORD = re.compile(r"\w+(?:[-.,:]\w+)*")
-_SPECIAL_WORD = regex.compile(rf"(?V1){CHARACTER}|{SPACED}+(?:[-.,:]{SPACED}+)*")
+_SENTENCE = re.compile(r"[^.!?。！？\n]++(?:[.!?](?=\s|$)|[。！？]|\n|$)|[^\n]++")
+_WORD = re.compile(r"\w++(?:[-.,:]\w++)*+")
+_SPECIAL_WORD = regex.compile(rf"(?V1){CHARACTER}|{SPACED}++(?:[-.,:]{SPACED}++)*+")
 _EXAMPLE_LINES = 2  # a text with a label and more lines than this is not one example but a page
 _FUNCTION_WORDS = frozenset(
     "a an the is are was were be been am do does did of in on at to for from by with as and or that this it its "
@@ -95,7 +93,16 @@ def _nearest_line(lines: Sequence[str], asked: set[str]) -> str:
 
 
 def _labels(text: str) -> list[str]:
-    return [(match["arrow"] or match["field"]).strip() for match in _LABEL.finditer(text)]
+    """Of `utterance => label`, and of the Sentence/Label layout of the published classification streams."""
+    labels = []
+    for line in text.split("\n"):
+        name, _, field = line.partition(":")
+        _, arrow, label = line.rpartition("=>")
+        if field and name.lower() in ("label", "labels"):
+            labels.append(field.strip())
+        elif arrow and label and "=" not in label and ">" not in label:
+            labels.append(label.strip())
+    return labels
 
 
 def _vote(items: Sequence[Retrieved]) -> str:

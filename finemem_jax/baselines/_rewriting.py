@@ -8,7 +8,6 @@ published systems, not the trained weights.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from finemem_jax.baselines._scripted import insert, update
@@ -25,6 +24,7 @@ from finemem_jax.env.environment import (
     finisher,
     taken,
 )
+from finemem_jax.env.thoughts import without_thoughts
 from finemem_jax.types import Episode, Messages, Turn
 
 _MEMAGENT = """\
@@ -38,8 +38,6 @@ next piece. First think about what matters, then write the new state between <st
 with everything of the old state and of the piece that may be asked for later."""
 
 _TASK = "Questions about any detail of the text will be asked after its end, and answered from the memory alone."
-_STATE = re.compile(r"<state>(.*?)(?:</state>|$)", re.DOTALL)
-_THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
 
 NAMES = ("memagent", "mem1")
 
@@ -110,6 +108,6 @@ def _render(env: Environment, messages: Messages) -> tuple[int, ...]:
 
 def _read(text: str) -> str:
     """The new text: what stands in <state>, or all that follows the thinking."""
-    text = _THOUGHT.sub("", text)
-    found = _STATE.search(text)
-    return (found.group(1) if found else text).strip()
+    text = without_thoughts(text)
+    _, tag, state = text.partition("<state>")
+    return (state.partition("</state>")[0] if tag else text).strip()

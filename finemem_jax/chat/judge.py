@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from finemem_jax.chat.replies import without_thought
+from finemem_jax.env.thoughts import without_thoughts
 from finemem_jax.types import Chat, Judge, JudgeRequest, Messages, Reply
 
 INSTRUCTIONS = """\
@@ -44,7 +44,7 @@ def judge_messages(request: JudgeRequest) -> Messages:
 
 def verdict(text: str | None) -> float | None:
     """1.0 for yes, 0.0 for no, None where the judge did not say."""
-    found = _VERDICT.search(without_thought(text or ""))
+    found = _VERDICT.search(without_thoughts(text or "").strip())
     return None if found is None else float(found.group().lower() == "yes")
 
 

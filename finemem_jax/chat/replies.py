@@ -1,16 +1,8 @@
-"""How a reply of a chat model is read."""
+"""Whether a reply of a chat model is an answer."""
 
 from __future__ import annotations
 
-import re
-
-_THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
-
-
-def without_thought(text: str) -> str:
-    """What follows the thinking. A thought that was cut off gives "": the model has not answered."""
-    text = _THOUGHT.sub("", text)
-    return "" if "<think>" in text else text.strip()
+from finemem_jax.env.thoughts import is_thinking, without_thoughts
 
 
 def why_unanswered(text: str, *, is_cut: bool) -> str:
@@ -20,8 +12,7 @@ def why_unanswered(text: str, *, is_cut: bool) -> str:
     is_cut: the model was stopped at its limit of tokens. An open thought is one that was cut off, whatever the server
     says; with a parser of its own it keeps the thought to itself, and the text is empty.
     """
-    is_open = "<think>" in _THOUGHT.sub("", text)
-    if not is_open and (without_thought(text) or not is_cut):
+    if not is_thinking(text) and (without_thoughts(text).strip() or not is_cut):
         return ""
     return (
         "cut off at max_tokens before it answered: raise config.answerer.max_tokens, or switch thinking off, for most "

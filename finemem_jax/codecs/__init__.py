@@ -7,6 +7,7 @@
                                                            these calls, or at least no others
 
 is_cut: the text ended because its budget did. A call that may therefore lack its end is found as an error, never as
-half a call. `env/operations.py` checks the calls against the tools; whoever reads and writes goes through it.
+half a call. `env/operations.py` takes the thoughts out of the text before, and checks the calls against the tools
+behind it; whoever reads and writes goes through it.
 Files whose name starts with "_" are shared parts.
 """

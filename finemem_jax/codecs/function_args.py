@@ -10,8 +10,9 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 
-from finemem_jax.codecs._json import Malformed, load
-from finemem_jax.codecs._marks import marks_in
+from finemem_jax.env import thoughts
+from finemem_jax.env.lenient_json import Malformed, load_object
+from finemem_jax.env.marks import marks_in, without_marks
 from finemem_jax.types import Call, Operation, ToolSpec
 
 _FUNCTION, _ARGS = "✿FUNCTION✿", "✿ARGS✿"
@@ -46,7 +47,7 @@ def find(text: str, specs: Sequence[ToolSpec], *, is_cut: bool = False) -> Itera
 
 def _read(name: str, body: str) -> Call:
     try:
-        return Call(name, load(_without_tail(body)))
+        return Call(name, load_object(_without_tail(body)))
     except Malformed as error:
         return Call(name, error=str(error))
 
@@ -65,7 +66,8 @@ def write(operations: Sequence[Operation]) -> str:
 
 
 def _write(operation: Operation) -> str:
-    body = json.dumps(operation.arguments, ensure_ascii=False).replace("✿", "\\u273f")
+    body = json.dumps(operation.arguments, ensure_ascii=False)
+    body = without_marks(body, ("✿", thoughts.OPEN, thoughts.CLOSE))
     return f"{_FUNCTION}: {operation.name}\n{_ARGS}: {body}"
 
 

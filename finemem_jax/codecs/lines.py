@@ -19,6 +19,8 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator, Sequence
 
+from finemem_jax.env import thoughts
+from finemem_jax.env.marks import without_marks
 from finemem_jax.types import Call, Operation, ToolSpec
 
 _SYMBOLS = {"insert": "+", "update": "=", "delete": "-"}
@@ -99,7 +101,7 @@ def _write(operation: Operation) -> str:
 
 
 def _escaped(text: str, *, has_bars: bool) -> str:
-    text = text.replace("\\", "\\\\").replace("\n", "\\n")
+    text = without_marks(text.replace("\\", "\\\\").replace("\n", "\\n"), (thoughts.OPEN, thoughts.CLOSE))
     if not has_bars:
         text = text.replace("|", "\\|")
     if text[-1:].isspace():  # space at either end would be taken for the format's own

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from finemem_jax.codecs._json import Malformed, load
+from finemem_jax.env import thoughts
+from finemem_jax.env.lenient_json import Malformed, load_object
+from finemem_jax.env.marks import without_marks
 from finemem_jax.types import Call, Operation, ToolSpec
 
 _PYTHON_TAG = "<|python_tag|>"
@@ -71,7 +73,7 @@ def _end(text: str, start: int) -> int | None:
 
 def _read(body: str) -> Call:
     try:
-        value = load(body)
+        value = load_object(body)
     except Malformed as error:
         return Call("", error=str(error))
     name = value.pop("name", None)
@@ -89,7 +91,8 @@ def write(operations: Sequence[Operation]) -> str:
 
 
 def _write(operation: Operation) -> str:
-    return json.dumps({"name": operation.name, "parameters": operation.arguments}, ensure_ascii=False)
+    body = json.dumps({"name": operation.name, "parameters": operation.arguments}, ensure_ascii=False)
+    return without_marks(body, (thoughts.OPEN, thoughts.CLOSE))
 
 
 def instructions(specs: Sequence[ToolSpec]) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from finemem_jax.codecs._json import Malformed, load
-from finemem_jax.codecs._marks import marks_in
+from finemem_jax.env import thoughts
+from finemem_jax.env.lenient_json import Malformed, load_object
+from finemem_jax.env.marks import marks_in, without_marks
 from finemem_jax.types import Call, Operation, ToolSpec
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
@@ -49,7 +50,7 @@ def find(text: str, specs: Sequence[ToolSpec], *, is_cut: bool = False) -> Itera
 def _read(body: str) -> Call:
     """The call in {"name": …, "arguments": {…}}; absent arguments are none."""
     try:
-        value = load(body)
+        value = load_object(body)
     except Malformed as error:
         return Call("", error=str(error))
     name = value.pop("name", None)
@@ -67,9 +68,8 @@ def write(operations: Sequence[Operation]) -> str:
 
 def _write(operation: Operation) -> str:
     body = json.dumps({"name": operation.name, "arguments": operation.arguments}, ensure_ascii=False)
-    # A tag inside a string would end the call; escaped, it survives the way back.
-    for tag in (_OPEN, _CLOSE):
-        body = body.replace(tag, "\\u003c" + tag[1:])
+    # A tag inside a string would end the call, or hide it; escaped, it survives the way back.
+    body = without_marks(body, (_OPEN, _CLOSE, thoughts.OPEN, thoughts.CLOSE))
     return f"{_OPEN}\n{body}\n{_CLOSE}"
 
 

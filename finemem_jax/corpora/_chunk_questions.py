@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from finemem_jax.answerers._model import open_endpoint
-from finemem_jax.chat.replies import without_thought
 from finemem_jax.config import AnswererConfig, UserError, resolve
 from finemem_jax.console import Progress, print_table, tell
 from finemem_jax.corpora import _question_writing as writing
@@ -31,6 +30,7 @@ from finemem_jax.corpora._options import option, parse_options
 from finemem_jax.corpora._question_writing import Candidate
 from finemem_jax.corpora._sources import source_of
 from finemem_jax.env import scoring
+from finemem_jax.env.thoughts import without_thoughts
 from finemem_jax.files import write_atomically, write_json_lines
 from finemem_jax.types import AnswererDown, AnswerRequest, Chunk, Episode, Reply, Retrieved
 
@@ -216,7 +216,7 @@ def _write_candidates(
         if reply is None:
             count["missing"] += 1
             continue
-        reading = writing.read_candidates(without_thought(reply), labels=_is_labelled(episode))
+        reading = writing.read_candidates(without_thoughts(reply).strip(), labels=_is_labelled(episode))
         count["unreadable"] += reading is None
         found[key] = [] if reading is None else reading.candidates
         count["candidates"] += len(found[key]) + (reading.unusable if reading else 0)

@@ -24,9 +24,11 @@ _SLACK = 16  # tokens that the count of a stretch by itself may differ from its 
 
 # From coarse to fine: paragraph, line or turn, sentence, word. A piece ends after the border. The signs at the end of a
 # sentence are those of Latin, Indic, Arabic, Burmese and Khmer script before white space, and the East Asian ones.
-_SENTENCE = r"(?<=[.!?।॥؟۔။។])[\"'”’)\]]*\s+|(?<=[。！？｡．])[\"'”’)\]」』）】》]*\s*"
-_BORDERS = tuple(re.compile(pattern) for pattern in (r"\n\s*\n", r"\n", _SENTENCE, r"\s+"))
-_SPECIAL_WORD_BORDER = regex.compile(rf"(?V1)\s+|{CHARACTER}(?={UNSPACED})")
+_SENTENCE = r"(?<=[.!?।॥؟۔။។])[\"'”’)\]]*+\s++|(?<=[。！？｡．])[\"'”’)\]」』）】》]*+\s*+"
+_BORDERS = tuple(re.compile(pattern) for pattern in (r"\n(?:[^\S\n]*+\n)++", r"\n", _SENTENCE, r"\s+"))
+# White space, or a character before which another one stands: one that none follows matches too, without the group, for
+# an attempt that failed behind a long run of marks would be made again at each of them.
+_SPECIAL_WORD_BORDER = regex.compile(rf"(?V1)(\s++)|{CHARACTER}(?:(?={UNSPACED})())?")
 _WORDS = len(_BORDERS) - 1  # the finest level
 
 
@@ -120,15 +122,17 @@ def _split(located: _Located, span: Span, level: int) -> list[Span]:
     if level == len(_BORDERS):
         return [piece for half in _halves(span) for piece in _split(located, half, level)]
     text = located.text
-    ends = [match.end() for match in _border(text, level).finditer(text, span.start, span.end)]
-    borders = [span.start, *ends, span.end]
+    borders = [span.start, *_borders(text, span, level), span.end]
     parts = [_stripped(text, Span(*pair)) for pair in itertools.pairwise(borders)]
     pieces = [piece for part in parts for piece in _split(located, part, level + 1)]
     return [Span(group[0].start, group[-1].end) for group in _groups(located, pieces)]
 
 
-def _border(text: str, level: int):
-    return _SPECIAL_WORD_BORDER if level == _WORDS and is_special(text) else _BORDERS[level]
+def _borders(text: str, span: Span, level: int) -> Iterator[int]:
+    if level == _WORDS and is_special(text):
+        found = _SPECIAL_WORD_BORDER.finditer(text, *span)
+        return (match.end() for match in found if match.lastindex)
+    return (match.end() for match in _BORDERS[level].finditer(text, *span))
 
 
 def _halves(span: Span) -> tuple[Span, Span]:

@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import json_repair
-
+from finemem_jax.env.lenient_json import load_entries
 from finemem_jax.env.scoring import normalise
 from finemem_jax.types import Messages
 
@@ -26,11 +25,10 @@ You write test cases for a classification task. The passage shows texts with the
 that no passage shows, each clearly of one of the labels shown; vary the labels. "question" is the new text, "answer" \
 its label, written exactly as in the passage."""
 
-_READ_CHARACTERS = 32_768  # json_repair is not linear; a list of ten questions has a tenth of this
 _MOST_ANSWER_WORDS = 12
 _MOST_QUESTION_WORDS = 80
 _POINTS_AT_TEXT = re.compile(
-    r"\b(?:this|the|above|given|following)\s+(?:\w+\s+)?(?:passage|text|chunk|excerpt|dialogue)\b"
+    r"\b(?:this|the|above|given|following)\s++(?:\w++\s++)?(?:passage|text|chunk|excerpt|dialogue)\b"
 )
 
 
@@ -57,16 +55,10 @@ def writing_messages(chunk: str, count: int, *, labels: bool) -> Messages:
 
 def read_candidates(reply: str, *, labels: bool) -> Reading | None:
     """The candidates in a reply, in order; None where it holds no list. Any text is safe."""
-    start = reply.find("[")
-    if start < 0 or len(reply) > _READ_CHARACTERS:
+    if "[" not in reply:
         return None
-    try:
-        entries = json_repair.loads(reply[start : reply.rfind("]") + 1 or None])
-    except Exception:  # a third-party parser on a model's text: whatever it raises is the text's fault
-        return None
-    if not isinstance(entries, list):
-        return None
-    candidates, unusable = [], 0
+    entries, unusable = load_entries(reply)
+    candidates = []
     for entry in entries:
         candidate = _candidate(entry, labels)
         if candidate is None:

@@ -30,7 +30,7 @@ class _Fact:
     @property
     def kind(self) -> str:
         """Facts of one kind can swap their answers: the question word, and whether the answer is a number."""
-        word = re.search(r"\b(who|whose|when|where|how \w+|what \w+|which \w+|why)\b", self.question.lower())
+        word = re.search(r"\b(who|whose|when|where|how \w++|what \w++|which \w++|why)\b", self.question.lower())
         return f"{word.group() if word else ''} {bool(re.search('[0-9]', self.answer))}"
 
     def line(self, answer: str) -> str:

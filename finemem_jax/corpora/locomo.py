@@ -102,7 +102,7 @@ def chunked(
     chunk_of = {piece: chunk for chunk, group in enumerate(groups) for piece in group}
     questions = []
     for text, answers, category, named in conversation.asked:
-        turns = re.findall(r"D\d+:\d+", named)
+        turns = re.findall(r"D\d++:\d++", named)
         evidence = sorted({chunk_of[piece] for turn in turns for piece in holders.get(turn, ())})
         questions.append(Question(text, answers, kind=_CATEGORIES.get(category, ""), evidence=tuple(evidence)))
     return ["\n\n".join(pieces[i] for i in group) for group in groups], questions

@@ -24,7 +24,7 @@ _SECTIONS = {
     "results": "RESULT RESULTS FINDINGS",
 }
 _SECTION_OF_WORD = {word: section for section, words in _SECTIONS.items() for word in words.split()}
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9])")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s++(?=[A-Z0-9])")
 _LEAST_WORDS = 5  # shorter pieces are headings and torn-off halves
 
 

@@ -40,4 +40,4 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
 
 def _tidy(text: str) -> str:
     """The story without the indents and runs of empty lines of its web page."""
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]*\n[ \t]*", "\n", text)).strip()
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.strip(" \t") for line in text.split("\n"))).strip()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _WORD_OR_SIGN = re.compile(r"\w+|[^\w\s]")
 _SPECIAL_WORD_OR_SIGN = regex.compile(rf"(?V1){CHARACTER}|{SPACED}+|[^\w\s]")
-_WORD_AFTER_SPACE = re.compile(r"\s*\S+")
+_WORD_AFTER_SPACE = re.compile(r"\s*+\S*+")  # at the end of a text without a word: a search that fails is quadratic
 _SLICE_CHARACTERS = 1 << 20  # of a text, tokenized at once: bounds the memory that takes
 _BATCH_TEXTS = 256
 _KEPT_FROM = 1024  # characters; shorter texts are counted as fast as they are looked up
@@ -127,6 +127,8 @@ def ends_by_words(text: str, count_tokens: Callable[[str], int]) -> array:
     """Where the tokens of any counter may end: those of each word, and of the space before it, spread over it."""
     ends = array("q")
     for found in _WORD_AFTER_SPACE.finditer(text):
+        if not found.group().strip():
+            continue
         tokens, start, size = count_tokens(found.group()), found.start(), found.end() - found.start()
         ends.extend(start + -(-size * number // tokens) for number in range(1, tokens + 1))
     return ends

@@ -181,6 +181,14 @@ def decode(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> str:
     return tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
+def read(env: Environment, turn: Turn, completion: Completion) -> tuple[str, tuple[Operation, ...]]:
+    """The text of a writing turn, and the operations in it."""
+    text = decode(env.tokenizer, completion)
+    is_thinking = prompts.opens_thought(env.tokenizer, turn.prompt_tokens)
+    is_cut = completion.finish == "length"
+    return text, operations.parse(text, env.specs, codec=env.prompt.codec, is_cut=is_cut, is_thinking=is_thinking)
+
+
 def apply(
     memory: Memory,
     parsed: Sequence[Operation],
@@ -190,7 +198,9 @@ def apply(
 ) -> tuple[Memory, tuple[Outcome, ...]]:
     """The memory after all operations of a turn, each applied to the state the previous one left.
 
-    Operations beyond `cfg.max_operations` are "over limit"; an id that was not in the prompt is "unknown id".
+    Operations beyond `cfg.max_operations` are "over limit"; an id that was not in the prompt is "unknown id". A SKIP
+    says that nothing is to be done: beside other calls, or a second time, it is no operation, else every further one
+    would buy a share of the format reward.
     """
     known = {item.id for item in visible}
     outcomes = []
@@ -201,7 +211,8 @@ def apply(
             outcomes.append(Outcome("unknown id", ok=False))
         else:
             memory, outcome = memory.apply(operation, turn)
-            outcomes.append(outcome)
+            is_idle = outcome.status == "skipped" and len(parsed) > 1
+            outcomes.append(Outcome("skip beside other calls", ok=False) if is_idle else outcome)
     return memory, tuple(outcomes)
 
 

@@ -1,34 +1,41 @@
 """Text of a policy -> memory operations, and back.
 
 How operations are written is a codec's matter (`codecs/`). Any text is safe: `parse` never raises on what a policy
-wrote, takes linear time, and returns exactly one `Operation` per call found, with `error` set where the call is
-malformed: cut off, not readable, unknown name, or a missing, further or non-string argument.
+wrote, takes linear time, and returns exactly one `Operation` per call found (of the first `MOST_CALLS`), with `error`
+set where the call is malformed: cut off, not readable, unknown name, or a missing, further or non-string argument.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from finemem_jax.config import resolve
+from finemem_jax.env.thoughts import OPEN, without_thoughts
 from finemem_jax.types import Call, Operation, ToolSpec
 
 CODECS = "finemem_jax.codecs"
+MOST_CALLS = 1 << 14  # read of one text, far beyond any budget of a turn: more would only cost seconds
 
 
 class _Malformed(Exception):
     """Why a call is no operation; becomes `Operation.error`, never leaves this module."""
 
 
-def parse(text: str, specs: Sequence[ToolSpec], *, codec: str = "qwen", is_cut: bool = False) -> tuple[Operation, ...]:
+def parse(
+    text: str, specs: Sequence[ToolSpec], *, codec: str = "qwen", is_cut: bool = False, is_thinking: bool = False
+) -> tuple[Operation, ...]:
     """Operations and parse errors of `text`, in the order written.
 
     specs: the tools on offer; every argument of a tool is a required string.
+    A call inside a thought is none (`thoughts.py`); is_thinking: the prompt ended inside one.
     is_cut: the text ended because its budget did, so that its last call may be half of one.
     An error is an Operation with `error` = "malformed: <why>", without arguments, and with the name if one was read.
     """
     known = {spec.name: spec for spec in specs}
-    calls = resolve(CODECS, codec).find(text, specs, is_cut=is_cut)
-    return tuple(_read(call, known) for call in calls)
+    written = without_thoughts(OPEN + text if is_thinking else text)
+    calls = resolve(CODECS, codec).find(written, specs, is_cut=is_cut)
+    return tuple(_read(call, known) for call in itertools.islice(calls, MOST_CALLS))
 
 
 def emit(operations: Sequence[Operation], codec: str = "qwen") -> str:

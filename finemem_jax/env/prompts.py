@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from finemem_jax.config import PromptConfig, UserError, resolve
-from finemem_jax.env import operations
+from finemem_jax.env import operations, thoughts
 from finemem_jax.types import MemoryItem, Operation, ToolSpec
 
 PROMPTS = "finemem_jax.prompts"
+_TAIL = 16  # tokens; enough for a tag and the blanks behind it in any tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,12 @@ def render(
                 f"config.prompt.max_prompt_tokens={cfg.max_prompt_tokens}: raise it, or build shorter chunks"
             )
         shown = shown[(len(shown) + 1) // 2 :]
+
+
+def opens_thought(tokenizer: PreTrainedTokenizerBase, prompt_tokens: Sequence[int]) -> bool:
+    """Whether the template opens a thought behind the messages, so that the model's text begins inside it."""
+    tail = tokenizer.decode(list(prompt_tokens[-_TAIL:]), skip_special_tokens=False)
+    return tail.rstrip().endswith(thoughts.OPEN)
 
 
 def conversation(

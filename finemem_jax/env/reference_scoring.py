@@ -40,7 +40,6 @@ from typing import Any
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_BOXED = re.compile(r"\\boxed\{([^}]*)\}")
 _ANSWER = re.compile(r"answer:([^\n]*)", re.IGNORECASE)
 _REPEATED = re.compile(r"answer:", re.IGNORECASE)
 
@@ -117,8 +116,9 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
 
 def _boxed(prediction: str) -> str:
     written = after_thought(prediction)
-    found = _BOXED.search(written)
-    return (found.group(1) if found else written).strip()
+    _, _, boxed = written.partition("\\boxed{")
+    label, closing, _ = boxed.partition("}")
+    return (label if closing else written).strip()
 
 
 def _unquoted(text: str) -> str:

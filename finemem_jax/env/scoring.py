@@ -120,9 +120,9 @@ _APOSTROPHE = re.compile(r"['’`]")
 _ABBREVIATION_DOT = re.compile(r"(?<=\b[^\W\d_])\.(?=[^\W\d_]\b)")  # the dots inside "u.s.a"
 _THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}\b)")
 # A number keeps its decimal point, and its minus where that is not a hyphen, as in "2010-2011".
-_NUMBER = r"(?:(?<!\S)-)?\d+\.\d+(?!\.?\d)|(?<!\S)-\d+"
-_NORMAL_WORD = re.compile(rf"{_NUMBER}|[^\W_]+")
-_LETTERS = rf"{CHARACTER}|[{SPACED}--[_\p{{M}}\u200c\u200d]][{SPACED}--_]*"  # in scripts without spaces, one
+_NUMBER = r"(?:(?<!\S)-)?\d++\.\d++(?!\.?\d)|(?<!\S)-\d++"
+_NORMAL_WORD = re.compile(rf"{_NUMBER}|[^\W_]++")
+_LETTERS = rf"{CHARACTER}|[{SPACED}--[_\p{{M}}\u200c\u200d]][{SPACED}--_]*+"  # in scripts without spaces, one
 _SPECIAL_WORD = regex.compile(rf"(?V1){_NUMBER}|{_LETTERS}")
 _ARTICLES = frozenset(("a", "an", "the"))
 
@@ -226,7 +226,7 @@ _ROUGE_WORD = regex.compile(rf"(?V1){_LETTERS}")
 # Boxed labels
 # --------------------------------------------------------------------------------------------------------------
 
-_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|texttt|boxed)\s*\{([^{}]*)\}")
+_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|texttt|boxed)\s*+\{([^{}]*+)\}")
 
 
 def _last_boxed(text: str) -> str:
@@ -234,7 +234,7 @@ def _last_boxed(text: str) -> str:
 
     The last, because a policy that repeats the instruction ("put it in \\boxed{label}") answers after that.
     """
-    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", text)][-_BOXES:]):
+    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*+\{", text)][-_BOXES:]):
         depth = 1
         for position in range(start, len(text)):
             depth += {"{": 1, "}": -1}.get(text[position], 0)

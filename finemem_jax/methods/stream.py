@@ -17,8 +17,8 @@ from finemem_jax.env.environment import (
     Game,
     apply,
     ask_questions,
-    decode,
     finisher,
+    read,
     taken,
     view,
 )
@@ -45,9 +45,7 @@ def play(
             )
             turn = Turn(len(steps), tokens, memory, visible, chunk=chunk.index)
             completion = yield turn
-            text = decode(env.tokenizer, completion)
-            is_cut = completion.finish == "length"
-            written = operations.parse(text, env.specs, codec=env.prompt.codec, is_cut=is_cut)
+            text, written = read(env, turn, completion)
         else:
             turn = Turn(len(steps), (), memory, memory.items, chunk=chunk.index)
             completion = Completion((), (), "stop")

@@ -62,7 +62,16 @@ operation_lists = st.lists(
             lambda c: Operation("memory_insert", {"content": c}),
             st.lists(
                 st.sampled_from(
-                    [*'✿{}"\\\nnu|+=- \u2028\x85', "\\u0020", "skip", "</tool_call>", "<tool_call>", "✿ARGS✿:"]
+                    [
+                        *'✿{}"\\\nnu|+=- \u2028\x85',
+                        "\\u0020",
+                        "skip",
+                        "</tool_call>",
+                        "<tool_call>",
+                        "✿ARGS✿:",
+                        "<think>",
+                        "</think>",
+                    ]
                 )
             ).map("".join),
         ),
@@ -163,6 +172,21 @@ def test_slips_of_notation_are_repaired(body):
 def test_raw_newlines_in_a_string_are_kept():
     body = '{"name": "memory_insert", "arguments": {"content": "one\ntwo\tthree"}}'
     assert only(qwen(body)).arguments == {"content": "one\ntwo\tthree"}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_call_inside_a_thought_is_none(codec):
+    inside, outside = (Operation("memory_insert", {"content": text}) for text in ("in a thought", "outside of it"))
+    thought, said = operations.emit([inside], codec), operations.emit([outside], codec)
+    for text in (
+        f"<think>\n{thought}\n</think>\n{said}",
+        f"{thought}\n</think>\n{said}",
+        f"{said}\n<think>\n{thought}",
+    ):
+        assert operations.parse(text, SPECS, codec=codec) == (outside,)
+    assert operations.parse(f"<think>{said}", SPECS, codec=codec) == ()
+    assert operations.parse(said, SPECS, codec=codec, is_thinking=True) == ()
+    assert operations.parse(f"{thought}</think>\n{said}", SPECS, codec=codec, is_thinking=True) == (outside,)
 
 
 def test_a_call_without_arguments_may_leave_them_out():
@@ -313,39 +337,76 @@ def _is_call(words):
 
 def test_deep_nesting_is_given_up_at_once():
     start = time.process_time()
-    assert only(qwen("{" * 8000 + "}" * 8000)).error == "malformed: not valid JSON"
+    assert only(qwen("{" * 8000 + "}" * 8000)).error.startswith("malformed: not valid JSON")
     assert time.process_time() - start < 0.5
 
 
-@pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize(
-    "unit",
-    [
+SIGNS = (
+    *(
         "{",
         "}",
-        "<tool_call>{",
-        "</tool_call>{",
-        qwen("{"),
-        qwen("{'a': 1,}"),
-        qwen('{"name": "memory_insert", "arguments": {"content": "a" + "b"}}'),
-        "✿FUNCTION✿",
-        '✿ARGS✿:{"',
-        "✿FUNCTION✿: memory_insert\n✿ARGS✿: {'content': 'x',}\n",
-        '\\"',
+        "[",
+        "]",
+        '"',
+        "'",
+        "\\",
+        "\\u",
+        ",",
+        ":",
+        "\n",
+        "\r",
+        "\u2028",
+        "|",
+        "#",
+        "/*",
+        "//",
+        "```",
         "```\n",
-    ],
+        "{}",
+    ),
+    *("\n+ ", "\n= a | b", "\n= \\|", "\nskip", "+ \\", "<|python_tag|>{", "a{", "\n{", "{'a': 1,}\n", '{"a": "'),
+    *("<tool_call>", "</tool_call>", "<tool_call>{", "</tool_call>{", "<tool_call>```\n", "<think>", "</think>"),
+    *("✿FUNCTION✿", '✿ARGS✿:{"', "✿FUNCTION✿: memory_insert\n✿ARGS✿: {'content': 'x',}\n"),
+    *(qwen("{"), qwen("{'a': 1,}"), qwen('{"name": "memory_insert", "arguments": {"content": "a" + "b"}}')),
 )
-def test_a_megabyte_is_read_in_linear_time(unit, codec):
-    def seconds(size):
-        text = "<tool_call>✿FUNCTION✿:x✿ARGS✿:" + unit * (size // len(unit))
-        start = time.process_time()
-        operations.parse(text, SPECS, codec=codec)
-        return time.process_time() - start
+ONE = [Operation("memory_delete", {"id": "1"})]
+BEFORE = ("", "<tool_call>```\n", '<tool_call>{"name": "', "✿FUNCTION✿:x✿ARGS✿:{'", "+ ", "\n{")
 
-    # The best of three: what other processes do to the caches only ever adds time.
-    short, long = (min(seconds(size) for _ in range(3)) for size in (1 << 17, 1 << 20))
-    assert long < 30 * max(short, 1e-3), "8 times the text: 8 times the time if linear, 64 if quadratic"
-    assert long < 10
+
+def seconds(text, codec):
+    start = time.thread_time()
+    operations.parse(text, SPECS, codec=codec)
+    return time.thread_time() - start
+
+
+def growth(unit, before, codec, short, long):
+    """By what factor the time of parsing grows with the text."""
+    texts = [before + unit * (size // len(unit)) for size in (short, long)]
+    took = [seconds(text, codec) for text in texts]
+    if took[1] > 10 * took[0]:  # once more: what other processes do only ever adds time
+        took = [min(first, seconds(text, codec)) for first, text in zip(took, texts, strict=True)]
+    return took[1] / max(took[0], 1e-3)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_time_of_parsing_grows_with_the_text_whatever_is_repeated(codec):
+    for before in BEFORE:
+        for unit in SIGNS:
+            factor = growth(unit, before, codec, 1 << 12, 1 << 15)
+            assert factor < 30, f"8 times the text: 8 times the time if linear, 64 if quadratic ({before!r}, {unit!r})"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", CODECS)
+def test_five_megabytes_are_parsed_in_linear_time(codec):
+    for unit in SIGNS:
+        assert growth(unit, BEFORE[1], codec, 5 << 17, 5 << 20) < 30, unit
+
+
+def test_of_a_text_of_nothing_but_calls_as_many_are_read_as_any_budget_allows():
+    for codec in CODECS:
+        found = operations.parse("\nskip\n" + (operations.emit(ONE, codec) + "\n") * 20_000, SPECS, codec=codec)
+        assert len(found) == operations.MOST_CALLS
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -366,6 +427,16 @@ def outcomes(text, codec="qwen"):
 
 def call(name, **arguments):
     return qwen(json.dumps({"name": name, "arguments": arguments}))
+
+
+def test_a_skip_counts_alone_and_once():
+    """Else it would buy the format reward: two broken calls of four scored .5, and .875 with twelve skips."""
+    skip, broken = call("memory_skip"), call("memory_delete", id="#9")
+    assert outcomes(skip)[1] == ["skipped"]
+    good = call("memory_insert", content="a") + call("memory_insert", content="b")
+    memory, found = outcomes(good + broken * 2 + skip * 12)
+    assert found == ["applied"] * 2 + ["unknown id"] * 2 + ["skip beside other calls"] * 12 and len(memory.items) == 4
+    assert outcomes(skip * 3)[1] == ["skip beside other calls"] * 3
 
 
 def test_operations_that_name_one_id_twice_each_have_their_outcome():

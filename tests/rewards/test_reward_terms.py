@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finemem_jax.config import AdvantageConfig, EvidenceConfig, RewardsConfig
+from finemem_jax.config import AdvantageConfig, EvidenceConfig, MemoryConfig, RewardsConfig
+from finemem_jax.env import environment
 from finemem_jax.env.credit import complete, group_advantages
 from finemem_jax.env.turns import Turns, advantages, asks_chunk_questions, step_keys, tabulate, totals, variance_shares
 from finemem_jax.rewards import chunk_qa, compression, evidence, format
@@ -248,3 +249,19 @@ def test_shares_pass_over_missing_turns_and_missing_terms():
     # turn 0 has no reward; turn 1: two samples, of whose difference of 1.4 the format's is 1
     assert shares == pytest.approx({"format": 1 / 1.4, "evidence": 0.4 / 1.4}, abs=1e-5)
     assert set(variance_shares(turns, EQUAL, found * 0, keys).values()) == {0.0}
+
+
+def test_skips_beside_other_calls_buy_nothing():
+    """Two broken calls of four scored .5, and .875 with twelve SKIPs behind them."""
+    skip, insert = Operation("memory_skip"), Operation("memory_insert", {"content": "a"})
+    broken = Operation("memory_delete", {"id": "#9"})
+    written = [insert, Operation("memory_insert", {"content": "b"}), broken, broken]
+
+    def reward(operations):
+        _, outcomes = environment.apply(fakes.flat_memory(), operations, 0, MemoryConfig(max_operations=20), ())
+        rollout = fakes.rollout([["x"]], outcomes=[[outcome.ok for outcome in outcomes]])
+        return format.turn_rewards(rollout, RewardsConfig(), len).tolist()
+
+    assert reward(written) == [0.5]
+    assert reward([*written, *[skip] * 12]) == [2 / 16]
+    assert reward([skip] * 3) == [0.0] and reward([skip]) == [1.0]

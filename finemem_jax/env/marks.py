@@ -1,4 +1,4 @@
-"""Where the marks of a format stand in a text."""
+"""Where the marks of a format stand in a text, and how to write a mark that is not to be taken for one."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ def _positions(text: str, mark: str) -> Iterator[tuple[int, str]]:
     while position >= 0:
         yield position, mark
         position = text.find(mark, position + len(mark))
+
+
+def without_marks(text: str, marks: Sequence[str]) -> str:
+    """`text` with the first character of every mark as an escape (`\\u003c`), which JSON and the lines read back."""
+    for mark in marks:
+        text = text.replace(mark, f"\\u{ord(mark[0]):04x}{mark[1:]}")
+    return text
