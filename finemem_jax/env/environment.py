@@ -25,7 +25,7 @@ from finemem_jax.config import (
     ViewConfig,
     resolve,
 )
-from finemem_jax.env import scoring
+from finemem_jax.env import operations, prompts, scoring
 from finemem_jax.env.retrieval import Index, open_index
 from finemem_jax.types import (
     Answer,
