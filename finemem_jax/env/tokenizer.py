@@ -155,12 +155,23 @@ def load(path: str) -> PreTrainedTokenizerBase:
         raise UserError(f"no folder {where}, nor is that a hub name like Qwen/Qwen3-4B (model.path, model.tokenizer)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
-    except (OSError, ValueError) as error:
+        tokenizer.encode("a", add_special_tokens=False)  # some mistakes show at the first use
+    except Exception as error:  # each tokenizer class meets a file that it does not expect with an error of its own
         place = "" if is_folder else " (no such folder here, so it was looked for on the hub)"
-        raise UserError(f"no tokenizer at {path}{place}: {str(error).splitlines()[0]}") from error
-    if tokenizer.chat_template is None:
+        raise UserError(f"no tokenizer at {path}{place}: {_reason(error)}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of the library's native part; it is no Exception
+            raise
+        raise UserError(f"no tokenizer at {path}: {_reason(error)}") from error
+    if not isinstance(tokenizer.chat_template, str | dict):
         raise UserError(f"the tokenizer of {path} has no chat template, which prompts are rendered with")
     return tokenizer
+
+
+def _reason(error: BaseException) -> str:
+    """An error's first line; its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def token_counter(tokenizer: PreTrainedTokenizerBase) -> TokenCounter:

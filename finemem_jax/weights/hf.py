@@ -102,7 +102,7 @@ def read_config(folder: Path) -> tuple[ModuleType, Any]:
     hf = _read_json(folder / "config.json")
     families = {module.HF_MODEL_TYPE: module for module in map(_family, plugins("finemem_jax.models"))}
     kind = hf.get("model_type")
-    if kind not in families:
+    if not isinstance(kind, str) or kind not in families:
         raise UserError(f"{folder}: model_type {kind!r} is not supported; supported: {', '.join(sorted(families))}")
     if (folder / "generation_config.json").exists():
         generation = _read_json(folder / "generation_config.json")
@@ -121,10 +121,12 @@ def _family(name: str) -> ModuleType:
 
 def _read_json(file: Path) -> dict:
     try:
-        value = json.loads(file.read_text())
+        value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{file} is missing") from None
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{file} must hold a JSON object")
@@ -134,10 +136,16 @@ def _read_json(file: Path) -> dict:
 def _check_tokenizer_file(folder: Path, vocab_size: int) -> None:
     if not (folder / "tokenizer.json").exists():
         return
-    content = _read_json(folder / "tokenizer.json")
-    vocab = content.get("model", {}).get("vocab", {})
+    file = folder / "tokenizer.json"
+    content = _read_json(file)
+    model, added = content.get("model", {}), content.get("added_tokens", [])
+    vocab = model.get("vocab", {}) if isinstance(model, dict) else None
+    if not isinstance(vocab, dict | list) or not isinstance(added, list):
+        raise UserError(f"{file}: model.vocab must be an object or a list, added_tokens a list")
     ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
-    ids += [token["id"] for token in content.get("added_tokens", [])]
+    ids += [token.get("id") if isinstance(token, dict) else None for token in added]
+    if not all(type(token) is int and token >= 0 for token in ids):
+        raise UserError(f"{file}: the id of a token must be a whole number from 0 on")
     check_vocabulary(max(ids, default=-1) + 1, vocab_size, str(folder))
 
 

@@ -12,57 +12,110 @@ from typing import Any
 from finemem_jax.config import UserError
 from finemem_jax.nn.layers import RopeScaling, TransformerConfig
 
-_REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-)
+MAX_LAYERS, MAX_SIZE, MAX_TOKENS = 1000, 1 << 24, 1 << 31  # beyond every model there is; a mistake, and not a model
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 
 
 def decoder_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `TransformerConfig` that are read the same way in every family. Raises UserError, one line."""
-    for key in _REQUIRED:
-        if not isinstance(hf.get(key), int):
-            raise UserError(f"config.json: {key} must be an integer, got {hf.get(key)!r}")
     refuse_unsupported(hf)
-    heads = hf["num_attention_heads"]
+    vocab_size, hidden = _whole(hf, "vocab_size", 1, MAX_SIZE), _whole(hf, "hidden_size", 1, MAX_SIZE)
+    heads = _whole(hf, "num_attention_heads", 1, MAX_SIZE)
+    kv_heads = _whole(hf, "num_key_value_heads", 1, MAX_SIZE, heads)
+    if heads % kv_heads:
+        raise UserError(
+            f"config.json: num_attention_heads={heads} must be a multiple of num_key_value_heads={kv_heads}"
+        )
+    head_dim = _whole(hf, "head_dim", 2, MAX_SIZE, hidden // heads if hidden % heads == 0 else None)
+    if head_dim % 2:
+        raise UserError(f"config.json: head_dim={head_dim} must be even: rotary positions turn pairs")
     theta, scaling = _rope(hf)
     return {
-        "vocab_size": hf["vocab_size"],
-        "hidden_size": hf["hidden_size"],
-        "num_layers": hf["num_hidden_layers"],
+        "vocab_size": vocab_size,
+        "hidden_size": hidden,
+        "num_layers": _whole(hf, "num_hidden_layers", 1, MAX_LAYERS),
         "num_heads": heads,
-        "num_kv_heads": hf.get("num_key_value_heads") or heads,
-        "head_dim": hf.get("head_dim") or hf["hidden_size"] // heads,
-        "intermediate_size": hf["intermediate_size"],
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": _whole(hf, "intermediate_size", 1, MAX_SIZE),
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "rms_norm_eps": float(hf.get("rms_norm_eps", 1e-6)),
-        "tie_word_embeddings": bool(hf.get("tie_word_embeddings", False)),
-        "max_positions": hf.get("max_position_embeddings", 32768),
-        "initializer_range": hf.get("initializer_range", 0.02),
-        "bos_token_id": hf.get("bos_token_id"),
-        "eos_token_ids": _ids(hf.get("eos_token_id")),
-        "pad_token_id": hf.get("pad_token_id"),
+        "rms_norm_eps": _number(hf, "rms_norm_eps", 0.0, 1.0, 1e-6),
+        "tie_word_embeddings": _flag(hf, "tie_word_embeddings"),
+        "max_positions": _whole(hf, "max_position_embeddings", 1, MAX_TOKENS, 32768),
+        "initializer_range": _number(hf, "initializer_range", 0.0, 10.0, 0.02),
+        "bos_token_id": _id(hf, "bos_token_id"),
+        "eos_token_ids": _ids(hf, "eos_token_id", vocab_size),
+        "pad_token_id": _id(hf, "pad_token_id"),
     }
+
+
+def _whole(hf: Mapping[str, Any], key: str, low: int, high: int, default: int | None = None) -> int:
+    """A whole number from `low` to `high`; the default where the file says nothing. Raises UserError, one line."""
+    value = default if hf.get(key) is None else hf[key]
+    if type(value) is not int or not low <= value <= high:
+        raise UserError(f"config.json: {key} must be a whole number from {low} to {high}, got {_shown(hf.get(key))}")
+    return value
+
+
+def _number(hf: Mapping[str, Any], key: str, low: float, high: float, default: float | None = None) -> float:
+    """A number above `low` and below `high`; the default where the file says nothing. Raises UserError, one line."""
+    value = default if hf.get(key) is None else hf[key]
+    if type(value) not in (int, float) or not low < value < high:  # NaN is neither
+        got = _shown(hf.get(key))
+        raise UserError(f"config.json: {key} must be a number above {low:g} and below {high:g}, got {got}")
+    return float(value)
+
+
+def _flag(hf: Mapping[str, Any], key: str) -> bool:
+    value = hf.get(key)
+    if value not in (None, True, False) or type(value) not in (type(None), bool):
+        raise UserError(f"config.json: {key} must be true or false, got {_shown(value)}")
+    return bool(value)
+
+
+def _id(hf: Mapping[str, Any], key: str) -> int | None:
+    """A token's id. Some published files write -1 for none, some an id beyond the vocabulary that they never use."""
+    value = hf.get(key)
+    if value is None or (type(value) is int and value == -1):
+        return None
+    return _whole(hf, key, 0, MAX_TOKENS)
+
+
+def _ids(hf: Mapping[str, Any], key: str, vocab_size: int) -> tuple[int, ...]:
+    """The tokens that end a text: one, several or none."""
+    value = hf.get(key)
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(type(token) is int and 0 <= token < vocab_size for token in ids):
+        raise UserError(
+            f"config.json: {key} must be ids from 0 to {vocab_size - 1} (vocab_size - 1), or none, got {_shown(value)}"
+        )
+    return tuple(ids)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]} …"
 
 
 def refuse_unsupported(hf: Mapping[str, Any]) -> None:
     """Raises UserError naming the first feature of config.json that the shared transformer does not compute."""
-    layer_types = set(hf.get("layer_types") or ()) - {"full_attention"}
-    windowed = hf.get("use_sliding_window", hf.get("sliding_window") is not None)
+    types = hf.get("layer_types")
+    if not (types is None or (isinstance(types, list) and all(isinstance(kind, str) for kind in types))):
+        raise UserError(f"config.json: layer_types must be a list of names, got {_shown(types)}")
+    layer_types = set(types or ()) - {"full_attention"}
+    activation = "silu" if hf.get("hidden_act") is None else hf["hidden_act"]
+    says = _flag(hf, "use_sliding_window") if hf.get("use_sliding_window") is not None else None
+    windowed = hf.get("sliding_window") is not None if says is None else says
     found = [
         (windowed, "sliding-window attention (use_sliding_window)"),
         (layer_types, f"layer types other than full_attention ({', '.join(sorted(layer_types))})"),
         (any(hf.get(key) for key in _EXPERT_KEYS), "mixture of experts (MoE)"),
         (hf.get("quantization_config"), "quantised weights (quantization_config)"),
-        (hf.get("hidden_act", "silu") != "silu", f"hidden_act {hf.get('hidden_act')!r} (only silu)"),
-        (hf.get("attention_bias"), "attention_bias"),
-        (hf.get("mlp_bias"), "mlp_bias"),
-        (hf.get("partial_rotary_factor", 1.0) != 1.0, "partial_rotary_factor other than 1"),
+        (activation != "silu", f"hidden_act {_shown(activation)} (only silu)"),
+        (_flag(hf, "attention_bias"), "attention_bias"),
+        (_flag(hf, "mlp_bias"), "mlp_bias"),
+        (hf.get("partial_rotary_factor") not in (None, 1.0), "partial_rotary_factor other than 1"),
     ]
     for present, feature in found:
         if present:
@@ -71,29 +124,33 @@ def refuse_unsupported(hf: Mapping[str, Any]) -> None:
 
 def _rope(hf: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     # transformers 5 writes rope_parameters; before that, rope_theta stood alone beside rope_scaling.
-    rope = {**(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = rope.get("rope_theta", hf.get("rope_theta", 10000.0))
+    rope: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        given = hf.get(name)
+        if not (given is None or isinstance(given, Mapping)):
+            raise UserError(f"config.json: {name} must be an object, got {_shown(given)}")
+        rope |= given or {}
     if any(isinstance(value, Mapping) for value in rope.values()):
         raise UserError("config.json asks for rotary parameters per layer type, which is not supported")
+    kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3"):
-        raise UserError(f"config.json asks for rope type {kind!r}, which is not supported; supported: default, llama3")
+        shown = _shown(kind)
+        raise UserError(f"config.json asks for rope type {shown}, which is not supported; supported: default, llama3")
+    theta = _number({"rope_theta": hf.get("rope_theta", 1e4)} | rope, "rope_theta", 0.0, 1e15)
     if kind == "default":
-        return float(theta), None
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    for key in keys:
+        return theta, None
+    for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"):
         if key not in rope:
             raise UserError(f"config.json: rope type llama3 needs {key}")
-    factor, low, high, original = (rope[key] for key in keys)
-    return float(theta), RopeScaling(
-        factor=float(factor), low_freq_factor=float(low), high_freq_factor=float(high), original_max_positions=original
+    low, high = (_number(rope, f"{name}_freq_factor", 0.0, 1e6) for name in ("low", "high"))
+    if low >= high:
+        raise UserError(f"config.json: low_freq_factor={low:g} must be below high_freq_factor={high:g}")
+    return theta, RopeScaling(
+        factor=_number(rope, "factor", 0.0, 1e6),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        original_max_positions=_whole(rope, "original_max_position_embeddings", 1, MAX_TOKENS),
     )
-
-
-def _ids(value: int | list[int] | None) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (value,)
 
 
 def decoder_json(cfg: TransformerConfig, model_type: str, architecture: str) -> dict[str, Any]:

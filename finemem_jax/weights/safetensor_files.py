@@ -42,9 +42,12 @@ class Checkpoint:
         for file in _files(folder):
             try:
                 with safe_open(file, "np") as handle:
-                    self.tensors |= {name: _header(file, name, handle.get_slice(name)) for name in handle.keys()}  # noqa: SIM118
+                    found = {name: _header(file, name, handle.get_slice(name)) for name in handle.keys()}  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{file} is not a whole safetensors file: {error}") from None
+            if twice := sorted(found.keys() & self.tensors.keys()):
+                raise UserError(f"{file}: tensor {twice[0]} is in {self.tensors[twice[0]].file.name}, too")
+            self.tensors |= found
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A copy of one slice of a tensor, in the checkpoint's dtype. Only its bytes are read."""
@@ -64,15 +67,18 @@ def _files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.exists():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(f"{index} is not a safetensors index: {error!r}") from None
+        for name in names:
+            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
+                raise UserError(f"{index} names {name!r}, which is no safetensors file of its folder")
     elif (folder / SINGLE).exists():
         names = [SINGLE]
     else:
         raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}; only safetensors checkpoints are read")
     for name in names:
-        if not (folder / name).exists():
+        if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing, but {INDEX} names it")
     return [folder / name for name in names]
 

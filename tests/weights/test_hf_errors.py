@@ -77,7 +77,7 @@ def test_unsupported_model_type_lists_the_supported(folder):
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"attention_bias": True}, "attention_bias"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
-        ({"hidden_size": None}, "hidden_size must be an integer"),
+        ({"hidden_size": None}, "hidden_size must be a whole number"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
