@@ -44,7 +44,8 @@ class Checkpoint:
                 with safe_open(file, "np") as handle:
                     found = {name: _header(file, name, handle.get_slice(name)) for name in handle.keys()}  # noqa: SIM118
             except (SafetensorError, OSError) as error:
-                raise UserError(f"{file} is not a whole safetensors file: {error}") from None
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:200]  # it may quote the whole header
+                raise UserError(f"{file} is not a whole safetensors file: {reason}") from None
             if twice := sorted(found.keys() & self.tensors.keys()):
                 raise UserError(f"{file}: tensor {twice[0]} is in {self.tensors[twice[0]].file.name}, too")
             self.tensors |= found

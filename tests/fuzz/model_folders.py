@@ -150,7 +150,8 @@ def change_weights(rng: random.Random, files: dict[str, bytes]) -> None:
     header, rest = json.loads(data[8 : 8 + size]), data[8 + size :]
     match rng.randrange(4):
         case 0:
-            weight_map = {tensor: rng.choice((name, "../model.safetensors", "/dev/null", "x.safetensors")) for tensor in header}
+            others = ("../model.safetensors", "/dev/null", "x.safetensors")
+            weight_map = {tensor: rng.choice((name, name, *others)) for tensor in header}
             files["model.safetensors.index.json"] = encoded(changed(rng, {"metadata": {}, "weight_map": weight_map}))
         case 1:
             files[name] = struct.pack("<Q", rng.choice((0, 1, size - 1, size + 1, 2**40, 2**63))) + data[8:]
@@ -160,7 +161,7 @@ def change_weights(rng: random.Random, files: dict[str, bytes]) -> None:
 
 
 def model_folder(rng: random.Random) -> None:
-    """Read as far as it can be: the model, the tokenizer, a prompt. Each ends in a value, or in a line that names it."""
+    """Read as far as it can be: model, tokenizer, a prompt. Each ends in a value, or in a line that names it."""
     files = dict(good_folder(rng.choice(FAMILIES)))
     part = rng.choice(("model", "model", "tokenizer", "weights", "template", "file"))
     if part in ("model", "tokenizer"):
@@ -203,7 +204,8 @@ def read_tokenizer(path: Path) -> None:
     try:
         tokenizer = tokenizers.load(str(path))
         cfg = PromptConfig(max_prompt_tokens=100_000)
+        prompts.check(tokenizer, flat.SPECS, cfg, max_operations=4)
         tokens, _ = prompts.render(tokenizer, flat.SPECS, "Ada lives in Oslo.", (), cfg, max_operations=4)
-        assert all(isinstance(token, int) for token in tokens) and all(isinstance(t, int) for t in tokenizers.stop_tokens(tokenizer))
+        assert tokens and all(isinstance(token, int) for token in (*tokens, *tokenizers.stop_tokens(tokenizer)))
     except UserError as error:
         assert len(str(error)) < 2000, error

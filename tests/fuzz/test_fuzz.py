@@ -29,7 +29,7 @@ from finemem_jax.env.retrieval import BM25
 from finemem_jax.files import _dump, _encode
 from finemem_jax.memory import flat
 from finemem_jax.types import MemoryItem, Operation
-from tests.fuzz import caches, damaged_runs, rows
+from tests.fuzz import caches, damaged_runs, model_folders, rows
 from tests.fuzz.pieces import VALUES, text, value
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +92,7 @@ KINDS: dict[str, tuple[Callable[[random.Random], None], float]] = {  # and its s
     "answer caches": (caches.answer_cache, 1.0),
     "raw files": (rows.raw_files, 0.2),
     "damaged runs": (damaged_runs.damaged_run, 1.0),
+    "model folders": (model_folders.model_folder, 0.2),
 }
 
 
