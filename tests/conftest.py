@@ -1,6 +1,7 @@
 """Eight fake CPU devices, shape checks on device code, and one tiny model for all tests."""
 
 import os
+import signal
 from pathlib import Path
 
 # What is kept between runs of the package is kept between test runs, and never in the home of who runs them.
@@ -15,6 +16,10 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_backend_optimization_level=1",
     ]
 )
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, and what is started here would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import jax
