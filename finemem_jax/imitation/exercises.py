@@ -26,13 +26,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import typing
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
 from finemem_jax.baselines import _scripted as scripted
-from finemem_jax.config import Config, UserError
+from finemem_jax.config import Config, Stage, UserError
 from finemem_jax.env import operations, prompts
 from finemem_jax.env.environment import Asked, Environment
 from finemem_jax.env.tokenizer import ITEM_IDS
@@ -41,7 +42,7 @@ from finemem_jax.rollouts.collect import Job, play_scripted
 from finemem_jax.types import Episode, MemoryItem, Operation, Rollout
 
 NEWLINE = "\n"
-STAGES = ("copy_random", "copy_lines", "copy_shuffled", "expert")
+STAGES: tuple[str, ...] = typing.get_args(Stage)
 FROM_RANDOM_WEIGHTS = 0.25  # share of permuted and of copying sequences where the config leaves them open (-1)
 
 
