@@ -61,7 +61,7 @@ def _whole(hf: Mapping[str, Any], key: str, low: int, high: int, default: int | 
 def _number(hf: Mapping[str, Any], key: str, low: float, high: float, default: float | None = None) -> float:
     """A number above `low` and below `high`; the default where the file says nothing. Raises UserError, one line."""
     value = default if hf.get(key) is None else hf[key]
-    if type(value) not in (int, float) or not low < value < high:  # NaN is neither
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low < value < high:  # NaN is neither
         got = _shown(hf.get(key))
         raise UserError(f"config.json: {key} must be a number above {low:g} and below {high:g}, got {got}")
     return float(value)
