@@ -119,6 +119,8 @@ class DataConfig:
     limit: Natural = 0  # keep at most this many episodes of a split; 0 = all
     # a row that cannot be read: stop | skip = leave it out, the count is said
     on_bad_row: Literal["stop", "skip"] = "stop"
+    # a chunk whose prompt is longer than prompt.max_prompt_tokens: stop | split = into several | skip = its episode
+    on_long_chunk: Literal["stop", "split", "skip"] = "stop"
     # training questions of judge.sources that only a judge can score, without one: stop | skip = leave them out
     on_unjudged: Literal["stop", "skip"] = "stop"
     chunk_tokens: Annotated[int, Range(16)] = 2048  # benchmarks that cut raw text: most tokens of a chunk

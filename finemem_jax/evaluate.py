@@ -35,6 +35,8 @@ from finemem_jax.hosts import agreement
 from finemem_jax.loading import (
     Given,
     OpenPolicies,
+    check_answerer,
+    fit_prompts,
     load_answerer,
     load_environment,
     load_given,
@@ -86,6 +88,7 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = ""
 
 
 def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str, Evaluation]:
+    check_answerer(cfg)
     episodes = load_held_out(cfg)
     for line in contamination(episode.source for episode in episodes):
         if agreement.is_lead():
@@ -96,6 +99,8 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
     def player(given: Given) -> _Player:
         return _Player(given, load_environment(given.cfg, given.tokenizer, judge), answerer, opened)
 
+    if policy or cfg.data.on_long_chunk != "stop" or any(name in MODEL_BASELINES for name in cfg.eval.baselines):
+        episodes = list(fit_prompts(episodes, player(loaded).env, cfg))  # who writes without a model has no prompt
     contestants = [_baseline(name, player(loaded), player) for name in cfg.eval.baselines]
     if policy:
         contestants += [_policy(temperature, player(loaded)) for temperature in cfg.eval.temperatures]

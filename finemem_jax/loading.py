@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from finemem_jax.console import tell
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env import prompts
 from finemem_jax.env import tokenizer as tokenizers
+from finemem_jax.env.chunk_lengths import with_fitting_chunks
 from finemem_jax.env.environment import LLM_JUDGE, Environment
 from finemem_jax.env.episodes import drawn_evenly, left_out
 from finemem_jax.hosts import agreement
@@ -267,6 +268,19 @@ def load_held_out(cfg: Config) -> list[Episode]:
     return episodes
 
 
+def fit_prompts(
+    episodes: Sequence[Episode], env: Environment, cfg: Config, which: Iterable[int] | None = None
+) -> Sequence[Episode]:
+    """The episodes with no chunk that is too long for a prompt, as `config.data.on_long_chunk` says.
+
+    which: the indices that will be read, for episodes that are made up on access; all others are looked at anyway."""
+    which = None if isinstance(episodes, tuple | list) else which
+    fitting, note = with_fitting_chunks(episodes, env, cfg.data.on_long_chunk, which)
+    if note and agreement.is_lead():
+        tell(note, file=sys.stderr)
+    return fitting
+
+
 def _load_split(cfg: Config, split: str) -> Sequence[Episode]:
     episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, split, cfg.seed)
     if not len(episodes):
@@ -288,6 +302,17 @@ def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Jud
         cfg.judge.sources if judge is not None else (),
         cfg.method,
     )
+
+
+def check_answerer(cfg: Config) -> None:
+    """Raises UserError where the config names a server without saying where it is: before anything is loaded."""
+    if cfg.answerer.name == "endpoint" and not (cfg.answerer.url and cfg.answerer.model):
+        lacks = [name for name in ("url", "model") if not getattr(cfg.answerer, name)]
+        raise UserError(
+            f"config.answerer.name=endpoint, and config.answerer.{' and .'.join(lacks)} is empty: give the server "
+            "that answers, as in --config.answerer.url=http://localhost:8000/v1, or another config.answerer.name "
+            "(extractive needs none, and rewards a memory that a language model would not)"
+        )
 
 
 def load_answerer(cfg: Config, workdir: Path) -> Answerer:

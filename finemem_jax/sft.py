@@ -37,6 +37,8 @@ from finemem_jax.imitation.examples import Example, choose_row_tokens, pack_exam
 from finemem_jax.imitation.exercises import Exercises, expert_examples
 from finemem_jax.loading import (
     Policy,
+    check_answerer,
+    fit_prompts,
     load_answerer,
     load_environment,
     load_held_out,
@@ -101,6 +103,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
         if changed:
             say(f"the config of {workdir} changes: {'; '.join(changed)}")
         claim_place(workdir / "hf")
+        check_answerer(cfg)
         mesh = load_mesh(cfg)
         if mesh is not None:
             packing.check_rows(mesh, cfg.train.microbatch_rows, agreement.process_count())
@@ -108,7 +111,9 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
         env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
         answerer = load_answerer(cfg, workdir)
         held_out = load_held_out(cfg) if cfg.eval.temperatures or cfg.sft.eval_examples else []
-        exercises = Exercises(cfg, env, load_training(cfg))
+        held_out = list(fit_prompts(held_out, env, cfg)) if held_out else []
+        episodes = load_training(cfg)
+        exercises = Exercises(cfg, env, fit_prompts(episodes, env, cfg, range(min(cfg.sft.pool, len(episodes)))))
         expert = expert_examples(cfg, env, held_out, cfg.sft.eval_examples)
         measure = NegativeLogLikelihood(policy, cfg, mesh)
         stages = stages_of(cfg)

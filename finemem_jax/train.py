@@ -45,6 +45,8 @@ from finemem_jax.files import holds_numbers, is_evaluation, read_lines, write_at
 from finemem_jax.hosts import agreement
 from finemem_jax.loading import (
     Policy,
+    check_answerer,
+    fit_prompts,
     load_answerer,
     load_environment,
     load_held_out,
@@ -105,6 +107,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         claim_place(workdir / "hf")
         if changed:
             say(f"the config of {workdir} changes: {'; '.join(changed)}")
+        check_answerer(cfg)
         mesh = load_mesh(cfg)
         check_groups(cfg, agreement.process_count())
         if mesh is not None:
@@ -113,6 +116,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         episodes, held_out = load_rewarded(cfg), load_held_out(cfg)  # first: a bad row is found before weights are read
         policy = load_policy(cfg, mesh)
         env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
+        drawn = episode_indices(len(episodes), cfg.seed, 0, min(cfg.train.steps * cfg.train.episodes, len(episodes)))
+        episodes, held_out = fit_prompts(episodes, env, cfg, sorted(drawn)), fit_prompts(held_out, env, cfg)
         answerer = load_answerer(cfg, workdir)
         optimizer = make_optimizer(cfg.optimizer, max(cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches, 1))
         state = create_train_state(policy.params, optimizer)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from finemem_jax import main
+from finemem_jax import exits, main
 from finemem_jax.benchmarks import only_a_judge_can_score
 from finemem_jax.config import UserError
 from finemem_jax.evaluate import evaluate
@@ -129,3 +129,32 @@ def test_what_only_a_judge_can_score_is_told_from_the_published_golds(real_data)
         found.setdefault(read["question_type"], []).append(only_a_judge_can_score(asked))
     assert all(found["single-session-preference"]) and not any(found["single-session-user"])
     assert sum(map(sum, found.values())) == 52 and len(rows) == 240
+
+
+def test_a_chunk_too_long_for_a_prompt_ends_no_run_half_way(tmp_path, capsys):
+    rows = [row("squad", "Karl") for _ in range(3)]
+    rows[1]["chunks"] = json.dumps(["Ada know Karl " * 400])
+    corpus = write_rows(tmp_path / "rows.jsonl", rows)
+    small = ("--config.train.steps=1", "--config.train.episodes=2", "--config.train.group_size=2")
+    small += ("--config.eval.baselines=('store_all',)", "--config.train.mini_batches=1", "--config.data.eval_path=")
+    name = r"episode 'squad-1' \(data source 'squad'\), chunk 0: its prompt has \d+ tokens"
+    with pytest.raises(UserError, match=name):
+        train(load(corpus, *small), tmp_path / "stop")
+    assert not (tmp_path / "stop" / "metrics.jsonl").exists()
+    with pytest.raises(UserError, match=name):
+        evaluate(load(corpus, "--config.eval.baselines=()"), tmp_path / "evaluated")
+    found = evaluate(load(corpus, "--config.eval.baselines=('rag',)"), tmp_path / "without", policy=False)
+    assert found["rag"].metrics["questions"] == 3  # no prompt, no limit
+    for action, said in (("split", "chunks more"), ("skip", "1 episodes")):
+        train(load(corpus, *small, f"--config.data.on_long_chunk={action}"), tmp_path / action)
+        assert len((tmp_path / action / "metrics.jsonl").read_text().splitlines()) == 1
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sft"])
+def test_the_papers_config_does_not_start_without_its_answerer(tmp_path, capsys, command):
+    corpus = write_rows(tmp_path / "rows.jsonl", [row("squad", "Karl")] * 2)
+    given = ["--config=configs/finemem_qwen3_4b.py", f"--workdir={tmp_path / 'run'}", f"--config.data.path={corpus}"]
+    assert main.main([command, *given]) == exits.USER_ERROR
+    said = capsys.readouterr().err
+    assert "config.answerer.url is empty" in said and "--config.answerer.url=http://" in said
