@@ -29,8 +29,8 @@ from finemem_jax.env.retrieval import BM25
 from finemem_jax.files import _dump, _encode
 from finemem_jax.memory import flat
 from finemem_jax.types import MemoryItem, Operation
-from tests.fuzz import caches, damaged_runs, model_folders, rows
-from tests.fuzz.pieces import VALUES, text, value
+from tests.fuzz import caches, damaged_runs, model_folders, rows, templates
+from tests.fuzz.pieces import PIECES, VALUES, text, value
 
 ROOT = Path(__file__).parents[2]
 GOOD_OUTPUT = operations.emit(
@@ -42,12 +42,17 @@ GOOD_OUTPUT = operations.emit(
 )
 
 
+CODECS = config.plugins("finemem_jax.codecs")
+
+
 def model_output(rng: random.Random) -> None:
     """Parsed, applied to a memory, searched, scored and recorded."""
     written = text(rng, rng.choice((GOOD_OUTPUT, "")))
+    if rng.random() < 0.05:  # a loop: an unclosed fence before thousands of lines, brackets in brackets
+        written = text(rng, rng.choice(PIECES) + rng.choice(PIECES) * rng.randint(100, 2000))
     memory = flat.create(MemoryConfig(max_items=4, max_item_tokens=64), lambda t: len(t.encode()) // 4)
     memory, _ = memory.apply(Operation("memory_insert", {"content": "old"}), 0)
-    codec = rng.choice(("qwen", "function_args"))
+    codec = rng.choice(CODECS)
     parsed = operations.parse(written, flat.SPECS, codec=codec)
     memory, outcomes = apply(memory, parsed, 1, MemoryConfig(max_operations=8), memory.items)
     assert len(outcomes) == len(parsed)
@@ -89,6 +94,7 @@ KINDS: dict[str, tuple[Callable[[random.Random], None], float]] = {  # and its s
     "config trees": (config_tree, 0.98),
     "config overrides": (override, 0.02),
     "dataset rows": (rows.benchmark_rows, 1.0),
+    "chat templates": (templates.chat_template, 0.2),
     "answer caches": (caches.answer_cache, 1.0),
     "raw files": (rows.raw_files, 0.2),
     "damaged runs": (damaged_runs.damaged_run, 1.0),
