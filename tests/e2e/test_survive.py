@@ -19,6 +19,7 @@ from finemem_jax.weights.checkpoints import Checkpoints
 from tests.fake_server import FakeServer
 
 HARNESS = Path(__file__).with_name("kill_harness.py")
+SWEEP = Path(__file__).with_name("sweep_harness.py")
 MEMORY = Path(__file__).with_name("memory_harness.py")
 
 
@@ -58,6 +59,13 @@ def test_a_run_killed_over_and_over_ends_like_one_that_nobody_touched(tmp_path):
     assert found["kills"] == 32 and found["differ"] == []
     assert {"rollout", "update", "checkpoint", "log", "evaluate", "export"} <= found["by_phase"].keys()
     assert found["torn_lines"] and found["damaged_checkpoints"] and found["fell_back"]
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_over_and_over_loses_no_row_and_leaves_no_run_behind(tmp_path):
+    found = harness(SWEEP, "--kills=6", "--steps=60", f"--out={tmp_path / 'out'}")
+    assert found["kills"] == 6 and found["differ"] == []
+    assert found["ended_with_the_sweep"] >= 6 and found["resumed"]
 
 
 @pytest.mark.slow
