@@ -359,7 +359,7 @@ def test_impossible_options_are_named(raw, tmp_path, options, message):
     [
         ("text", "a.csv", b"text,category\nx,y\n", "this source reads .jsonl or .md or .txt files"),
         ("text", "a.txt", b"\xff\xfe\x00", "is not UTF-8 text"),
-        ("text", "a.txt.gz", gzip.compress(b"some text " * 99)[:-9], "cannot be read"),
+        ("text", "a.txt.gz", gzip.compress(b"some text " * 99, mtime=0)[:-9], "cannot be read"),
         ("text", "a.jsonl", b'{"text": "x", "questions": [{"question": ["q"], "answer": "a"}]}',
          "line 1: field 'question'"),
         ("nlu", "train.jsonl", b'{"text": "x", "intent": 5}', "row 0: field 'intent' must be text"),
