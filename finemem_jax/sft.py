@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from finemem_jax import config, exits
 from finemem_jax.config import Config
 from finemem_jax.console import Progress, tell
-from finemem_jax.decoding.engine import Engine, EpisodesFailed
+from finemem_jax.decoding.engine import Engine
 from finemem_jax.evaluate import Evaluation, evaluate_all, headline, print_comparison
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import write_atomically
@@ -54,10 +54,10 @@ from finemem_jax.rl.train_step import make_fill_logprobs, make_sft_step, state_s
 from finemem_jax.rollouts import packing
 from finemem_jax.run import workdir as workdirs
 from finemem_jax.run.clock import Clock
+from finemem_jax.run.ending import ended
 from finemem_jax.run.journal import CHECKPOINTS, Journal, say
 from finemem_jax.run.preemption import Preempted, Preemption
 from finemem_jax.run.watchdog import Watchdog
-from finemem_jax.types import AnswererDown
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import reason
 from finemem_jax.weights.export_folder import claim_place
@@ -144,6 +144,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                 journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
 
     done = first
+    is_whole = True  # `state` is that after `done` steps
     progress = Progress(total, "sft", is_muted=not agreement.is_lead())
     watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, agreement.process_index())
     try:
@@ -181,13 +182,14 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                         with clock.phase("evaluate"), preemption.interruptible():
                             found = evaluate_now(f"step {step}" if step else "before")
                         record(step, "after" if step else "before", found)
-                    with clock.phase("pack"):
+                    with clock.phase("pack"), agreement.together():
                         batch = pack_examples(list(itertools.islice(examples, cfg.sft.batch)), cfg, row_tokens)
                         rows = packing.to_device(batch.rows, mesh)
                     with clock.phase("update"):
                         state, metrics = update(state, rows)
+                        is_whole = False  # until the device has made it
                         values = metrics_lib.read(metrics)
-                    done, journal.numbers = step + 1, numbers.bit_generator.state
+                    done, journal.numbers, is_whole = step + 1, numbers.bit_generator.state, True
                     counts = {name: getattr(batch, name) for name in ("examples", "too_long", "tokens")}
                     line = {"stage": stage.name, **values, **counts, "padding_share": batch.padding_share}
                     with clock.phase("log"), agreement.together():
@@ -200,9 +202,10 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                     journal.write(journal.timings, step, clock.seconds)
                     progress.update(done, stage=stage.name, nll=values["nll"])
                     watchdog.step_finished()
-                    for alarm in alarms:
-                        if alarm.action == "stop":
-                            raise RunEnded(f"step {step}: {alarm}", exits.STOPPED)
+                    with agreement.together():
+                        for alarm in alarms:
+                            if alarm.action == "stop":
+                                raise RunEnded(f"step {step}: {alarm}", exits.STOPPED)
 
             # --- after -----------------------------------------------------------------------------------------
             progress.doing("evaluate")
@@ -220,13 +223,11 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                 raise RunEnded(f"the last checkpoint of {workdir} could not be written", exits.STOPPED)
             watchdog.enter("done", done)
             return Policy(policy.tokenizer, policy.model, state.params)
-    except (Preempted, RunEnded, AnswererDown, EpisodesFailed) as end:
-        code = preemption.code if isinstance(end, Preempted) else getattr(end, "code", exits.STOPPED)
-        why = preemption.reason if isinstance(end, Preempted) else str(end)
-        saved = f"saved after step {done}" if journal.finish(done, state) else "NOT saved, older checkpoints count"
-        raise RunEnded(f"{why}; {saved}; the same command goes on from there", code) from None
-    except FloatingPointError as error:  # the engine met NaN: this state is worth nothing, an older one may be
-        raise RunEnded(f"step {done}: {error}; not saved, older checkpoints count", exits.STOPPED) from error
+    except (Exception, Preempted) as error:
+        end = ended(error, journal, done, state, preemption, is_whole=is_whole)
+        if end is error:
+            raise
+        raise end from None
 
 
 def stages_of(cfg: Config) -> list[Stage]:

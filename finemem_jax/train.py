@@ -33,10 +33,11 @@ from finemem_jax import config, exits
 from finemem_jax.benchmarks import contamination
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress, tell
-from finemem_jax.decoding.engine import Engine, EpisodesFailed
+from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.credit import complete
 from finemem_jax.env.environment import Environment, training_questions
 from finemem_jax.env.episodes import stream_indices
+from finemem_jax.env.rehearsal import rehearse
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.env.turns import advantages, asks_chunk_questions, compared, tabulate, totals
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
@@ -71,11 +72,12 @@ from finemem_jax.rollouts.groups import check_groups, mini_batches, own_groups, 
 from finemem_jax.rollouts.metrics import loss_metrics, reward_metrics, rollout_metrics
 from finemem_jax.run import workdir as workdirs
 from finemem_jax.run.clock import Clock
+from finemem_jax.run.ending import ended
 from finemem_jax.run.journal import CHECKPOINTS, Journal, say, scores
 from finemem_jax.run.preemption import Preempted, Preemption
 from finemem_jax.run.profiling import Profile
 from finemem_jax.run.watchdog import Watchdog
-from finemem_jax.types import Answerer, AnswererDown, Episode, Rollout, Sampling
+from finemem_jax.types import Answerer, Episode, Rollout, Sampling
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints, reason
 from finemem_jax.weights.export_folder import claim_place
@@ -116,6 +118,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         episodes, held_out = load_rewarded(cfg), load_held_out(cfg)  # first: a bad row is found before weights are read
         policy = load_policy(cfg, mesh)
         env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
+        rehearse(env, cfg.rewards, cfg.advantage)
         drawn = episode_indices(len(episodes), cfg.seed, 0, min(cfg.train.steps * cfg.train.episodes, len(episodes)))
         episodes, held_out = fit_prompts(episodes, env, cfg, sorted(drawn)), fit_prompts(held_out, env, cfg)
         answerer = load_answerer(cfg, workdir)
@@ -164,6 +167,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
 
     done, results, alarms_so_far = first, {}, 0
+    is_whole = True  # `state` is that after `done` steps; not so between the updates of a step
     progress = Progress(cfg.train.steps, "train", is_muted=not agreement.is_lead())
     watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, agreement.process_index())
     try:
@@ -199,7 +203,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                         )
                     groups, lengths = share_groups(own, env)
                     engine.release()  # the update needs the memory; what it held is of parameters that end here
-                with clock.phase("reward"):
+                with clock.phase("reward"), agreement.together():
                     turns = tabulate(groups, cfg.rewards, env.count_tokens)
                     together = compared(turns, cfg.advantage)
                     credit = advantages(turns, cfg.rewards.weights, cfg.advantage)
@@ -223,11 +227,12 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                             profile.wait(batch)
                     with clock.phase("update"):
                         state, metrics = update(state, batch)
+                        is_whole = False
                         profile.wait(metrics)
                         losses.append((padding_share, metrics))
                 with clock.phase("update"):
                     losses = [(share, metrics_lib.read(metrics)) for share, metrics in losses]
-                done = step + 1  # from here on `state` is that after `done` steps, whatever happens
+                done, is_whole = step + 1, True
                 journal.episodes_drawn += cfg.train.episodes
 
                 line = {
@@ -259,9 +264,10 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 alarms_so_far += len(alarms)
                 progress.update(done, **live_values(line, timing, alarms_so_far))
                 watchdog.step_finished()
-                for alarm in alarms:
-                    if alarm.action == "stop":
-                        raise RunEnded(f"step {step}: {alarm}", exits.STOPPED)
+                with agreement.together():
+                    for alarm in alarms:
+                        if alarm.action == "stop":
+                            raise RunEnded(f"step {step}: {alarm}", exits.STOPPED)
 
             # --- after -----------------------------------------------------------------------------------------
             progress.doing("evaluate")
@@ -282,13 +288,11 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 raise RunEnded(f"the last checkpoint of {workdir} could not be written", exits.STOPPED)
             watchdog.enter("done", done)
             return results
-    except (Preempted, RunEnded, AnswererDown, EpisodesFailed) as end:
-        code = preemption.code if isinstance(end, Preempted) else getattr(end, "code", exits.STOPPED)
-        why = preemption.reason if isinstance(end, Preempted) else str(end)
-        saved = f"saved after step {done}" if journal.finish(done, state) else "NOT saved, older checkpoints count"
-        raise RunEnded(f"{why}; {saved}; the same command goes on from there", code) from None
-    except FloatingPointError as error:  # the engine met NaN: this state is worth nothing, an older one may be
-        raise RunEnded(f"step {done}: {error}; not saved, older checkpoints count", exits.STOPPED) from error
+    except (Exception, Preempted) as error:
+        end = ended(error, journal, done, state, preemption, is_whole=is_whole)
+        if end is error:
+            raise
+        raise end from None
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from finemem_jax.env.environment import (
     ask_questions,
     decode,
     finisher,
+    naming,
     taken,
 )
 from finemem_jax.env.thoughts import without_thoughts
@@ -74,7 +75,8 @@ def _play(
     memory, state, steps, pending = env.empty_memory(), "", [], []
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
         messages = converse(state, chunk.text, episode.query_prompt)
-        tokens = _render(env, messages)
+        with naming(episode, f"chunk {chunk.index}"):
+            tokens = _render(env, messages)
         turn = Turn(len(steps), tokens, memory, memory.items, messages, chunk=chunk.index)
         completion = yield turn
         text = decode(env.tokenizer, completion)

@@ -9,3 +9,5 @@ split: "train" (in an order fixed by `seed`) or "eval". The folder is the regist
 from finemem_jax.corpora._sources import contamination, only_a_judge_can_score, with_reference_metrics
 
 __all__ = ["contamination", "only_a_judge_can_score", "with_reference_metrics"]
+
+EXPORTS = ("load()",)

@@ -11,3 +11,5 @@ half a call. `env/operations.py` takes the thoughts out of the text before, and 
 behind it; whoever reads and writes goes through it.
 Files whose name starts with "_" are shared parts.
 """
+
+EXPORTS = ("find()", "write()", "instructions()", "is_taught()")

@@ -23,3 +23,5 @@ __all__ = [
     "token_counter",
     "wrap",
 ]
+
+EXPORTS = ("episodes()",)

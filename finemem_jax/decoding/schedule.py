@@ -141,7 +141,7 @@ class Run:
         prompt, sampling = len(request.prompt), request.sampling
         if not prompt or sampling.max_tokens < 1:
             raise ValueError(f"a request needs a prompt and max_tokens >= 1, got {prompt} and {sampling.max_tokens}")
-        asked = f"prompt of {prompt} tokens + max_tokens {sampling.max_tokens} do not fit"
+        asked = f"{request}: prompt of {prompt} tokens + max_tokens {sampling.max_tokens} do not fit"
         advice = "raise it, or lower config.prompt.max_prompt_tokens or config.prompt.max_completion_tokens"
         if prompt + sampling.max_tokens > self.cfg.cache_tokens:
             raise UserError(f"{asked} config.engine.cache_tokens={self.cfg.cache_tokens}: {advice}")

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 from finemem_jax.config import UserError
 from finemem_jax.env import prompts
-from finemem_jax.env.environment import Environment, decode, judged, retriever, scored, taken
+from finemem_jax.env.environment import Environment, decode, judged, naming, retriever, scored, taken
 from finemem_jax.types import ANSWER, Answer, Completion, Episode, Memory, Question, Reply, Retrieved, Step, Turn
 
 INSTRUCTIONS = """\
@@ -27,7 +27,8 @@ def answer_turns(
     given: list[tuple[Question, tuple[Retrieved, ...], int, Callable[[], float | None], str]] = []
     for number, question in enumerate(questions):
         items = find(question.text)
-        tokens, items = _render(env, question, items, episode.query_prompt)
+        with naming(episode, f"question {number}"):
+            tokens, items = _render(env, question, items, episode.query_prompt)
         turn = Turn(
             len(steps),
             tokens,

@@ -8,8 +8,9 @@ are worked on while the policy goes on writing, and nobody waits for them before
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -114,6 +115,15 @@ def _draw(rng: random.Random, questions: Sequence[Question], count: int) -> tupl
     if len(questions) <= count:
         return tuple(questions)
     return tuple(questions[i] for i in sorted(rng.sample(range(len(questions)), count)))
+
+
+@contextlib.contextmanager
+def naming(episode: Episode, place: str) -> Iterator[None]:
+    """Around work on one chunk or question: a mistake in it is reported with the place where it is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"episode {episode.id!r}, {place}: {error}") from error
 
 
 def play(env: Environment, episode: Episode, asked: Asked, ask: Ask, *, group: int = 0, sample: int = 0) -> Game:

@@ -26,6 +26,10 @@ from finemem_jax.types import ROLES, Answer, CountTokens, Rollout
 TRAJECTORY = "trajectory"
 
 
+class TermFailed(RuntimeError):
+    """A reward term raised, or gave something that is no reward."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turns:
     """One line per turn, ordered by group, sample and turn. All arrays are [turns]."""
@@ -76,11 +80,14 @@ def tabulate(groups: Sequence[Sequence[Rollout]], cfg: RewardsConfig, count_toke
 def _values(term: object, name: str, rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
     """What a term says of a rollout's turns of its roles, in order."""
     turns = sum(len(rollout.of(role)) for role in term.ROLES)
-    values = np.asarray(term.turn_rewards(rollout, cfg, count_tokens), np.float64)
-    if term.LEVEL == TRAJECTORY:
-        values = np.full(turns, values)
+    try:
+        values = np.asarray(term.turn_rewards(rollout, cfg, count_tokens), np.float64)
+        if term.LEVEL == TRAJECTORY:
+            values = np.full(turns, values)
+    except Exception as error:  # whatever a plug-in raises
+        raise TermFailed(f"rewards/{name}.py: {type(error).__name__}: {error}") from error
     if values.shape != (turns,):
-        raise ValueError(f"rewards/{name}.py: turn_rewards gave {values.shape} for {turns} turns of {term.ROLES}")
+        raise TermFailed(f"rewards/{name}.py: turn_rewards gave {values.shape} for {turns} turns of {term.ROLES}")
     return values
 
 

@@ -181,23 +181,34 @@ def all_processes(flag: bool) -> bool:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Around work that each process does by itself and that may end a run (`ENDINGS`): when it does in one process,
-    it does in all, with the same words. Otherwise the others would wait at the next collective."""
+    """Around work that each process does by itself and that may end a run: when it does in one process, it does in
+    all, with the same words. Otherwise the others would wait at the next collective. `ENDINGS` are raised as what they
+    are; for any other error, which is a defect, the other processes raise RunEnded."""
     error = None
     try:
         yield
-    except ENDINGS as raised:
+    except Exception as raised:
         if jax.process_count() == 1:
             raise
         error = raised
-    told = None if error is None else (ENDINGS.index(type(error)), str(error), getattr(error, "code", exits.STOPPED))
+    told = None
+    if error is not None:
+        kind = ENDINGS.index(type(error)) if type(error) in ENDINGS else ENDINGS.index(RunEnded)
+        words = str(error) if type(error) in ENDINGS else f"{type(error).__name__}: {error}"
+        told = kind, words, getattr(error, "code", exits.STOPPED if type(error) in ENDINGS else exits.CRASHED)
     for process, ending in enumerate(all_gather(told)):
         if ending is not None:
-            if error is not None:
-                raise error
-            kind, words, code = ending
-            words = f"process {process}: {words}"
-            raise RunEnded(words, code) if ENDINGS[kind] is RunEnded else ENDINGS[kind](words)
+            if error is None:
+                kind, words, code = ending
+                words = f"process {process}: {words}"
+                error = RunEnded(words, code) if ENDINGS[kind] is RunEnded else ENDINGS[kind](words)
+            error.is_known_to_all = True  # type: ignore[attr-defined]
+            raise error
+
+
+def is_known_to_all(error: BaseException) -> bool:
+    """Whether every process of the run meets an error at this point, so that all may do something about it together."""
+    return jax.process_count() == 1 or getattr(error, "is_known_to_all", False)
 
 
 def require_same(value: Mapping[str, Any], what: str) -> None:

@@ -1,0 +1,3 @@
+"""Memories: one file each. EXPORTS is what every file has, checked when it is loaded."""
+
+EXPORTS = ("SPECS", "create()")

@@ -6,3 +6,5 @@ a coroutine of turns. It yields a `Turn` whenever the policy must act, is sent t
 that waits for the answers and gives the `Rollout`. It holds no clock, no randomness and no device. write: a writer of
 operations in the policy's place, for which there is no prompt and no turn is yielded.
 """
+
+EXPORTS = ("play()",)

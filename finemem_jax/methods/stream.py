@@ -18,6 +18,7 @@ from finemem_jax.env.environment import (
     apply,
     ask_questions,
     finisher,
+    naming,
     read,
     taken,
     view,
@@ -40,9 +41,10 @@ def play(
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
         if write is None:
             shown = view(memory, chunk.text, env.memory.view, env)
-            tokens, visible = prompts.render(
-                env.tokenizer, env.specs, chunk.text, shown, env.prompt, max_operations=env.memory.max_operations
-            )
+            with naming(episode, f"chunk {chunk.index}"):
+                tokens, visible = prompts.render(
+                    env.tokenizer, env.specs, chunk.text, shown, env.prompt, max_operations=env.memory.max_operations
+                )
             turn = Turn(len(steps), tokens, memory, visible, chunk=chunk.index)
             completion = yield turn
             text, written = read(env, turn, completion)

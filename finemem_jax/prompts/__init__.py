@@ -9,3 +9,5 @@ same in every prompt, the chunk in all samples of a group at step t, the memory 
 The description is the codec's; `env/prompts.py` puts it behind the system text. A prompt without one leaves the tools
 to a chat template that lists them, if it teaches no other calls than the codec's.
 """
+
+EXPORTS = ("messages()", "DESCRIBES_TOOLS")

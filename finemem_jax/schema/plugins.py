@@ -14,6 +14,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import sys
 import traceback
 import types
 from collections.abc import Iterable
@@ -33,14 +34,36 @@ def plugins(package: str) -> list[str]:
 
 
 def resolve(package: str, name: str) -> types.ModuleType:
-    """The plug-in module `name` of `package` ("finemem_jax.rewards"). Raises UserError listing the files found."""
+    """The plug-in module `name` of `package` ("finemem_jax.rewards"). Raises UserError listing the files found, or
+    saying what is wrong with the file: a package says in EXPORTS what each of its plug-ins has."""
+    full = f"{package}.{name}"
+    if full in _resolved and sys.modules.get(full) is _resolved[full]:
+        return _resolved[full]
     found = plugins(package)
     if name not in found:
         raise UserError(unknown(name, found, f"name in {package.rpartition('.')[2]}/:"))
-    spec = importlib.util.find_spec(f"{package}.{name}")
+    spec = importlib.util.find_spec(full)
     if spec is None or spec.origin is None or PACKAGE in Path(spec.origin).parents:
-        return importlib.import_module(f"{package}.{name}")
-    return _import_users(spec.name, spec.origin)
+        module = importlib.import_module(full)
+    else:
+        module = _import_users(spec.name, spec.origin)
+    _check_exports(package, module)
+    _resolved[full] = module
+    return module
+
+
+_resolved: dict[str, types.ModuleType] = {}  # by full name; turns ask for theirs again and again
+
+
+def _check_exports(package: str, module: types.ModuleType) -> None:
+    for export in getattr(importlib.import_module(package), "EXPORTS", ()):
+        name = export.removesuffix("()")
+        value = getattr(module, name, None)
+        if value is None or (export.endswith("()") and not callable(value)):
+            near = difflib.get_close_matches(name, vars(module), n=1)
+            hint = f" (it has {near[0]})" if near else ""
+            folder = package.rpartition(".")[2]
+            raise UserError(f"plug-in {module.__file__} lacks {export}{hint}: every file in {folder}/ has it")
 
 
 def _import_users(name: str, file: str) -> types.ModuleType:

@@ -277,3 +277,11 @@ def test_the_expert_is_imperfect_and_a_function_of_its_seed(env, diary):
     outcomes = "".join(texts(0))
     assert all(name in outcomes for name in ("memory_insert", "memory_update", "memory_skip"))
     assert RetrievalConfig().k == 5
+
+
+def test_a_chunk_that_does_not_fit_is_named_with_its_episode(env):
+    small = replace(env, prompt=replace(env.prompt, max_prompt_tokens=40))
+    game = play(small, fakes.episode(["short", "long " * 50]), Asked(((), ()), ()), lambda requests: [])
+    next(game)
+    with pytest.raises(UserError, match=r"episode 'fake', chunk 1: a chunk makes a prompt of \d+ tokens"):
+        game.send(Completion((1,), (0.0,), "stop"))

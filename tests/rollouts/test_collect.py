@@ -14,6 +14,7 @@ from finemem_jax.env.environment import all_questions
 from finemem_jax.loading import load_answerer, load_environment, load_policy
 from finemem_jax.rollouts import collect
 from finemem_jax.rollouts.collect import Job, collect_rollouts
+from finemem_jax.run.clock import Clock
 from finemem_jax.run.watchdog import Watchdog
 from finemem_jax.types import Sampling
 
@@ -68,7 +69,7 @@ def test_a_step_that_has_an_episode_more_than_once_draws_for_each_of_its_groups(
     rewards = dataclasses.replace(cfg.rewards, chunk_questions=1, question_share=0.2)
 
     watchdog = Watchdog(GuardConfig(action="off"), tmp_path, engine.describe)
-    clock = train._Clock(watchdog, Progress(1, "rollouts", is_muted=True), 0)
+    clock = Clock(watchdog, Progress(1, "rollouts", is_muted=True), 0)
     cfg = dataclasses.replace(cfg, rewards=rewards)
     groups = train.collect_groups(engine, env, answerer, episodes, cfg, clock, step=0, position=0)
     drawn: dict[str, list] = {}
