@@ -174,7 +174,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb", buffering=0) as file:
+        temporary.unlink(missing_ok=True)  # what a kill left, or a link, whose target is not ours
+        with temporary.open("xb", buffering=0) as file:
             _write_all(file, _encode(content) if isinstance(content, str) else content)
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -139,5 +139,9 @@ def test_an_interrupted_replacement_leaves_the_old_file(tmp_path):
     write_atomically(path, "old")
     (tmp_path / ".config.json.tmp").write_text("half a new")  # what a kill leaves
     assert path.read_text() == "old"
+    (tmp_path / ".config.json.tmp").unlink()
+    (tmp_path / ".config.json.tmp").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("work")
     write_atomically(path, "new")
+    assert (tmp_path / "precious").read_text() == "work"
     assert path.read_text() == "new" and not (tmp_path / ".config.json.tmp").exists()

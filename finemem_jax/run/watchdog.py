@@ -60,6 +60,7 @@ class Watchdog:
         beat = {"step": step, "phase": phase, "since": now, "process": os.getpid()}
         temporary = self._workdir / f".{HEARTBEAT}.tmp"
         with contextlib.suppress(OSError):  # a full disk is reported where results are written
+            temporary.unlink(missing_ok=True)  # were it a link, its target is not ours
             temporary.write_text(json.dumps(beat), encoding="utf-8")
             temporary.replace(self._workdir / HEARTBEAT)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import functools
 import hashlib
 import json
 import os
 import socket
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ CONFIG = "config.json"
 CONFIG_DIFF = "config_diff.txt"
 CONFIG_CHANGES = "config_changes.jsonl"
 LOCK = ".lock"
+NOTE_BYTES = 200  # of the lock file, which says who holds it
 COMMAND = "command.txt"
 
 
@@ -33,37 +36,59 @@ def locked(workdir: Path) -> Iterator[None]:
 
     The lock is the kernel's, on the open file: it goes with the process, however that ends."""
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / LOCK).open("a+", encoding="utf-8") as file:
+    with _opened(workdir / LOCK, os.O_RDWR | os.O_CREAT) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read(200).strip() or "unknown"
             raise UserError(
-                f"{workdir} is in use by another run ({holder}): wait for it, stop it, or choose another --workdir"
+                f"{workdir} is in use by another run ({_note(file)}): wait for it, stop it, or choose another --workdir"
             ) from None
         except OSError as error:  # some network file systems have no locks
             tell(f"warning: {workdir} cannot be locked ({error.strerror}); start one run in it only", file=sys.stderr)
         else:
-            file.truncate(0)
             now = datetime.datetime.now().isoformat(timespec="seconds")
+            note = f"process {os.getpid()} on {socket.gethostname()} since {now}"
             with contextlib.suppress(OSError):  # a full disk: the lock holds without its note
-                file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}")
-                file.flush()
+                os.pwrite(file, note.encode()[:NOTE_BYTES].ljust(NOTE_BYTES), 0)
         yield
 
 
 def holder(workdir: Path) -> str:
     """Who holds the folder's lock: "process 12 on …"; empty where nobody does, or where there are no locks."""
     try:
-        with (workdir / LOCK).open(encoding="utf-8", errors="replace") as file:
+        with _opened(workdir / LOCK, os.O_RDONLY) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return file.read(200).strip() or "unknown"
-    except OSError:
+                return _note(file)
+    except (OSError, UserError):
         pass
     return ""
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """A lock file. Raises UserError on what is none of ours: a link, whose target would be written to, or a file with
+    something in it."""
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{path} is a link, and a lock must be a file of its own: remove it") from None
+    try:
+        found = os.fstat(file)
+        held = os.pread(file, NOTE_BYTES, 0) if stat.S_ISREG(found.st_mode) else None
+        is_ours = held is not None and found.st_size <= NOTE_BYTES and found.st_nlink == 1
+        if not is_ours or (held.strip() and not held.startswith(b"process ")):
+            raise UserError(f"{path} is not the lock of a run, and its name is needed for one: move it away")
+        yield file
+    finally:
+        os.close(file)
+
+
+def _note(file: int) -> str:
+    return os.pread(file, NOTE_BYTES, 0).decode("utf-8", "replace").strip() or "unknown"
 
 
 def claim(cfg: Config, workdir: Path, command: str = "train", *, accept_change: bool = False) -> list[str]:

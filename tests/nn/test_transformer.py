@@ -188,6 +188,32 @@ def test_bfloat16_compute_keeps_float32_logits_and_stays_near():
     assert 1e-6 < error < 0.05 * np.abs(full).max()
 
 
+@pytest.mark.parametrize("untied", [False, True])
+def test_the_head_sums_and_keeps_its_logits_in_float32(untied):
+    """Rounded to bfloat16, logits of 20 are a multiple of 1/8: neighbours in probability become equal."""
+    module = resolve("finemem_jax.models", "qwen3")
+    cfg = dataclasses.replace(
+        module.PRESETS["tiny"], vocab_size=VOCAB, num_layers=1, dtype="bfloat16", tie_word_embeddings=not untied
+    )
+    model = module.Model(cfg)
+    params = jax.tree.map(lambda x: 20 * x, init_params(model, jax.random.key(0)))
+    hidden = jax.random.normal(jax.random.key(1), (2, SEQ, cfg.hidden_size), jnp.bfloat16)
+    logits = jax.jit(functools.partial(model.apply, method="unembed"))({"params": params}, hidden)
+    head = params["lm_head"]["kernel"] if untied else params["embedding"]["table"].T
+    exact = np.asarray(hidden, np.float64) @ np.asarray(head.astype(jnp.bfloat16), np.float64)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-4)
+    assert np.abs(exact - exact.astype(jnp.bfloat16).astype(np.float64)).max() > 1e-2  # what rounding would do
+
+    def loss(params):
+        return jnp.sum(model.apply({"params": params}, hidden, method="unembed") * jnp.cos(exact))
+
+    gradient = jax.grad(loss)(params)
+    found = gradient["lm_head"]["kernel"] if untied else gradient["embedding"]["table"].T
+    by_hand = np.einsum("rse,rsv->ev", np.asarray(hidden, np.float64), np.cos(exact))
+    np.testing.assert_allclose(found, by_hand, atol=0.02 * np.abs(by_hand).max())
+
+
 @pytest.mark.parametrize("past", [0, 9])
 @pytest.mark.parametrize("queries", [1, 5])
 def test_attention_equals_the_slow_formula(past, queries):

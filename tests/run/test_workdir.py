@@ -47,6 +47,35 @@ def test_a_lock_stops_a_second_process_and_dies_with_its_holder(tmp_path):
         pass
 
 
+def test_a_lock_that_is_a_link_is_refused_and_its_target_is_untouched(tmp_path):
+    precious = tmp_path / "thesis"
+    precious.write_text("years of work")
+    for make in (lambda lock: lock.symlink_to(precious), lambda lock: lock.hardlink_to(precious)):
+        run = tmp_path / "run"
+        run.mkdir(exist_ok=True)
+        make(run / ".lock")
+        with pytest.raises(UserError, match=r"\.lock is (a link|not the lock of a run)"), workdir.locked(run):
+            pass
+        assert workdir.holder(run) == "" and precious.read_text() == "years of work"
+        (run / ".lock").unlink()
+    (run / ".lock").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError), workdir.locked(run):
+        pass
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_of_somebody_elses_is_no_lock(tmp_path):
+    for content in ("packages: 3\n", "process " + "x" * 500):
+        (tmp_path / ".lock").write_text(content)
+        with pytest.raises(UserError, match="not the lock of a run"), workdir.locked(tmp_path):
+            pass
+        assert (tmp_path / ".lock").read_text() == content
+    (tmp_path / ".lock").unlink()
+    for _ in range(2):
+        with workdir.locked(tmp_path):
+            assert (tmp_path / ".lock").read_text().strip().startswith(f"process {os.getpid()} on ")
+
+
 def test_a_folder_belongs_to_one_config_until_the_change_is_accepted(tmp_path):
     cfg = Config()
     assert workdir.claim(cfg, tmp_path) == []
