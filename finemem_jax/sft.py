@@ -143,7 +143,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                 rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
                 journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
 
-    done = first
+    done, clock = first, None
     is_whole = True  # `state` is that after `done` steps
     progress = Progress(total, "sft", is_muted=not agreement.is_lead())
     watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, agreement.process_index())
@@ -177,7 +177,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                 # --- steps -------------------------------------------------------------------------------------
                 for step in range(done, stage.end):
                     preemption.check(step)
-                    clock = Clock(watchdog, progress, step)
+                    clock = Clock(watchdog, progress, step, before=clock)
                     if cfg.sft.eval_every and journal.needs_evaluation(step):
                         with clock.phase("evaluate"), preemption.interruptible():
                             found = evaluate_now(f"step {step}" if step else "before")
@@ -196,10 +196,11 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                         journal.write(journal.metrics, step, line)
                         alarms = journal.guards.check({}, [values["skipped_updates"] > 0])
                         journal.sound(alarms, step)
+                    with agreement.together():
+                        journal.write(journal.timings, step, clock.tell())
                     if journal.needs_checkpoint(done):
                         with clock.phase("checkpoint"):
                             journal.save(done, state)
-                    journal.write(journal.timings, step, clock.seconds)
                     progress.update(done, stage=stage.name, nll=values["nll"])
                     watchdog.step_finished()
                     with agreement.together():

@@ -166,7 +166,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
                 journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
 
-    done, results, alarms_so_far = first, {}, 0
+    done, results, alarms_so_far, clock = first, {}, 0, None
     is_whole = True  # `state` is that after `done` steps; not so between the updates of a step
     progress = Progress(cfg.train.steps, "train", is_muted=not agreement.is_lead())
     watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, agreement.process_index())
@@ -185,11 +185,13 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             # --- steps -----------------------------------------------------------------------------------------
             for step in range(first, cfg.train.steps):
                 preemption.check(step)
-                clock = Clock(watchdog, progress, step)
+                clock = Clock(watchdog, progress, step, before=clock)
                 profile.begin(step)
+                work = {}
                 if journal.needs_evaluation(step):
                     with clock.phase("evaluate"), preemption.interruptible():
                         found = evaluate_now()
+                    work |= engine_metrics("engine/evaluate", engine, clock.seconds["seconds/evaluate"])
                     named = {f"step {step} {name}" if step else f"before {name}": e for name, e in found.items()}
                     results |= {} if step else named
                     progress.say(headline(f"step {step}" if step else "before", named))
@@ -203,6 +205,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                         )
                     groups, lengths = share_groups(own, env)
                     engine.release()  # the update needs the memory; what it held is of parameters that end here
+                work |= engine_metrics("engine", engine, clock.seconds["seconds/rollout"])
                 with clock.phase("reward"), agreement.together():
                     turns = tabulate(groups, cfg.rewards, env.count_tokens)
                     together = compared(turns, cfg.advantage)
@@ -253,13 +256,14 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     journal.sound(alarms, step)
                     trackers.scalars(step, line)
                     trackers.rollouts(step, groups, turns.terms, credit)
+                spent = {f"answerer/{name}": value for name, value in answerer.spent().items()}
+                timing = {**clock.tell(), **work, **spent}
+                with agreement.together():
+                    journal.write(journal.timings, step, timing)
+                    trackers.scalars(step, timing)
                 if journal.needs_checkpoint(done):
                     with clock.phase("checkpoint"):
                         journal.save(done, state)
-                spent = {f"answerer/{name}": value for name, value in answerer.spent().items()}
-                timing = {**clock.seconds, **engine_metrics(engine, clock.seconds["seconds/rollout"]), **spent}
-                journal.write(journal.timings, step, timing)
-                trackers.scalars(step, timing)
                 profile.end(step, clock.seconds)
                 alarms_so_far += len(alarms)
                 progress.update(done, **live_values(line, timing, alarms_so_far))
@@ -346,16 +350,17 @@ def episode_indices(available: int, seed: int, position: int, count: int) -> lis
 # --------------------------------------------------------------------------------------------------------------
 
 
-def engine_metrics(engine: Engine, rollout_seconds: float) -> dict[str, float]:
+def engine_metrics(prefix: str, engine: Engine, seconds: float) -> dict[str, float]:
+    """What the engine did in the phase that has just ended and took so many seconds."""
     stats = engine.reset_stats()
     return {
-        "engine/occupancy": stats.occupancy,
-        "engine/completions": stats.completions,
-        "engine/sampled_tokens": stats.sampled_tokens,
-        "engine/tokens_per_second": stats.sampled_tokens / rollout_seconds if rollout_seconds else 0.0,
-        "engine/device_seconds": stats.device_seconds,
-        "engine/host_seconds": stats.host_seconds,
-        "engine/shapes": len(stats.shapes),
+        f"{prefix}/occupancy": stats.occupancy,
+        f"{prefix}/completions": stats.completions,
+        f"{prefix}/sampled_tokens": stats.sampled_tokens,
+        f"{prefix}/tokens_per_second": stats.sampled_tokens / seconds if seconds else 0.0,
+        f"{prefix}/device_seconds": stats.device_seconds,
+        f"{prefix}/host_seconds": stats.host_seconds,
+        f"{prefix}/shapes": len(stats.shapes),
     }
 
 

@@ -6,15 +6,21 @@ event files are a view: what counts is in the JSON lines beside them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finemem_jax.config import LoggingConfig, UserError
+from finemem_jax.console import tell
 from finemem_jax.types import WRITE, Rollout
+
+if TYPE_CHECKING:
+    from finemem_jax.reporting.board import Board
 
 
 class Trackers:
@@ -22,17 +28,13 @@ class Trackers:
 
     def __init__(self, cfg: LoggingConfig, workdir: Path, *, name: str, config: Mapping, first: int, is_lead: bool):
         """first: the step the run goes on from; what an earlier process logged of it and later steps is dropped."""
-        self._cfg = cfg
+        self._cfg, self._folder = cfg, workdir / "tensorboard"
         self._board = self._wandb = None
+        self._has_failed = False
+        self._has_board = is_lead and cfg.tensorboard
         if not is_lead:
             return
-        if cfg.tensorboard:
-            from tensorboardX import SummaryWriter
-
-            # A suffix of its own: a file is named by the second, and a run may resume within it.
-            self._board = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=first or None, filename_suffix=f".from-{first}"
-            )
+        self._on_board(first, lambda board: board.flush())
         if cfg.wandb:
             self._wandb = _start_wandb(cfg.wandb_project, workdir, name, config)
 
@@ -41,16 +43,20 @@ class Trackers:
 
     def __exit__(self, *_: object) -> None:
         if self._board is not None:
-            self._board.close()
+            with contextlib.suppress(OSError):
+                self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-        if self._board is not None:
+
+        def show(board: Board) -> None:
             for name, value in numbers.items():
-                self._board.add_scalar(name, value, step)
-            self._board.flush()
+                board.scalar(name, value, step)
+            board.flush()
+
+        self._on_board(step, show)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
 
@@ -68,7 +74,7 @@ class Trackers:
         """Every `sample_every` steps: histograms over the step's rollouts and the text of the first one.
 
         terms, advantages: [turns], NaN where missing."""
-        if (self._board is None and self._wandb is None) or step % self._cfg.sample_every:
+        if (not self._has_board and self._wandb is None) or step % self._cfg.sample_every:
             return
         rollouts = [rollout for group in groups for rollout in group]
         histograms = {f"reward/{name}": term for name, term in terms.items()} | {
@@ -79,16 +85,36 @@ class Trackers:
         finite = {f"histogram/{name}": values[np.isfinite(values)] for name, values in histograms.items()}
         finite = {name: values for name, values in finite.items() if values.size}
         text = sample_text(rollouts[0])
-        if self._board is not None:
+
+        def show(board: Board) -> None:
             for name, values in finite.items():
-                self._board.add_histogram(name, values, step)
+                board.histogram(name, values, step)
             # An indented block: TensorBoard reads markdown, and what a model wrote is no markup.
-            self._board.add_text("sample", "\n".join(f"    {line}" for line in text.splitlines()), step)
+            board.text("sample", "\n".join(f"    {line}" for line in text.splitlines()), step)
+
+        self._on_board(step, show)
         if self._wandb is not None:
             import wandb
 
             shown = {name: wandb.Histogram(values.tolist()) for name, values in finite.items()}
             self._wandb.log({**shown, "sample": wandb.Table(columns=["text"], data=[[text]])}, step=step)
+
+    def _on_board(self, step: int, show: Callable[[Board], None]) -> None:
+        """Nothing depends on the event files: when they cannot be written (a full disk) the run goes on, and the next
+        step tries again, in a new file, for the old one may end within an event."""
+        if not self._has_board:
+            return
+        from finemem_jax.reporting.board import Board  # tensorboardX takes a second
+
+        try:
+            self._board = self._board or Board(self._folder, step)
+            show(self._board)
+            self._has_failed = False
+        except OSError as error:
+            if not self._has_failed:
+                what = f"WARNING: {self._folder} cannot be written ({error.strerror}): the run goes on without it"
+                tell(what, file=sys.stderr, flush=True)
+            self._board, self._has_failed = None, True
 
 
 def sample_text(rollout: Rollout) -> str:

@@ -117,7 +117,7 @@ class Journal:
             "config": config.to_dict(self._cfg),
             "code": code_version(),
         }
-        logs = (self.metrics, self.evaluations, self.alarms, self.rollouts)
+        logs = (self.metrics, self.timings, self.evaluations, self.alarms, self.rollouts)
         # All save, or none: a checkpoint of several processes waits for each of them.
         is_logged = all([self.attempt(f"lines of {log.path.name}", log.flush) for log in logs])
         is_logged = agreement.all_processes(is_logged)

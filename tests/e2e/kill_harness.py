@@ -324,8 +324,19 @@ def differences(command: str, a: Path, b: Path, steps: int) -> list[str]:
     settings = COMMANDS[command]
     names = (*settings.compared, LAST_NOTE.format(steps=steps))
     found = [name for name in names if (a / name).read_bytes() != (b / name).read_bytes()]
-    logged = [json.loads(line)["step"] for line in (b / settings.metrics).read_text().splitlines()]
-    return found + ([f"steps in {settings.metrics}: {logged}"] if logged != list(range(steps)) else [])
+    for log in (settings.metrics, "timings.jsonl"):
+        logged = [json.loads(line)["step"] for line in (b / log).read_text().splitlines()]
+        found += [f"steps in {log}: {logged}"] if logged != list(range(steps)) else []
+    return found + (shown_wrongly(b, steps) if command == "train" else [])
+
+
+def shown_wrongly(workdir: Path, steps: int) -> list[str]:
+    """What TensorBoard shows twice, or not at all."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    shown = {name: [event.step for event in board.Scalars(name)] for name in ("reward/total", "seconds/rollout")}
+    return [f"steps of {name} in tensorboard: {found}" for name, found in shown.items() if found != list(range(steps))]
 
 
 def make_aims(kills: int, signals: list[str], phases: list[str], seed: int) -> list[tuple[str, str]]:

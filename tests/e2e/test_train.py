@@ -90,6 +90,26 @@ def test_every_logged_name_is_documented_and_in_tensorboard(run):
     assert [e.step for e in board.Tensors("sample/text_summary")] == [0, 2]
 
 
+def test_throughput_is_told_of_rollouts_and_of_evaluations_by_themselves(run):
+    """Four rollouts of two groups, four chunks each; four held-out episodes at two temperatures at steps 0 and 2."""
+    workdir, _ = run
+    lines = read_lines(workdir / "timings.jsonl")
+    assert [line["engine/completions"] for line in lines] == [32] * 4
+    assert [line.get("engine/evaluate/completions") for line in lines] == [32, None, 32, None]
+    for line in lines:
+        for prefix, phase in (("engine", "rollout"), ("engine/evaluate", "evaluate")):
+            if f"seconds/{phase}" in line:
+                shown = line[f"{prefix}/tokens_per_second"] * line[f"seconds/{phase}"]
+                assert shown == pytest.approx(line[f"{prefix}/sampled_tokens"], rel=1e-6)
+
+
+def test_the_times_of_a_checkpoint_are_in_the_line_after_it(run):
+    """The line of a step is on the disk before the checkpoint that stands on it: a kill leaves no gap."""
+    workdir, _ = run
+    lines = read_lines(workdir / "timings.jsonl")
+    assert ["seconds/checkpoint" in line for line in lines] == [False, False, True, False]
+
+
 def test_a_run_leaves_its_rollouts_report_and_profile(cfg, run):
     workdir, _ = run
     recorded = read_lines(workdir / "rollouts.jsonl")

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import resource
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +58,48 @@ def test_a_resumed_run_drops_what_it_logs_again(tmp_path):
     with open_trackers(tmp_path, first=2) as board:
         board.scalars(2, {"accuracy": 0.9})
     assert [(e.step, round(e.value, 3)) for e in read(tmp_path).Scalars("accuracy")] == [(0, 0.1), (1, 0.1), (2, 0.9)]
+
+
+def test_a_run_killed_before_its_first_checkpoint_has_no_step_twice(tmp_path):
+    """It begins anew: what the killed process logged is of steps that come again."""
+    for accuracy in (0.1, 0.2, 0.9):
+        board = open_trackers(tmp_path)  # a kill closes nothing
+        for step in range(3):
+            board.scalars(step, {"accuracy": accuracy})
+    assert [(e.step, round(e.value, 3)) for e in read(tmp_path).Scalars("accuracy")] == [(0, 0.9), (1, 0.9), (2, 0.9)]
+
+
+def test_what_was_shown_is_on_the_disk_before_anything_else_happens(tmp_path):
+    """A kill loses nothing of the steps before a checkpoint."""
+    board = open_trackers(tmp_path)
+    for step in range(3):
+        board.scalars(step, {"accuracy": 0.5})
+        assert [event.step for event in read(tmp_path).Scalars("accuracy")] == list(range(step + 1))
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import finemem_jax.reporting.board
+from finemem_jax.config import LoggingConfig
+from finemem_jax.reporting.trackers import Trackers
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+board = Trackers(LoggingConfig(), Path(sys.argv[1]), name="x", config={}, first=0, is_lead=True)
+for step in range(30):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500 if 5 <= step < 25 else hard, hard))
+    board.scalars(step, {f"accuracy{i}": 0.5 for i in range(10)})
+"""
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no file size limits here")
+def test_a_full_disk_costs_what_could_not_be_shown_and_stops_nothing(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cannot be written (File too large): the run goes on without it") == 1
+    steps = [event.step for event in read(tmp_path).Scalars("accuracy9")]  # the last of a step
+    assert steps == [*range(5), *range(25, 30)]
 
 
 def test_only_the_lead_writes_and_only_when_asked(tmp_path):
