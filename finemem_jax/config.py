@@ -20,7 +20,20 @@ import ml_collections
 
 from finemem_jax.exits import UserError
 from finemem_jax.schema.convert import build, dotted_names, plain, to_dict
-from finemem_jax.schema.legal import Amount, Count, Narrowed, Natural, OneOf, Plugin, Range, Seed, Share, Text, check
+from finemem_jax.schema.legal import (
+    Amount,
+    Count,
+    Narrowed,
+    Natural,
+    OneOf,
+    Place,
+    Plugin,
+    Range,
+    Seed,
+    Share,
+    Text,
+    check,
+)
 from finemem_jax.schema.own_settings import OwnSettings
 from finemem_jax.schema.plugins import plugins, resolve, unknown
 
@@ -44,14 +57,14 @@ class LoraConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    path: Text = ""  # Hugging Face folder or hub name; "embedded:NAME" = a folder shipped in the package; "" = random
+    path: Place = ""  # Hugging Face folder or hub name; "embedded:NAME" = a folder shipped in the package; "" = random
     family: Annotated[str, Plugin("models")] = "qwen3"  # ignored when path is given
     preset: Text = "4b"  # a key of that family's PRESETS; ignored when path is given
     # Folder or hub name; "" = the one beside the model; "tiny" or "corpus" = a small one, built from the diary's
     # words or from the training episodes (`finemem sft`)
-    tokenizer: Text = ""
+    tokenizer: Place = ""
     # path "" and a tokenizer that is built: start from the layers of this folder, new embeddings
-    layers_from: Text = ""
+    layers_from: Place = ""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # compute dtype of matmuls
     param_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype parameters are stored in
     remat: Literal["none", "full", "dots"] = "none"  # rematerialisation policy by name
@@ -113,8 +126,8 @@ class DiaryConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     name: Annotated[str, Plugin("benchmarks")] = "diary"  # what is to be remembered
-    path: Text = ""  # file or folder with the training episodes (benchmarks that read files)
-    eval_path: Text = ""  # the same for evaluation; "" = the benchmark's own held-out split of `path`
+    path: Place = ""  # file or folder with the training episodes (benchmarks that read files)
+    eval_path: Place = ""  # the same for evaluation; "" = the benchmark's own held-out split of `path`
     sources: tuple[Text, ...] = ()  # keep only these data sources; () = all
     limit: Natural = 0  # keep at most this many episodes of a split; 0 = all
     # a row that cannot be read: stop | skip = leave it out, the count is said
@@ -124,7 +137,7 @@ class DataConfig:
     # training questions of judge.sources that only a judge can score, without one: stop | skip = leave them out
     on_unjudged: Literal["stop", "skip"] = "stop"
     chunk_tokens: Annotated[int, Range(16)] = 2048  # benchmarks that cut raw text: most tokens of a chunk
-    tokenizer: Text = ""  # benchmarks that cut raw text: what counts them, folder or hub name; "" = words and signs
+    tokenizer: Place = ""  # benchmarks that cut raw text: what counts them, folder or hub name; "" = words and signs
     diary: DiaryConfig = field(default_factory=DiaryConfig)
 
 
@@ -175,7 +188,7 @@ class MethodConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalConfig:
     name: Literal["bm25", "dense"] = "bm25"  # bm25 | dense (cosine of embeddings; an optional extra)
-    model: Text = ""  # dense: local folder of a model2vec or sentence-transformers encoder
+    model: Place = ""  # dense: local folder of a model2vec or sentence-transformers encoder
     k: Count = 5  # items retrieved per question
     k1: Amount = 1.5  # BM25: how soon more of a word stops counting
     b: Share = 0.75  # BM25: how much long items are held back
@@ -207,7 +220,7 @@ class AnswererConfig:
     max_reply_bytes: Annotated[int, Range(1024)] = 1 << 20  # endpoint: a longer response is a broken reply
     # endpoint, local: size of the cache's file; beyond it the oldest answers make room
     max_cache_bytes: Annotated[int, Range(1 << 20)] = 4 << 30
-    cache: Text = ""  # sqlite file of answers, by model, prompt and settings; "" = answers.sqlite in the workdir
+    cache: Place = ""  # sqlite file of answers, by model, prompt and settings; "" = answers.sqlite in the workdir
     price_prompt: Amount = 0.0  # money per million prompt tokens, for the cost count
     price_completion: Amount = 0.0  # the same for completion tokens
     context_tokens: Annotated[int, Range(2)] = 8192  # local: capacity for one prompt and its answer, tokens

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from io import RawIOBase
 from pathlib import Path
 
 from finemem_jax.console import tell
+from finemem_jax.exits import UserError
 
 Expected = Callable[[dict], bool]
 """Whether an object is what stands in the lines of a log."""
@@ -45,6 +47,14 @@ def is_evaluation(record: dict) -> bool:
 
 def is_number(value: object) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def local_path(text: str, name: str) -> str:
+    """The text, as a path that this package can open. name: of the option that it stands at. Raises UserError on an
+    address: `gs://bucket/run` would become a folder `gs:` here, and a run in it would be gone with the machine."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise UserError(f"{name}={text}: only local paths are read and written; mount the bucket and give its folder")
+    return text
 
 
 class JsonLines:

@@ -21,7 +21,9 @@ from finemem_jax import exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import printable, tell
 from finemem_jax.exits import RunEnded
+from finemem_jax.files import local_path
 from finemem_jax.hosts import place
+from finemem_jax.interrupts import end_as_usual, end_at_once
 from finemem_jax.schema.config_files import load_config
 from finemem_jax.schema.plugins import add_folder
 from finemem_jax.types import AnswererDown
@@ -31,14 +33,25 @@ config overrides: any field of the config, as --config.GROUP.FIELD=VALUE, e.g.
   --config.train.steps=10  --config.rewards.weights.chunk_qa=0  --config.loss.kl_coef=0.001
 `finemem config` prints all fields with their legal values and what they mean."""
 
+_SERVERS = ("policy", "url", "answerer_url")  # options that may name one
+
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EEXIST, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (`exits.py`: 0 done, 2 a mistake in what was given, …)."""
-    arguments, overrides = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+    end_at_once()
     try:
+        arguments, overrides = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+        return _run(arguments, overrides)
+    finally:
+        end_as_usual()
+
+
+def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    try:
+        _refuse_addresses(arguments)
         for folder in arguments.plugins:
             add_folder(Path(folder))
         return arguments.run(arguments, overrides) or exits.DONE
@@ -59,6 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = printable(str(error.filename or "a file that this command writes"), one_line=True)
         tell(f"finemem {arguments.command}: {place}: {os.strerror(error.errno)}", file=sys.stderr)
         return exits.STOPPED if error.errno in _FULL else exits.USER_ERROR
+
+
+def _refuse_addresses(arguments: argparse.Namespace) -> None:
+    """Every option is a path or a word, but for those that name a server."""
+    for name, value in vars(arguments).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not (name in _SERVERS and text.startswith(("http://", "https://"))):
+                local_path(text, f"--{name.replace('_', '-')}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -181,6 +202,7 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     with _joined(arguments, workdir):
         from finemem_jax import train
 
+        end_as_usual()
         train.train(cfg, workdir, accept_config_change=arguments.accept_config_change)
 
 
@@ -189,6 +211,7 @@ def _sft(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     with _joined(arguments, workdir):
         from finemem_jax import sft
 
+        end_as_usual()
         sft.sft(cfg, workdir, accept_config_change=arguments.accept_config_change)
 
 
@@ -197,6 +220,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     with _joined(arguments, workdir):
         from finemem_jax import evaluate
 
+        end_as_usual()
         try:
             evaluate.evaluate(cfg, workdir, policy=not arguments.baselines_only, given=arguments.policy)
         except AnswererDown as down:
@@ -207,6 +231,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from finemem_jax.schema import reference
 
+    end_as_usual()
     cfg = load_config(arguments.config, overrides)
     page = reference.markdown() if arguments.reference else "\n".join(reference.option_lines(cfg, arguments.changed))
     try:
@@ -226,6 +251,7 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UserError(f"--gpus={gpus}: must be at least 1")
     from finemem_jax.plan import command
 
+    end_as_usual()
     return command.plan(cfg, arguments.topology, gpu_memory=memory or 0.0, gpus=gpus)
 
 
@@ -233,12 +259,14 @@ def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
     from finemem_jax import train
 
+    end_as_usual()
     train.export(Path(arguments.workdir), Path(arguments.out), peft=arguments.peft, checkpoint=arguments.checkpoint)
 
 
 def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from finemem_jax import sweep
 
+    end_as_usual()
     if any(override.startswith("--config.seed") for override in overrides):
         raise UserError("--config.seed: a sweep takes its seeds from --seeds=0,1,2")
     try:
@@ -262,6 +290,7 @@ def _report(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
     from finemem_jax.reporting import report
 
+    end_as_usual()
     workdir = Path(arguments.workdir)
     tell(report.write_report(workdir, Path(arguments.out) if arguments.out else None))
     if arguments.figures:
@@ -271,6 +300,7 @@ def _report(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
+    end_as_usual()
     options = {k: v for k, v in vars(arguments).items() if k not in ("run", "command", "verb", "plugins")}
     if arguments.verb == "build":
         tell(importlib.import_module("finemem_jax.corpora._build").build(**options))

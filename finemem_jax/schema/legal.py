@@ -4,7 +4,8 @@
     lr: Annotated[float, Range(0, 10)] = 1e-6               any other range
     schedule: Literal["constant", "linear"] = "constant"    a name of a list
     name: Annotated[str, Plugin("benchmarks")] = "diary"    a file in a folder of plug-ins
-    path: Text = ""                                         free text: paths, urls, names that others give
+    path: Place = ""                                        a file or folder of this machine, or a hub name
+    url: Text = ""                                          free text: urls, names that others give
 
 Elements of a tuple and keys and values of a mapping are marked alike: `tuple[Share, ...]`. A field of a group whose
 range depends on where the group stands is narrowed there: `kl: Annotated[GuardConfig, Narrowed(limit=Range(0, 1))]`.
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from finemem_jax.exits import UserError
+from finemem_jax.files import local_path
 from finemem_jax.schema.plugins import nearest, plugins
 
 
@@ -94,6 +96,18 @@ class AnyText:
         return "text"
 
 
+@dataclass(frozen=True, slots=True)
+class LocalPath:
+    """A file, a folder or a hub name, and no address of a bucket."""
+
+    def check(self, value: Any, path: str) -> None:
+        AnyText().check(value, path)
+        local_path(value, path)
+
+    def __str__(self) -> str:
+        return "a local path"
+
+
 class Narrowed:
     """Other legal values for the fields of the group it stands at: `Narrowed(limit=Range(0, 1))`."""
 
@@ -110,6 +124,7 @@ class Legal(Protocol):
 
 
 Text = Annotated[str, AnyText()]
+Place = Annotated[str, LocalPath()]
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 Amount = Annotated[float, Range(0)]
