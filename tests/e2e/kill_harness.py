@@ -125,7 +125,14 @@ COMMANDS = {
 
 
 def start(command: str, workdir: Path, steps: int, log: Path) -> int:
-    """Forks a process of the run; its process id. It does not outlive the harness."""
+    """Starts a process of the run; its process id."""
+    settings = COMMANDS[command]
+    config = f"--config={ROOT / settings.config}"
+    return forked([command, config, f"--workdir={workdir}", *TINY, *settings.options(steps)], log)
+
+
+def forked(arguments: list[str], log: Path) -> int:
+    """Forks a process that runs `finemem ARGUMENTS`; its process id. It does not outlive the harness."""
     pid = os.fork()
     if pid:
         return pid
@@ -135,9 +142,7 @@ def start(command: str, workdir: Path, steps: int, log: Path) -> int:
         with log.open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        settings = COMMANDS[command]
-        config = f"--config={ROOT / settings.config}"
-        code = main.main([command, config, f"--workdir={workdir}", *TINY, *settings.options(steps)])
+        code = main.main(arguments)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -20,6 +20,7 @@ from tests.fake_server import FakeServer
 
 HARNESS = Path(__file__).with_name("kill_harness.py")
 SWEEP = Path(__file__).with_name("sweep_harness.py")
+OTHERS = Path(__file__).with_name("kill_others.py")
 MEMORY = Path(__file__).with_name("memory_harness.py")
 
 
@@ -51,6 +52,23 @@ def test_a_warm_start_killed_over_and_over_ends_like_one_that_nobody_touched(tmp
     assert found["kills"] == 24 and found["differ"] == []
     assert {"pack", "update", "checkpoint", "log", "evaluate", "export"} <= found["by_phase"].keys()
     assert found["torn_lines"] and found["damaged_checkpoints"] and found["fell_back"]
+
+
+def test_an_evaluation_struck_in_the_middle_of_a_contestant_ends_like_one_that_nobody_touched(tmp_path):
+    found = harness(OTHERS, "evaluate", "--kills=3", f"--out={tmp_path}")
+    assert found["differ"] == [] and any(hit.split()[1] in ("T=1", "greedy", "expert") for hit in found["hits"])
+
+
+@pytest.mark.slow
+def test_an_evaluation_struck_over_and_over_ends_like_one_that_nobody_touched(tmp_path):
+    found = harness(OTHERS, "evaluate", "--kills=16", "--seed=1", f"--out={tmp_path}")
+    assert found["differ"] == [] and found["damaged_records"]
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_one_is_struck_over_and_over_end_like_two_that_nobody_touched(tmp_path):
+    found = harness(OTHERS, "processes", "--kills=4", f"--out={tmp_path}")
+    assert found["differ"] == [] and sum(found["hits"].values()) == 4
 
 
 @pytest.mark.slow
