@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 
-INTERRUPTED = 130  # as in exits.py
+from finemem_jax import exits
 
 
 def end_at_once() -> None:
@@ -29,4 +29,4 @@ def end_as_usual() -> None:
 
 def _end(*_: object) -> None:
     os.write(2, b"finemem: interrupted before anything had begun\n")
-    os._exit(INTERRUPTED)
+    os._exit(exits.INTERRUPTED)

@@ -31,12 +31,16 @@ from finemem_jax.files import (
 from finemem_jax.reporting import charts
 from finemem_jax.reporting.rollout_records import EPISODES, HELDOUT
 
+GENERATOR = b'<meta name="generator" content="finemem report">'  # of every page: what a page may replace
 MAX_BYTES = 20_000_000  # of the file
 _BUDGET = 60_000_000  # bytes of rollout records to begin with; lowered until the file is small enough
 
 
 def write_report(workdir: Path, out: Path | None = None) -> Path:
-    """Writes WORKDIR/report.html (or `out`) and returns its path. Raises UserError when there is no run."""
+    """Writes WORKDIR/report.html (or `out`) and returns its path. Raises UserError when there is no run, or when `out`
+    is a file that is no report."""
+    if out is not None and out.exists() and GENERATOR not in out.read_bytes()[:1000]:
+        raise UserError(f"--out={out}: a file that is no report is there; choose another place")
     out = out or workdir / "report.html"
     if not (workdir / "config.json").is_file() and not (workdir / "evaluation.json").is_file():
         raise UserError(f"no run in {workdir}: neither config.json nor evaluation.json is there")

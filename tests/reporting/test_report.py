@@ -137,6 +137,16 @@ def test_the_command_writes_the_file_and_names_mistakes(tmp_path, capsys):
     assert "no run in" in capsys.readouterr().err
 
 
+def test_a_report_replaces_a_report_and_no_other_file(tmp_path, capsys):
+    run = runs.write_run(tmp_path / "run")
+    for _ in range(2):
+        assert main.main(["report", f"--workdir={run}", f"--out={tmp_path / 'page.html'}"]) == 0
+    before = (run / "config.json").read_bytes()
+    assert main.main(["report", f"--workdir={run}", f"--out={run / 'config.json'}"]) == 2
+    assert "a file that is no report is there" in capsys.readouterr().err
+    assert (run / "config.json").read_bytes() == before
+
+
 def test_the_curves_are_written_as_figures_and_data(run, data, tmp_path):
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
