@@ -13,7 +13,7 @@ from dataclasses import replace
 from finemem_jax.config import AdvantageConfig, RewardsConfig, UserError
 from finemem_jax.env.environment import Environment, all_questions, replay
 from finemem_jax.env.turns import TermFailed, advantages, compared, tabulate
-from finemem_jax.types import ROLES, AnswerRequest, Chunk, Episode, Operation, Question, Reply, Rollout, Turn
+from finemem_jax.types import ANSWER, ROLES, AnswerRequest, Chunk, Episode, Operation, Question, Reply, Rollout, Turn
 
 _ASKED = Question("What colour is the boat?", ("red",), kind="fact", evidence=(0,))
 _EPISODE = Episode(
@@ -63,4 +63,8 @@ def _rollout(env: Environment, sample: int, writes: bool) -> Rollout:
         replace(last, index=last.index + number, role=role, chunk=None, question=0, operations=(), outcomes=())
         for number, role in enumerate((role for role in ROLES if role != last.role), start=1)
     ]
-    return replace(rollout, sample=sample, steps=(*rollout.steps, *others))
+    (answering,) = [step.index for step in others if step.role == ANSWER]
+    # The turn that answers gave the answer to the question it was about, as in a method whose policy answers.
+    own = replace(rollout.final_answers[0], turn=answering)
+    answers = tuple(own if answer is rollout.final_answers[0] else answer for answer in rollout.answers)
+    return replace(rollout, sample=sample, steps=(*rollout.steps, *others), answers=answers)
