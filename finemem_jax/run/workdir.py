@@ -70,15 +70,9 @@ def claim(cfg: Config, workdir: Path, command: str = "train", *, accept_change: 
     """The folder is this config's from now on; returns what changed against the run that it holds.
 
     Raises UserError with the difference when it holds a run with another config, unless the change is accepted; and
-    when it holds the run of another command. Commands other than `train` start in an empty folder.
+    when it holds something else, see `claim_kind`.
     """
-    held = kind(workdir)
-    if held and held != command:
-        raise UserError(f"{workdir} holds a run of `finemem {held}`: choose another --workdir for this {command}")
-    if not held and command != "train":
-        found = sorted(path.name for path in workdir.iterdir() if path.name != LOCK) if workdir.is_dir() else []
-        if found:
-            raise UserError(f"{workdir} holds something else ({found[0]}): choose another --workdir for this {command}")
+    claim_kind(workdir, command)
     changed = changes(workdir, cfg)
     if changed and not accept_change:
         raise UserError(
@@ -86,6 +80,18 @@ def claim(cfg: Config, workdir: Path, command: str = "train", *, accept_change: 
             "with the new config with --accept-config-change"
         )
     return changed
+
+
+def claim_kind(workdir: Path, command: str) -> None:
+    """Raises UserError when the folder holds the run of another command. Commands other than `train` start in an empty
+    folder, so that nothing of somebody's is replaced."""
+    held = kind(workdir)
+    if held and held != command:
+        raise UserError(f"{workdir} holds a run of `finemem {held}`: choose another --workdir for this {command}")
+    if not held and command != "train":
+        found = sorted(path.name for path in workdir.iterdir() if path.name != LOCK) if workdir.is_dir() else []
+        if found:
+            raise UserError(f"{workdir} holds something else ({found[0]}): choose another --workdir for this {command}")
 
 
 def kind(workdir: Path) -> str:

@@ -1,0 +1,313 @@
+"""`finemem collect-traces`: the present policy's own best rollouts as traces for `sft` (self-imitation).
+
+For every training episode the policy writes a group of rollouts, as in training, and the terms of `config.rewards`
+score them. Kept of a group are
+
+1. the `keep` rollouts with the highest reward (the mean of r over the turns; ties: the first sample), but only those
+   above the group's mean, by `config.advantage.min_std` at least: a group whose rollouts are all alike says nothing;
+2. of these the turns that ended by themselves and whose operations, at least one, all applied (`valid="turn"`), or only
+   rollouts of which that is true of every turn (`valid="rollout"`);
+3. each turn once: what two kept samples wrote alike after the same beginning is one trace.
+
+A group of which an answer is missing keeps nothing: its rewards cannot be compared. Everything is saved block by block,
+so a collection that was killed goes on where it stopped and ends with the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finemem_jax import __version__, config, exits
+from finemem_jax.config import AdvantageConfig, Config, UserError
+from finemem_jax.console import Progress, print_table
+from finemem_jax.decoding.engine import Engine, EpisodesFailed
+from finemem_jax.env import prompts
+from finemem_jax.env.environment import Asked, Environment, play, training_questions, view
+from finemem_jax.env.episodes import stream_indices
+from finemem_jax.env.tokenizer import stop_tokens
+from finemem_jax.env.turns import asks_chunk_questions, tabulate, totals
+from finemem_jax.evaluate import in_shares
+from finemem_jax.evaluation.log import EvaluationLog
+from finemem_jax.exits import RunEnded
+from finemem_jax.files import write_json_lines
+from finemem_jax.hosts import agreement
+from finemem_jax.imitation.traces import Trace, record
+from finemem_jax.loading import (
+    Given,
+    OpenPolicies,
+    load_answerer,
+    load_environment,
+    load_given,
+    load_judge,
+    load_training,
+)
+from finemem_jax.rollouts.by_chat import play_by_chat
+from finemem_jax.rollouts.collect import Job, collect_rollouts
+from finemem_jax.run import workdir as workdirs
+from finemem_jax.run.preemption import Preempted, Preemption
+from finemem_jax.types import WRITE, Answerer, AnswererDown, Episode, Rollout, Sampling, Step
+
+COMMAND = "collect-traces"
+TRACES = "traces.jsonl"
+LOG = "collected.jsonl"
+COLLECTING_STEP = 2**31 + 1  # stands for the training step in the sampling keys
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How much is collected, and what of it is kept; see above."""
+
+    episodes: int = 256  # training episodes; 0 = all
+    samples: int = 8  # rollouts of each
+    keep: int = 1  # at most so many of them
+    valid: str = "turn"  # turn | rollout
+
+
+def collect_traces(cfg: Config, workdir: Path, selection: Selection, *, given: str = "") -> Path:
+    """Writes WORKDIR/traces.jsonl, from what is saved in WORKDIR/collected.jsonl meanwhile; the file's path.
+
+    given: the policy, as `evaluate` takes it; "" = config.model."""
+    for name, least in (("episodes", 0), ("samples", 2), ("keep", 1)):
+        if getattr(selection, name) < least:
+            raise UserError(f"--{name}={getattr(selection, name)}: must be at least {least}")
+    lock = workdirs.locked(workdir) if agreement.is_lead() else contextlib.nullcontext()
+    with lock, Preemption(cfg.guards.grace) as preemption:
+        try:
+            with preemption.interruptible():
+                return _collect(cfg, workdir, selection, given)
+        except (Preempted, AnswererDown, EpisodesFailed) as end:
+            why, code = (preemption.reason, preemption.code) if isinstance(end, Preempted) else (end, exits.STOPPED)
+            raise RunEnded(f"{why}; what was collected is saved, the same command goes on from there", code) from None
+
+
+def _collect(cfg: Config, workdir: Path, selection: Selection, given: str) -> Path:
+    workdirs.claim_kind(workdir, COMMAND)
+    if agreement.is_lead():
+        workdirs.mark(workdir, COMMAND)
+    loaded = load_given(cfg, given, workdir)
+    cfg = loaded.cfg
+    episodes = load_training(cfg)
+    count = min(selection.episodes or len(episodes), len(episodes))
+    episodes = [episodes[i] for i in stream_indices(len(episodes), cfg.seed, range(count))]
+    answerer = load_answerer(cfg, workdir)
+    env = load_environment(cfg, loaded.tokenizer, load_judge(cfg, workdir))
+    blocks = [range(start, min(start + cfg.eval.block, count)) for start in range(0, count, cfg.eval.block)]
+    log, opened = None, OpenPolicies()
+    if agreement.is_lead():  # it alone reads and writes the file; each process plays its share of a block
+        fingerprint = _fingerprint(cfg, loaded, selection, episodes)
+        _check_same(workdir / LOG, fingerprint)
+        log = EvaluationLog(workdir / LOG, fingerprint, [len(block) for block in blocks])
+
+    def collected(indices: Sequence[int]) -> list[dict]:
+        groups = _rollouts(loaded, env, answerer, opened, [(i, episodes[i]) for i in indices], selection.samples)
+        return [group_record(group, env, cfg, selection) for group in groups]
+
+    with Progress(count, COMMAND, is_muted=not agreement.is_lead()) as progress:
+        for number in agreement.from_lead(log and log.missing()):
+            records = in_shares(blocks[number], collected)
+            if log:
+                log.write(number, records)
+            progress.update(blocks[number].stop)
+        progress.update(count)
+    records = agreement.from_lead(log and log.records())
+    traces = [trace for found in records for trace in found["traces"]]
+    path = workdir / TRACES
+    if agreement.is_lead():
+        write_json_lines(path, traces)
+        _print_summary(records, traces, path)
+    if not traces:
+        raise RunEnded(
+            f"nothing to imitate: of {count} groups of {selection.samples} none had a rollout above its mean whose "
+            "operations applied; raise --samples or --episodes, or warm the policy up otherwise",
+            exits.STOPPED,
+        )
+    return path
+
+
+def _check_same(path: Path, fingerprint: str) -> None:
+    """Raises UserError when other rollouts lie there than this command would make."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = file.readline()
+    except FileNotFoundError:
+        return
+    if fingerprint not in first:
+        raise UserError(f"{path.parent} holds traces of another policy, config or selection: choose another --workdir")
+
+
+def _fingerprint(cfg: Config, given: Given, selection: Selection, episodes: Sequence[Episode]) -> str:
+    """Of everything the traces are a function of."""
+    tree = config.to_dict(cfg)
+    names = ("model", "mesh", "engine", "data", "memory", "prompt", "retrieval", "rewards", "advantage", "seed")
+    kept = {name: tree[name] for name in names} | {"temperature": tree["train"]["temperature"]}
+    for name in ("answerer", "judge"):
+        kept[name] = {key: tree[name][key] for key in ("name", "model", "temperature", "max_tokens", "extra")}
+    kept["block"] = cfg.eval.block
+    parts = [__version__, given.identity, dataclasses.asdict(selection), kept, tree["judge"]["sources"]]
+    digest = hashlib.sha256(json.dumps(parts).encode())
+    for episode in episodes:
+        digest.update(repr(episode).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The rollouts
+# --------------------------------------------------------------------------------------------------------------
+
+
+def _rollouts(
+    given: Given,
+    env: Environment,
+    answerer: Answerer,
+    opened: OpenPolicies,
+    episodes: Sequence[tuple[int, Episode]],
+    samples: int,
+) -> list[list[Rollout]]:
+    """A group of rollouts for each of the numbered episodes, in the engine or behind the policy's server."""
+    cfg = given.cfg
+    jobs = [
+        Job(episode, _asked(episode, cfg), group, sample) for group, episode in episodes for sample in range(samples)
+    ]
+    if given.url:
+        rollouts = _by_server(given, env, answerer, opened, jobs, samples)
+    else:
+        engine = opened.open(given, cfg.train.temperature)
+        assert isinstance(engine, Engine)
+        sampling = Sampling(
+            temperature=cfg.train.temperature,
+            max_tokens=cfg.prompt.max_completion_tokens,
+            stop_tokens=stop_tokens(env.tokenizer),
+        )
+        rollouts = collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.seed, step=COLLECTING_STEP)
+    return [rollouts[start : start + samples] for start in range(0, len(rollouts), samples)]
+
+
+def _asked(episode: Episode, cfg: Config) -> Asked:
+    """All final questions: a selection shall not hang on which were drawn. At most K of each chunk."""
+    rewards = dataclasses.replace(cfg.rewards, question_share=1.0)
+    seed = f"questions {cfg.seed} {COMMAND} {episode.id}"
+    return training_questions(episode, rewards, asks_chunks=asks_chunk_questions(rewards), seed=seed)
+
+
+def _by_server(
+    given: Given, env: Environment, answerer: Answerer, opened: OpenPolicies, jobs: Sequence[Job], samples: int
+) -> list[Rollout]:
+    """Sample after sample, each with a seed of its own: asked the same twice, a server is not asked again."""
+    finishes = {}
+    for sample in range(samples):
+        chat = opened.open(given, given.cfg.train.temperature, seed=(given.cfg.seed + 1_000_003 * sample) % 2**31)
+        own = [number for number, job in enumerate(jobs) if job.sample == sample]
+        games = [
+            (job.episode, job.asked, play(env, job.episode, job.asked, answerer.submit, group=job.group, sample=sample))
+            for job in (jobs[number] for number in own)
+        ]
+        finishes |= dict(zip(own, play_by_chat(chat, env, games), strict=True))
+    env.settle(answerer)
+    return [finishes[number]() for number in range(len(jobs))]
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What is kept of a group
+# --------------------------------------------------------------------------------------------------------------
+
+
+def group_record(group: Sequence[Rollout], env: Environment, cfg: Config, selection: Selection) -> dict:
+    """The record of a group: rewards of its samples (null where they cannot be compared), the samples kept, traces."""
+    episode = group[0].episode
+    rewards = _rewards(group, cfg, env)
+    usable = [
+        s for s, rollout in enumerate(group) if selection.valid == "turn" or all(map(_applied, rollout.of(WRITE)))
+    ]
+    kept = best(rewards, usable, selection.keep, cfg.advantage)
+    seen, traces = set(), []
+    for sample in kept:
+        for trace, step in _turns(group[sample], env):
+            key = repr((trace.chunk, trace.memory, trace.operations))
+            if key not in seen:
+                seen.add(key)
+                remarks = {"episode": episode.id, "step": step, "sample": sample, "reward": float(rewards[sample])}
+                traces.append(record(trace, **remarks))
+    outcomes = [outcome.ok for rollout in group for step in rollout.steps for outcome in step.outcomes]
+    return {
+        "episode": episode.id,
+        "source": episode.source,
+        "scores": [answer.score for rollout in group for answer in rollout.answers],
+        "rewards": [None if np.isnan(reward) else float(reward) for reward in rewards],
+        "valid": sum(outcomes),
+        "operations": len(outcomes),
+        "turns": sum(len(group[sample].of(WRITE)) for sample in kept),
+        "kept": kept,
+        "traces": traces,
+    }
+
+
+def _rewards(group: Sequence[Rollout], cfg: Config, env: Environment) -> np.ndarray:
+    """Mean reward of each sample over its turns, [samples]; all NaN where one of them is missing."""
+    if any(len(rollout.of(WRITE)) < len(rollout.episode.chunks) for rollout in group):  # a server gave no reply
+        return np.full(len(group), np.nan)
+    turns = tabulate([group], cfg.rewards, env.count_tokens)
+    (by_sample,) = turns.split(totals(turns, cfg.rewards.weights))
+    rewards = np.array([values.mean() for values in by_sample]).round(6)  # as they stand in the file
+    return np.full(len(group), np.nan) if np.isnan(rewards).any() else rewards
+
+
+def best(rewards: np.ndarray, usable: Sequence[int], keep: int, cfg: AdvantageConfig) -> list[int]:
+    """The samples with the highest rewards, at most `keep` of those usable, that lie above the mean of the group.
+
+    rewards: [samples], NaN where they cannot be compared. Example: [.2, .9, .9, .4] and keep=1 give [1].
+    """
+    if np.isnan(rewards).any():
+        return []
+    bar = rewards.mean() + max(cfg.min_std, cfg.eps)
+    above = [sample for sample in usable if rewards[sample] >= bar]
+    return sorted(above, key=lambda sample: (-rewards[sample], sample))[:keep]
+
+
+def _applied(step: Step) -> bool:
+    """Whether the turn is fit to be imitated: it ended by itself, and all that it wrote, at least a SKIP, applied."""
+    is_ended = step.completion.finish == "stop"
+    return is_ended and bool(step.outcomes) and all(outcome.ok for outcome in step.outcomes)
+
+
+def _turns(rollout: Rollout, env: Environment) -> list[tuple[Trace, int]]:
+    """The rollout's turns that are fit to be imitated, with the chunks they are about."""
+    found, memory = [], env.empty_memory()
+    for step in rollout.steps:
+        if step.role == WRITE and step.chunk is not None and _applied(step):
+            chunk = rollout.episode.chunks[step.chunk].text
+            shown = view(memory, chunk, env.memory.view, env)
+            _, visible = prompts.render(
+                env.tokenizer, env.specs, chunk, shown, env.prompt, max_operations=env.memory.max_operations
+            )
+            found.append((Trace(chunk, visible, step.operations), step.chunk))
+        memory = step.memory_after
+    return found
+
+
+def _print_summary(records: Sequence[dict], traces: Sequence[dict], path: Path) -> None:
+    rewards = [[reward for reward in found["rewards"] if reward is not None] for found in records]
+    chosen = [found["rewards"][sample] for found in records for sample in found["kept"]]
+    operations = sum(found["operations"] for found in records)
+    rows = {
+        "groups": f"{len(records)}",
+        "groups that an answer is missing of": f"{sum(None in found['rewards'] for found in records)}",
+        "reward, all rollouts": _mean([reward for group in rewards for reward in group]),
+        "reward, the best of each group": _mean([max(group) for group in rewards if group]),
+        "reward, rollouts kept": _mean(chosen),
+        "operations that applied": _mean([sum(found["valid"] for found in records) / operations] if operations else []),
+        "rollouts kept": f"{len(chosen)}",
+        "turns kept": f"{len(traces)} of {sum(found['turns'] for found in records)}",
+    }
+    print_table(f"traces: {path}", ["", ""], [list(row) for row in rows.items()])
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f}" if len(values) else "-"
