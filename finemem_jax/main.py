@@ -221,10 +221,12 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _collect_traces(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
     with _joined(arguments):
-        from finemem_jax.imitation import collection
+        from finemem_jax.imitation import collection, selection
 
-        chosen = collection.Selection(arguments.episodes, arguments.samples, arguments.keep, arguments.valid)
+        chosen = selection.Selection(arguments.episodes, arguments.samples, arguments.keep, arguments.valid)
         collection.collect_traces(cfg, workdir, chosen, given=arguments.policy)
+
+
 def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from finemem_jax.schema import reference
 

@@ -14,7 +14,7 @@ from finemem_jax.baselines import _scripted as scripted
 from finemem_jax.config import AdvantageConfig, resolve
 from finemem_jax.env.environment import all_questions
 from finemem_jax.files import read_lines
-from finemem_jax.imitation.collection import Selection, best, group_record
+from finemem_jax.imitation.selection import Selection, best, group_record
 from finemem_jax.imitation.traces import read_traces, render_traces
 from finemem_jax.loading import load_answerer, load_environment, load_tokenizer
 from finemem_jax.rollouts.collect import Job, play_scripted
