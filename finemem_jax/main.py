@@ -220,7 +220,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _collect_traces(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cfg, workdir = _load(arguments, overrides)
-    with _joined(arguments):
+    with _joined(arguments, workdir):
         from finemem_jax.imitation import collection, selection
 
         chosen = selection.Selection(arguments.episodes, arguments.samples, arguments.keep, arguments.valid)
