@@ -33,11 +33,13 @@ from finemem_jax.imitation.selection import Selection, group_record
 from finemem_jax.loading import (
     Given,
     OpenPolicies,
+    check_answerer,
+    fit_prompts,
     load_answerer,
     load_environment,
     load_given,
     load_judge,
-    load_training,
+    load_rewarded,
 )
 from finemem_jax.rollouts.by_chat import play_by_chat
 from finemem_jax.rollouts.collect import Job, collect_rollouts
@@ -72,13 +74,15 @@ def _collect(cfg: Config, workdir: Path, selection: Selection, given: str) -> Pa
     workdirs.claim_kind(workdir, COMMAND)
     if agreement.is_lead():
         workdirs.mark(workdir, COMMAND)
+    check_answerer(cfg)
     loaded = load_given(cfg, given, workdir)
     cfg = loaded.cfg
-    episodes = load_training(cfg)
-    count = min(selection.episodes or len(episodes), len(episodes))
-    episodes = [episodes[i] for i in stream_indices(len(episodes), cfg.seed, range(count))]
-    answerer = load_answerer(cfg, workdir)
+    available = load_rewarded(cfg)
     env = load_environment(cfg, loaded.tokenizer, load_judge(cfg, workdir))
+    available = fit_prompts(available, env, cfg, sorted(_drawn(len(available), cfg, selection)))
+    episodes = [available[i] for i in _drawn(len(available), cfg, selection)]
+    count = len(episodes)
+    answerer = load_answerer(cfg, workdir)
     blocks = [range(start, min(start + cfg.eval.block, count)) for start in range(0, count, cfg.eval.block)]
     log, opened = None, OpenPolicies()
     if agreement.is_lead():  # it alone reads and writes the file; each process plays its share of a block
@@ -110,6 +114,11 @@ def _collect(cfg: Config, workdir: Path, selection: Selection, given: str) -> Pa
             exits.STOPPED,
         )
     return path
+
+
+def _drawn(available: int, cfg: Config, selection: Selection) -> list[int]:
+    """Which of the training episodes are played: the first that training would draw."""
+    return stream_indices(available, cfg.seed, range(min(selection.episodes or available, available)))
 
 
 def _check_same(path: Path, fingerprint: str) -> None:
