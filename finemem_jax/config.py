@@ -353,7 +353,7 @@ class ExpertConfig:
     skip: Share = 0.05  # the whole step is a SKIP
 
 
-Stage = Literal["copy_random", "copy_lines", "copy_shuffled", "expert"]
+Stage = Literal["copy_random", "copy_lines", "copy_shuffled", "expert", "traces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,6 +371,7 @@ class SftConfig:
     copy_mix: Annotated[float, Range(0, 1, also=(-1,))] = -1.0
     update_mix: Share = 0.0  # copy_shuffled, expert: share of exercises in looking up the item to update
     pool: Count = 2048  # distinct episodes the expert is run on
+    traces: Text = ""  # JSON lines of recorded turns for the stage "traces" (`imitation/traces.py` has the fields)
     save_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype of the written folder
     checkpoint_every: Count = 100  # steps; train.keep_checkpoints and train.keep_best say how many are kept
     # steps between evaluations on held-out episodes, one before the first included; 0 = only after
@@ -546,6 +547,11 @@ def validate(cfg: Config) -> None:
         )
     if not len(cfg.sft.stages) == len(cfg.sft.steps) == len(cfg.sft.lr):
         raise UserError("config.sft.stages, config.sft.steps and config.sft.lr must have the same length")
+    if bool(cfg.sft.traces) != ("traces" in cfg.sft.stages):
+        raise UserError(
+            f"config.sft.traces={cfg.sft.traces!r} and config.sft.stages={cfg.sft.stages}: recorded turns are trained "
+            "on in a stage traces; give both or neither"
+        )
     if cfg.model.lora.rank and not cfg.model.lora.targets:
         raise UserError(f"config.model.lora.targets is empty: nothing to train with rank={cfg.model.lora.rank}")
     rest = [axis for axis in ("data", "fsdp", "tensor") if getattr(cfg.mesh, axis) == -1]

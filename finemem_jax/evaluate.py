@@ -116,7 +116,7 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
                 sizes = [len(block) for block in blocks]
                 log = EvaluationLog(path, _fingerprint(loaded.cfg, contestant, episodes), sizes)
             for block in agreement.from_lead(log and log.missing()):
-                records = _in_shares(
+                records = in_shares(
                     blocks[block], lambda own, c=contestant: [full_record(r, c.has_model) for r in c.play(own)]
                 )
                 if log:
@@ -230,7 +230,7 @@ def evaluate_all(
     """The engine's policy at every temperature of `cfg.eval.temperatures`, by name ("T=1", "greedy")."""
     found = {}
     for temperature in cfg.eval.temperatures:
-        rollouts = _in_shares(
+        rollouts = in_shares(
             episodes,
             lambda own, t=temperature: evaluate_policy(engine, env, answerer, own, cfg, t),
             (env.count_tokens, *episodes),
@@ -246,7 +246,7 @@ def evaluate_baselines(
     names = [name for name in cfg.eval.baselines if name not in MODEL_BASELINES]
     found = {}
     for name in names:
-        rollouts = _in_shares(
+        rollouts = in_shares(
             episodes,
             lambda own, n=name: evaluate_baseline(n, env, answerer, own, cfg),
             (env.count_tokens, *episodes),
@@ -255,7 +255,7 @@ def evaluate_baselines(
     return found
 
 
-def _in_shares(
+def in_shares(
     episodes: Sequence[Episode], play: Callable[[Sequence[Episode]], list[_T]], shared: Sequence[object] = ()
 ) -> list[_T]:
     """What `play` gives for each episode, in their order; each process plays its share of them.

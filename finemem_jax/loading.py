@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ from finemem_jax.answerers._model import open_endpoint
 from finemem_jax.benchmarks import only_a_judge_can_score, with_reference_metrics
 from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.engine import EngineChat
+from finemem_jax.chat.http import checked_extra
 from finemem_jax.chat.judge import ModelJudge
 from finemem_jax.config import AnswererConfig, Config, ModelConfig, UserError, resolve, unknown
 from finemem_jax.console import tell
@@ -140,10 +142,13 @@ class OpenPolicies:
         self._identity: str | None = None
         self._engine: Engine | None = None
 
-    def open(self, given: Given, temperature: float) -> Engine | Chat:
-        """The engine with the policy's parameters, or the chat model behind its server."""
+    def open(self, given: Given, temperature: float, seed: int | None = None) -> Engine | Chat:
+        """The engine with the policy's parameters, or the chat model behind its server.
+
+        seed: of the server's own random numbers. It is a part of what is asked, so that the same conversation has
+        another reply for every seed; the engine takes its keys with every request instead."""
         if given.url:
-            return _policy_server(given, temperature)
+            return _policy_server(given, temperature, seed)
         if self._identity != given.identity:
             self._engine = None  # its buffers go before the next ones come
             self._engine, self._identity = _policy_engine(given), given.identity
@@ -158,10 +163,13 @@ def _policy_engine(given: Given) -> Engine:
     return Engine(policy.model, agreement.gather_params(policy.model, params), given.cfg.engine)
 
 
-def _policy_server(given: Given, temperature: float) -> Chat:
+def _policy_server(given: Given, temperature: float, seed: int | None) -> Chat:
     """The transport's settings (concurrency, timeouts, key) are the answerer's."""
+    answerer = _kept_in(given.cfg.answerer, given.workdir)
+    extra = answerer.extra if seed is None else json.dumps({**checked_extra(answerer.extra), "seed": seed})
     settings = dataclasses.replace(
-        _kept_in(given.cfg.answerer, given.workdir),
+        answerer,
+        extra=extra,
         url=given.url,
         model=given.cfg.eval.policy_model,
         temperature=temperature,

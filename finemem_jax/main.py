@@ -1,7 +1,7 @@
-"""The command line: `finemem train | sft | evaluate | config | plan | export | report | sweep | data`, nothing else.
+"""The command line: `finemem train | sft | evaluate | collect-traces | config | plan | export | report | sweep | data`.
 
-A config is an ml_collections file and overrides: `--config=configs/quickstart.py --config.train.steps=10`. Files that
-come with the package go by their name, wherever one is: `--config=quickstart`.
+Nothing else lives here. A config is an ml_collections file and overrides, `--config=configs/quickstart.py
+--config.train.steps=10`. Files that come with the package go by their name, wherever one is: `--config=quickstart`.
 A user's mistake ends in one line on stderr and exit code 2.
 """
 
@@ -123,6 +123,20 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's folder, a Hugging Face folder or name, or a server's URL, http://…/v1 (default: config.model)",
     )
     evaluate.add_argument("--baselines-only", action="store_true", help="no policy, only config.eval.baselines")
+    collect = command("collect-traces", _collect_traces, "Keep the policy's own best rollouts, for sft to imitate.")
+    _config_options(collect, default="quickstart")
+    collect.add_argument("--policy", default="", help="as for evaluate (default: config.model)")
+    collect.add_argument("--episodes", type=int, default=256, help="training episodes; 0 = all (default: %(default)s)")
+    collect.add_argument("--samples", type=int, default=8, help="rollouts of each episode (default: %(default)s)")
+    collect.add_argument(
+        "--keep", type=int, default=1, help="at most so many of them, above their group's mean (default: %(default)s)"
+    )
+    collect.add_argument(
+        "--valid",
+        choices=("turn", "rollout"),
+        default="turn",
+        help="keep the turns whose operations all applied, or only rollouts of nothing else (default: %(default)s)",
+    )
     shown = command("config", _config, "Print every field of a config: its value, legal values and meaning.")
     shown.add_argument("--config", default="quickstart", help="config file (default: %(default)s)")
     shown.add_argument("--changed", action="store_true", help="only what differs from the defaults")
@@ -226,6 +240,15 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         except AnswererDown as down:
             message = f"{down}; what was answered is saved, the same command goes on from there"
             raise RunEnded(message, exits.STOPPED) from None
+
+
+def _collect_traces(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    cfg, workdir = _load(arguments, overrides)
+    with _joined(arguments, workdir):
+        from finemem_jax.imitation import collection, selection
+
+        chosen = selection.Selection(arguments.episodes, arguments.samples, arguments.keep, arguments.valid)
+        collection.collect_traces(cfg, workdir, chosen, given=arguments.policy)
 
 
 def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -26,15 +27,17 @@ import optax
 from jax.sharding import Mesh
 
 from finemem_jax import config, exits
-from finemem_jax.config import Config
+from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress, tell
 from finemem_jax.decoding.engine import Engine
+from finemem_jax.env.environment import Environment
 from finemem_jax.evaluate import Evaluation, evaluate_all, headline, print_comparison
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import write_atomically
 from finemem_jax.hosts import agreement
 from finemem_jax.imitation.examples import Example, choose_row_tokens, pack_examples
 from finemem_jax.imitation.exercises import Exercises, expert_examples
+from finemem_jax.imitation.traces import read_traces, render_traces
 from finemem_jax.loading import (
     Policy,
     check_answerer,
@@ -112,8 +115,11 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
         answerer = load_answerer(cfg, workdir)
         held_out = load_held_out(cfg) if cfg.eval.temperatures or cfg.sft.eval_examples else []
         held_out = list(fit_prompts(held_out, env, cfg)) if held_out else []
-        episodes = load_training(cfg)
-        exercises = Exercises(cfg, env, fit_prompts(episodes, env, cfg, range(min(cfg.sft.pool, len(episodes)))))
+        traces, digest = load_traces(cfg, env)
+        is_on_traces_alone = set(cfg.sft.stages) == {"traces"}
+        episodes = () if is_on_traces_alone else load_training(cfg)
+        pool = range(min(cfg.sft.pool, len(episodes)))
+        exercises = Exercises(cfg, env, () if is_on_traces_alone else fit_prompts(episodes, env, cfg, pool), traces)
         expert = expert_examples(cfg, env, held_out, cfg.sft.eval_examples)
         measure = NegativeLogLikelihood(policy, cfg, mesh)
         stages = stages_of(cfg)
@@ -121,6 +127,11 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
         journal = Journal(_with_schedule(cfg, total), workdir, metrics=METRICS)
         # The optimizers of all stages have a state of the same shape.
         state, first = journal.resume(create_train_state(policy.params, _optimizer(cfg, stages[0])))
+        if first and journal.numbers.get("traces", digest) != digest and not accept_config_change:
+            raise UserError(
+                f"config.sft.traces={cfg.sft.traces}: the file is another than at the checkpoint of step {first}; "
+                "--accept-config-change goes on with it"
+            )
         if agreement.is_lead():
             workdirs.store_config(cfg, workdir, changed, first)
         engine = Engine(policy.model, agreement.gather_params(policy.model, state.params), cfg.engine)
@@ -189,7 +200,8 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                         state, metrics = update(state, rows)
                         is_whole = False  # until the device has made it
                         values = metrics_lib.read(metrics)
-                    done, journal.numbers, is_whole = step + 1, numbers.bit_generator.state, True
+                    done, is_whole = step + 1, True
+                    journal.numbers = {**numbers.bit_generator.state, "traces": digest}
                     counts = {name: getattr(batch, name) for name in ("examples", "too_long", "tokens")}
                     line = {"stage": stage.name, **values, **counts, "padding_share": batch.padding_share}
                     with clock.phase("log"), agreement.together():
@@ -237,6 +249,20 @@ def stages_of(cfg: Config) -> list[Stage]:
     starts = [0, *ends][: len(ends)]
     named = zip(cfg.sft.stages, starts, ends, cfg.sft.lr, strict=True)
     return [Stage(index, *values) for index, values in enumerate(named)] or [Stage(0, "expert", 0, 0, 0.0)]
+
+
+def load_traces(cfg: Config, env: Environment) -> tuple[list[Example], str]:
+    """The examples of `config.sft.traces`, and a digest of them; none where there is no such file."""
+    if not cfg.sft.traces:
+        return [], ""
+    found = read_traces(Path(cfg.sft.traces))
+    examples, left_out = render_traces(found, env)
+    reasons = "; ".join(f"{count}: {why}" for why, count in left_out.most_common())
+    if not examples:
+        raise UserError(f"config.sft.traces={cfg.sft.traces}: none of {len(found)} turns can be taught ({reasons})")
+    note = f", {left_out.total()} of {len(found)} left out ({reasons})" if left_out else ""
+    say(f"traces: {len(examples)} turns{note}")
+    return examples, hashlib.sha256(repr(examples).encode()).hexdigest()
 
 
 def _optimizer(cfg: Config, stage: Stage) -> optax.GradientTransformation:

@@ -94,7 +94,7 @@ class HttpChat(Chat):
         self.cfg = cfg
         self.traffic = Traffic()
         self._address = _checked_address(cfg.url)
-        self._extra = _checked_extra(cfg.extra)
+        self._extra = checked_extra(cfg.extra)
         if not cfg.model:
             raise UserError("config.answerer.model is empty: the name under which the server serves the model")
         self._key = _key_of(cfg.key_variable)
@@ -324,7 +324,8 @@ def _quoted(key: str) -> str:
     return urllib.parse.quote(key, safe="")
 
 
-def _checked_extra(extra: str) -> dict:
+def checked_extra(extra: str) -> dict:
+    """The further fields of every request, `config.answerer.extra`."""
     try:
         parsed = json.loads(extra) if extra else {}
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""What the warm start is taught by: exercises in copying and in looking up, and what the scripted expert wrote.
+"""What the warm start is taught by: exercises in copying and in looking up, what the scripted expert wrote, traces.
 
 What a model from random weights finds hard is copying text, not choosing it, and reinforcement learning does
 not move a policy that cannot copy. The stages, in order (`config.sft.stages`):
@@ -7,10 +7,11 @@ not move a policy that cannot copy. The stages, in order (`config.sft.stages`):
     copy_lines     the task's own lines, likewise
     copy_shuffled  both kinds, to be inserted in another order than they are read
     expert         what the expert wrote, mixed with copying of a part of the lines
+    traces         recorded turns of any writer, as they are (traces.py)
 
-A share of the last two (`config.sft.update_mix`) are exercises in UPDATE: lines that each supersede an item of
-memory. An expert that updates once or twice an episode teaches the call, but not to look up whose id it needs: that
-is learnt as copying is, from a dense exercise.
+A share of copy_shuffled and expert (`config.sft.update_mix`) are exercises in UPDATE: lines that each supersede an
+item of memory. An expert that updates once or twice an episode teaches the call, but not to look up whose id it needs:
+that is learnt as copying is, from a dense exercise.
 
 Copying in order comes first because it is learnt several times faster; but a policy that learnt nothing else counts
 along and loses its place at the first line that is left out (measured: nll 0.02 in order, 7.7 on what the expert
@@ -67,8 +68,9 @@ def expert_examples(cfg: Config, env: Environment, episodes: Sequence[Episode], 
 class Exercises:
     """An endless, seeded stream of examples for each stage."""
 
-    def __init__(self, cfg: Config, env: Environment, episodes: Sequence[Episode]):
-        self._cfg, self._env = cfg, env
+    def __init__(self, cfg: Config, env: Environment, episodes: Sequence[Episode], traces: Sequence[Example] = ()):
+        """episodes: what all stages but `traces` are made of. traces: what that one is."""
+        self._cfg, self._env, self._traces = cfg, env, traces
         vocabulary = env.tokenizer.get_vocab()
         self._newline = vocabulary.get("\u010a", vocabulary.get(NEWLINE))  # byte-level BPE spells "\n" as U+010A
         # Ids are copied and permuted like words: an id is then looked up by where it stands, whichever token it is.
@@ -90,6 +92,8 @@ class Exercises:
 
     def _draw(self, stage: str, rng: np.random.Generator) -> Example:
         """One example of a stage, under permuted tokens in the share `config.sft.permuted` of them."""
+        if stage == "traces":
+            return self._traces[rng.integers(len(self._traces))]
         sft, budget = self._cfg.sft, self._cfg.memory.max_operations
         rollout = self._rollouts[rng.integers(len(self._rollouts))]
         t = int(rng.integers(len(rollout.steps)))

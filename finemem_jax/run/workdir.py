@@ -95,15 +95,9 @@ def claim(cfg: Config, workdir: Path, command: str = "train", *, accept_change: 
     """The folder is this config's from now on; returns what changed against the run that it holds.
 
     Raises UserError with the difference when it holds a run with another config, unless the change is accepted; and
-    when it holds the run of another command. Commands other than `train` start in an empty folder.
+    when it holds something else, see `claim_kind`.
     """
-    held = kind(workdir)
-    if held and held != command:
-        raise UserError(f"{workdir} holds a run of `finemem {held}`: choose another --workdir for this {command}")
-    if not held and command != "train":
-        found = sorted(path.name for path in workdir.iterdir() if path.name != LOCK) if workdir.is_dir() else []
-        if found:
-            raise UserError(f"{workdir} holds something else ({found[0]}): choose another --workdir for this {command}")
+    claim_kind(workdir, command)
     changed = changes(workdir, cfg)
     if changed and not accept_change:
         raise UserError(
@@ -113,11 +107,27 @@ def claim(cfg: Config, workdir: Path, command: str = "train", *, accept_change: 
     return changed
 
 
+def claim_kind(workdir: Path, command: str) -> None:
+    """Raises UserError when the folder holds the run of another command. Commands other than `train` start in an empty
+    folder, so that nothing of somebody's is replaced."""
+    held, found = kind(workdir), _content(workdir)
+    if held and held != command:
+        raise UserError(f"{workdir} holds a run of `finemem {held}`: choose another --workdir for this {command}")
+    if found and not held and command != "train":
+        raise UserError(f"{workdir} holds something else ({found[0]}): choose another --workdir for this {command}")
+
+
 def kind(workdir: Path) -> str:
     """The command whose run the folder holds, "" where there is none."""
-    if (workdir / COMMAND).is_file():
+    found = _content(workdir)
+    if found and (workdir / COMMAND).is_file():
         return (workdir / COMMAND).read_text(encoding="utf-8", errors="replace").strip()[:40]
-    return "train" if (workdir / CONFIG).exists() else ""
+    return "train" if CONFIG in found else ""
+
+
+def _content(workdir: Path) -> list[str]:
+    """What lies in the folder; a run that ended before its setup was over leaves nothing of its own."""
+    return sorted(p.name for p in workdir.iterdir() if p.name not in (LOCK, COMMAND)) if workdir.is_dir() else []
 
 
 def mark(workdir: Path, command: str) -> None:
