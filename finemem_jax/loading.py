@@ -23,6 +23,7 @@ from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.engine import EngineChat
 from finemem_jax.chat.http import checked_extra
 from finemem_jax.chat.judge import ModelJudge
+from finemem_jax.chat.policy import PolicyServer, open_policy_server
 from finemem_jax.config import AnswererConfig, Config, ModelConfig, UserError, resolve, unknown
 from finemem_jax.console import tell
 from finemem_jax.decoding.engine import Engine
@@ -31,6 +32,7 @@ from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.chunk_lengths import with_fitting_chunks
 from finemem_jax.env.environment import LLM_JUDGE, Environment
 from finemem_jax.env.episodes import drawn_evenly, left_out
+from finemem_jax.env.settings import with_settings_of
 from finemem_jax.hosts import agreement
 from finemem_jax.nn.lora import check_targets
 from finemem_jax.nn.sharding import init_params, make_mesh
@@ -42,6 +44,7 @@ from finemem_jax.weights.vocabulary import vocabulary_settings, with_vocabulary
 
 # config.model.tokenizer: build the tiny tokenizer from the diary's words, or from the training episodes' chunks
 BUILD_TINY, BUILD_FROM_CORPUS = "tiny", "corpus"
+_TRIAL = "Anna moved to Oslo."  # a chunk, for a first prompt
 CORPUS_SUBWORDS = 2048  # so that the words of held-out text do not fall apart into bytes
 
 
@@ -109,13 +112,16 @@ def load_given(cfg: Config, given: str, workdir: Path) -> Given:
     if given.startswith(("http://", "https://")):
         if not cfg.eval.policy_model:
             raise UserError("config.eval.policy_model is empty: the name under which the server serves the policy")
+        if cfg.model.path:
+            cfg = with_settings_of(cfg, tokenizers.resolve_path(cfg.model.path))
         return Given(cfg, load_tokenizer(cfg), f"endpoint {cfg.eval.policy_model}", workdir, cfg.model, url=given)
     folder = Path(given)
     if given and (folder / "checkpoints").is_dir() and (folder / "config.json").is_file():
         stored = stored_config(folder)
-        if stored.prompt != cfg.prompt or stored.memory != cfg.memory:
-            tell(f"note: {given} was trained with its own config.prompt and config.memory, used here", file=sys.stderr)
-        cfg = dataclasses.replace(cfg, model=stored.model, prompt=stored.prompt, memory=stored.memory)
+        own = {"prompt": stored.prompt, "memory": stored.memory, "method": stored.method}
+        if own != {name: getattr(cfg, name) for name in own}:
+            tell(f"note: {given} was trained with its own config.{', config.'.join(own)}, used here", file=sys.stderr)
+        cfg = dataclasses.replace(cfg, model=stored.model, **own)
         step = Checkpoints(folder / "checkpoints", keep=1, read_only=True).latest()
         if step is None:
             raise UserError(f"no checkpoint in {folder}")
@@ -123,6 +129,7 @@ def load_given(cfg: Config, given: str, workdir: Path) -> Given:
         return Given(cfg, load_tokenizer(cfg), identity, workdir, stored.model, folder / "checkpoints")
     base = cfg.model
     if given:
+        cfg = with_settings_of(cfg, tokenizers.resolve_path(given))
         cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=given, tokenizer=""))
     path = tokenizers.resolve_path(cfg.model.path) if cfg.model.path else ""
     identity = f"{path} {_stamps(Path(path))}" if path and Path(path).is_dir() else f"{path} seed {cfg.seed}"
@@ -141,14 +148,18 @@ class OpenPolicies:
     def __init__(self) -> None:
         self._identity: str | None = None
         self._engine: Engine | None = None
+        self._servers: dict[tuple[str, float, int | None], PolicyServer] = {}
 
-    def open(self, given: Given, temperature: float, seed: int | None = None) -> Engine | Chat:
-        """The engine with the policy's parameters, or the chat model behind its server.
+    def open(self, given: Given, temperature: float, seed: int | None = None) -> Engine | PolicyServer:
+        """The engine with the policy's parameters, or its server.
 
         seed: of the server's own random numbers. It is a part of what is asked, so that the same conversation has
         another reply for every seed; the engine takes its keys with every request instead."""
         if given.url:
-            return _policy_server(given, temperature, seed)
+            key = (given.identity, temperature, seed)
+            if key not in self._servers:
+                self._servers[key] = _policy_server(given, temperature, seed)
+            return self._servers[key]
         if self._identity != given.identity:
             self._engine = None  # its buffers go before the next ones come
             self._engine, self._identity = _policy_engine(given), given.identity
@@ -163,8 +174,9 @@ def _policy_engine(given: Given) -> Engine:
     return Engine(policy.model, agreement.gather_params(policy.model, params), given.cfg.engine)
 
 
-def _policy_server(given: Given, temperature: float, seed: int | None) -> Chat:
-    """The transport's settings (concurrency, timeouts, key) are the answerer's."""
+def _policy_server(given: Given, temperature: float, seed: int | None) -> PolicyServer:
+    """The transport's settings (concurrency, timeouts, key) are the answerer's. With `config.model.path` the server's
+    tokenizer is known: it must read the very prompt that is rendered with it."""
     answerer = _kept_in(given.cfg.answerer, given.workdir)
     extra = answerer.extra if seed is None else json.dumps({**checked_extra(answerer.extra), "seed": seed})
     settings = dataclasses.replace(
@@ -175,7 +187,20 @@ def _policy_server(given: Given, temperature: float, seed: int | None) -> Chat:
         temperature=temperature,
         max_tokens=given.cfg.prompt.max_completion_tokens,
     )
-    return open_endpoint(settings)
+    if not given.cfg.model.path:
+        return PolicyServer(settings, given.tokenizer, "")
+    tokenizer, cfg, budget = given.tokenizer, given.cfg.prompt, given.cfg.memory.max_operations
+    specs = resolve("finemem_jax.memory", given.cfg.memory.name).SPECS
+    layout = prompts.find_layout(tokenizer, specs, cfg)
+    tokens, _ = prompts.render(tokenizer, specs, _TRIAL, [], cfg, max_operations=budget)
+    messages = prompts.conversation(specs, _TRIAL, [], cfg, max_operations=budget, layout=layout)
+    template: dict[str, object] = {"chat_template_kwargs": {"enable_thinking": cfg.thinking}}
+    if layout.tools_by_template:
+        template["tools"] = [spec.schema() for spec in specs]
+    server = open_policy_server(settings, tokenizer, tokens, messages, template)
+    if agreement.is_lead():
+        tell(f"policy: {given.url} reads our prompts as {server.form}", file=sys.stderr)
+    return server
 
 
 def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:

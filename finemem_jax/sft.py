@@ -31,6 +31,7 @@ from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress, tell
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import Environment
+from finemem_jax.env.settings import settings_file
 from finemem_jax.evaluate import Evaluation, evaluate_all, headline, print_comparison
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import write_atomically
@@ -289,7 +290,13 @@ def write_results(cfg: Config, workdir: Path, policy: Policy, params: Any, found
         print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes})", table)
     metrics = {f"held-out accuracy, {name}": row["accuracy"] for name, row in table.items()}
     hf.save_pretrained(
-        workdir / "hf", policy.model, params, policy.tokenizer, dtype=cfg.sft.save_dtype, metrics=metrics
+        workdir / "hf",
+        policy.model,
+        params,
+        policy.tokenizer,
+        dtype=cfg.sft.save_dtype,
+        metrics=metrics,
+        files=settings_file(cfg),
     )
     if agreement.is_lead():
         tell(f"policy: {workdir / 'hf'} (Hugging Face format)")

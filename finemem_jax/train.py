@@ -38,6 +38,7 @@ from finemem_jax.env.credit import complete
 from finemem_jax.env.environment import Environment, training_questions
 from finemem_jax.env.episodes import stream_indices
 from finemem_jax.env.rehearsal import rehearse
+from finemem_jax.env.settings import settings_file
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.env.turns import advantages, asks_chunk_questions, compared, tabulate, totals
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
@@ -419,8 +420,8 @@ def save_policy(
     if peft:
         hf.save_adapters(out, policy.model, params, base_model=cfg.model.path, tokenizer=policy.tokenizer)
     else:
-        run = config.to_dict(cfg)
-        hf.save_pretrained(out, policy.model, params, policy.tokenizer, run_config=run, metrics=metrics)
+        run, files = config.to_dict(cfg), settings_file(cfg)
+        hf.save_pretrained(out, policy.model, params, policy.tokenizer, run_config=run, metrics=metrics, files=files)
 
 
 def export(workdir: Path, out: Path, *, peft: bool = False, checkpoint: str = "latest") -> None:

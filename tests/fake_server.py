@@ -29,6 +29,8 @@ class FakeServer:
         self.behave = behave
         self.reply: Callable[[str], str | None] = lambda question: f"<think>hm</think>re: {question}"
         self.finish = "stop"
+        # Tokens that it reads of a request; None where it does not take it
+        self.count: Callable[[dict], int | None] = lambda body: 10 if "messages" in body else None
         self.error = "told to fail"
         self.seen: list[str] = []  # questions, in the order of arrival
         self.bodies: list[dict] = []
@@ -76,7 +78,8 @@ class FakeServer:
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
-        question = body["messages"][-1]["content"].rpartition("Question: ")[2]
+        asked = body["messages"][-1]["content"] if "messages" in body else str(body["prompt"])
+        question = asked.rpartition("Question: ")[2]
         with self._lock:
             attempt = self._attempts[question]
             self._attempts[question] += 1
@@ -87,16 +90,18 @@ class FakeServer:
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
         try:
-            self._behave(request, self.behave(question, attempt), question)
+            how = self.behave(question, attempt) if self.count(body) is not None else "400"
+            self._behave(request, how, question, body)
         except OSError:
             pass  # the client went away
         finally:
             with self._lock:
                 self._now -= 1
 
-    def _behave(self, request: BaseHTTPRequestHandler, how: str, question: str) -> None:
-        choice = {"message": {"role": "assistant", "content": self.reply(question)}, "finish_reason": self.finish}
-        usage = {"prompt_tokens": 10, "completion_tokens": 3}
+    def _behave(self, request: BaseHTTPRequestHandler, how: str, question: str, body: dict) -> None:
+        said = self.reply(question)
+        choice = {"message": {"role": "assistant", "content": said}, "text": said, "finish_reason": self.finish}
+        usage = {"prompt_tokens": self.count(body), "completion_tokens": 3}
         choices = {"no choices": [], "two choices": [choice, choice], "null": [{"message": {"content": None}}]}
         data = json.dumps({"choices": choices.get(how, [choice]), "usage": usage}).encode()
         status, _, after = how.partition("/")

@@ -21,8 +21,8 @@ import pytest
 import regex
 
 PACKAGE = Path(__file__).parents[1] / "finemem_jax"
-# These read what the compiler, the cluster's scheduler and our own command line write, a line at a time.
-NOT_UNTRUSTED = ("plan/", "hosts/", "console.py")
+# These read what the compiler and the cluster's scheduler write, and our own source, a line at a time.
+NOT_UNTRUSTED = ("plan/", "hosts/", "console.py", "schema/")
 FUNCTIONS = {"compile", "search", "match", "fullmatch", "findall", "finditer", "split", "sub", "subn"}
 REPEATS = {sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT}
 ONE_CHARACTER = {sre.LITERAL, sre.NOT_LITERAL, sre.IN, sre.ANY, sre.CATEGORY}

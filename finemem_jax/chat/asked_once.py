@@ -57,7 +57,7 @@ class AskedOnce(Chat):
         self.chat.settle()
 
     def _key(self, messages: Messages) -> str:
-        text = json.dumps([self._identity, [dict(message) for message in messages]], sort_keys=True)
+        text = json.dumps([self._identity, messages], sort_keys=True, default=dict)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _arrived(self, key: str, asked: Future[Reply]) -> None:

@@ -1,4 +1,5 @@
-"""A chat model behind any OpenAI-compatible server (`POST URL/chat/completions`).
+"""A model behind any OpenAI-compatible server: chat (`POST URL/chat/completions`), or a prompt that is rendered already
+(`POST URL/completions`).
 
 What can go wrong, and what becomes of it:
 
@@ -31,10 +32,10 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from finemem_jax.chat.connection import (
     Address,
@@ -57,6 +58,18 @@ _SAY_EVERY = 30.0  # seconds between two lines about a server that is away
 _AWAY = {408, 425, 429, 502, 503, 504}
 _WRONG_FOR_ALL = {401, 403, 404, 405}
 _SHORTEST_SECRET = 8  # a key shorter than this ("none", "EMPTY") is no secret, and may well be an answer
+
+
+class Wire(NamedTuple):
+    """One way to ask: where, the field that holds what is asked, and the text in the choice that comes back."""
+
+    path: str
+    field: str
+    text: Callable[[dict], object]
+
+
+CHAT = Wire("/chat/completions", "messages", lambda choice: choice["message"]["content"])  # asked: messages
+COMPLETIONS = Wire("/completions", "prompt", lambda choice: choice["text"])  # asked: a text, or token ids
 
 
 class _TryAgain(Exception):
@@ -90,10 +103,10 @@ class HttpChat(Chat):
     finds their common beginning in its prefix cache.
     """
 
-    def __init__(self, cfg: AnswererConfig):
-        self.cfg = cfg
+    def __init__(self, cfg: AnswererConfig, wire: Wire = CHAT, *, is_muted: bool = False):
+        self.cfg, self._wire, self._is_muted = cfg, wire, is_muted
         self.traffic = Traffic()
-        self._address = _checked_address(cfg.url)
+        self._address = _checked_address(cfg.url, wire.path)
         self._extra = checked_extra(cfg.extra)
         if not cfg.model:
             raise UserError("config.answerer.model is empty: the name under which the server serves the model")
@@ -166,7 +179,7 @@ class HttpChat(Chat):
             future.set_exception(error)
 
     async def _complete(self, messages: Messages) -> Reply:
-        body = {"messages": [dict(message) for message in messages], **self._settings}
+        body = {self._wire.field: _sendable(messages), **self._settings}
         content = json.dumps(body).encode("ascii")  # json escapes what is not, so any text can be sent
         started, broken, backoff = time.monotonic(), 0, self.cfg.backoff_seconds
         while True:
@@ -212,7 +225,7 @@ class HttpChat(Chat):
         """A question that stays without an answer: counted, and said where it is the first of its kind."""
         count = self.traffic.problems.get(why, 0)
         self.traffic.problems[why] = count + 1
-        if not count:
+        if not count and not self._is_muted:
             tell(f"answerer: a question is left without an answer: {why}", file=sys.stderr, flush=True)
 
     async def _attempt(self, content: bytes) -> Reply:
@@ -231,7 +244,7 @@ class HttpChat(Chat):
             raise _TryAgain(f"a reply longer than max_reply_bytes={self.cfg.max_reply_bytes}") from error
         if response.status != 200:
             self._refuse(response)
-        return _read_reply(response.body, self._hidden)
+        return _read_reply(response.body, self._wire, self._hidden)
 
     async def _post(self, content: bytes) -> Response:
         """The response on an idle connection, or on a new one; it is idle again when the response was whole."""
@@ -282,15 +295,21 @@ class HttpChat(Chat):
             tell(f"answerer: {text}", file=sys.stderr, flush=True)
 
 
-def _text(messages: Messages) -> str:
-    return "\0".join(message["content"] for message in messages)
+def _sendable(asked: Messages | Sequence[int] | str) -> list | str:
+    return asked if isinstance(asked, str) else [dict(part) if isinstance(part, Mapping) else part for part in asked]
 
 
-def _checked_address(url: str) -> Address:
+def _text(asked: Messages | Sequence[int] | str) -> str:
+    if isinstance(asked, str):
+        return asked
+    return "\0".join(part["content"] if isinstance(part, Mapping) else str(part) for part in asked)
+
+
+def _checked_address(url: str, path: str) -> Address:
     if not url:
         raise UserError("config.answerer.url is empty: the server's base URL, e.g. http://localhost:8000/v1")
     try:
-        return parse_address(url.rstrip("/") + "/chat/completions")
+        return parse_address(url.rstrip("/") + path)
     except ValueError as error:  # bad ports and hosts too
         shown = "" if set(url) & set("@?#") else f"={url!r}"  # what stands beside these may be a password or a key
         raise UserError(f"config.answerer.url{shown}: {error}") from error
@@ -347,13 +366,13 @@ def _retry_after(value: str) -> float:
         return 0.0
 
 
-def _read_reply(body: bytes, hidden: Callable[[str], str]) -> Reply:
+def _read_reply(body: bytes, wire: Wire, hidden: Callable[[str], str]) -> Reply:
     """The text of the only choice, as `hidden` gives it. Anything else is a broken reply: an answer is never guessed
     from half of one."""
     try:
         parsed: Any = json.loads(body)
         (choice,) = parsed["choices"]
-        text = choice["message"]["content"]
+        text = wire.text(choice)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _TryAgain("a reply that is no chat completion") from error
     is_cut = choice.get("finish_reason") == "length"

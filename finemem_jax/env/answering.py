@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 
 from finemem_jax.config import UserError
-from finemem_jax.env import prompts
+from finemem_jax.env import prompts, thoughts
 from finemem_jax.env.environment import Environment, decode, judged, naming, retriever, scored, taken
 from finemem_jax.types import ANSWER, Answer, Completion, Episode, Memory, Question, Reply, Retrieved, Step, Turn
 
@@ -40,7 +40,9 @@ def answer_turns(
             max_tokens=env.method.answer_tokens,
         )
         completion = yield turn
-        text = decode(env.tokenizer, completion).strip()
+        is_thinking = prompts.opens_thought(env.tokenizer, tokens)
+        said = decode(env.tokenizer, completion)
+        text = thoughts.without_thoughts(thoughts.OPEN + said if is_thinking else said).strip()
         steps.append(taken(turn, completion, text, (), (), memory))
         reply: Future[Reply] = Future()
         reply.set_result(Reply(text))

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from finemem_jax.env import prompts
+from finemem_jax.chat.policy import PolicyServer
+from finemem_jax.env import prompts, thoughts
 from finemem_jax.env.environment import Asked, Environment, Game
-from finemem_jax.types import Answer, Chat, Completion, Episode, Messages, Reply, Rollout, Turn
+from finemem_jax.types import Answer, Completion, Episode, Messages, Reply, Rollout, Turn
 
 
 @dataclass(slots=True)
@@ -20,19 +21,23 @@ class _Player:
 
 
 def play_by_chat(
-    chat: Chat, env: Environment, games: Sequence[tuple[Episode, Asked, Game]]
+    server: PolicyServer, env: Environment, games: Sequence[tuple[Episode, Asked, Game]]
 ) -> list[Callable[[], Rollout]]:
     """Plays all games at once, each turn as soon as the reply to the one before is there; how to finish each, in order.
 
     One thread drives them: tokenizers are not safe to share. A game whose turn gets no reply ends there, with all its
     answers missing: a server's failure is not the policy's.
     """
+    layout = prompts.find_layout(env.tokenizer, env.specs, env.prompt) if server.form else prompts.Layout()
     finishes: list[Callable[[], Rollout] | None] = [None] * len(games)
     players = [_Player(*game) for game in games]
     arrived: queue.SimpleQueue[tuple[int, Future[Reply]]] = queue.SimpleQueue()
 
+    turns: dict[int, Turn] = {}
+
     def ask(number: int, turn: Turn) -> None:
-        (future,) = chat.submit([_messages(env, players[number].episode, turn)])
+        turns[number] = turn
+        future = server.submit(turn.prompt_tokens, _messages(env, players[number].episode, turn, layout))
         future.add_done_callback(lambda done: arrived.put((number, done)))
 
     for number, player in enumerate(players):
@@ -45,22 +50,30 @@ def play_by_chat(
             finishes[number] = _failed(player)
             continue
         try:
-            ask(number, player.game.send(_completion(env, reply.text)))
+            ask(number, player.game.send(_completion(env, turns[number], reply, server.form)))
         except StopIteration as end:
             finishes[number] = end.value
     return finishes  # type: ignore[return-value]  # the loop ends when all of them are set
 
 
-def _messages(env: Environment, episode: Episode, turn: Turn) -> Messages:
+def _messages(env: Environment, episode: Episode, turn: Turn, layout: prompts.Layout) -> Messages:
     if turn.messages:
         return turn.messages
-    chunk = episode.chunks[turn.chunk].text
-    return prompts.conversation(env.specs, chunk, turn.visible, env.prompt, max_operations=env.memory.max_operations)
+    chunk, budget = episode.chunks[turn.chunk].text, env.memory.max_operations
+    return prompts.conversation(env.specs, chunk, turn.visible, env.prompt, max_operations=budget, layout=layout)
 
 
-def _completion(env: Environment, text: str) -> Completion:
-    tokens = (*env.tokenizer.encode(text, add_special_tokens=False), env.tokenizer.eos_token_id)
-    return Completion(tokens, (0.0,) * len(tokens), "stop")
+def _completion(env: Environment, turn: Turn, reply: Reply, form: str) -> Completion:
+    """The reply as a completion of ours: it was cut off if it is as long as it may be."""
+    text = reply.text or ""
+    tokens = env.tokenizer.encode(text, add_special_tokens=False)
+    is_cut = max(reply.completion_tokens, len(tokens)) >= env.prompt.max_completion_tokens
+    is_chat = form in ("messages", "") and thoughts.CLOSE not in text and not is_cut
+    if is_chat and prompts.opens_thought(env.tokenizer, turn.prompt_tokens):
+        # The server kept the thought that the template opened to itself: what it says is outside of it.
+        tokens = env.tokenizer.encode(f"{thoughts.CLOSE}{text}", add_special_tokens=False)
+    tokens = tokens if is_cut else [*tokens, env.tokenizer.eos_token_id]
+    return Completion(tuple(tokens), (0.0,) * len(tokens), "length" if is_cut else "stop")
 
 
 def _failed(player: _Player) -> Callable[[], Rollout]:

@@ -170,11 +170,12 @@ def save_pretrained(
     dtype: Any = None,
     run_config: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
+    files: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a folder that transformers, vLLM and SGLang serve; adapters are merged into the weights.
 
     dtype: of the written tensors (default: as stored). run_config, metrics: for the model card, which shows of the
-    config what describes the method (CARD_FIELDS).
+    config what describes the method (CARD_FIELDS). files: further JSON files of the folder, by name.
     The folder appears whole or not at all. An earlier export at `path` is replaced, nothing else ever is. In a run of
     several processes all of them call this and process 0 writes; it holds one file's tensors at a time. Raises
     UserError, one line.
@@ -191,6 +192,8 @@ def save_pretrained(
             return
         _write_json(folder / "config.json", family.config_to_hf(cfg) | {"torch_dtype": dtype.name})
         _write_json(folder / "generation_config.json", _generation_config(cfg, tokenizer))
+        for name, content in (files or {}).items():
+            _write_json(folder / name, content)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(_model_card(cfg, tensors, dtype, run_config, metrics))

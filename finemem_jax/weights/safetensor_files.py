@@ -34,6 +34,12 @@ class TensorFile:
     dtype: str  # a value of FLOATS
 
 
+def _is_plain_name(name: str) -> bool:
+    """Whether an index may name such a file: one that lies in its own folder."""
+    stem = name.removesuffix(".safetensors")
+    return stem != name and re.fullmatch(r"[\w.-]+", stem) is not None
+
+
 class Checkpoint:
     """The tensors of a folder, opened lazily: headers at once, data when a slice is read."""
 
@@ -72,7 +78,7 @@ def _files(folder: Path) -> list[Path]:
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(f"{index} is not a safetensors index: {error!r}") from None
         for name in names:
-            if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
+            if not isinstance(name, str) or not _is_plain_name(name):
                 raise UserError(f"{index} names {name!r}, which is no safetensors file of its folder")
     elif (folder / SINGLE).exists():
         names = [SINGLE]

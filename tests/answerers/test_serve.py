@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from finemem_jax import config, main
+from finemem_jax import config, evaluate, main
 from finemem_jax.chat.engine import EngineChat
 from finemem_jax.config import AnswererConfig, UserError
+from finemem_jax.env.settings import settings_file
 from finemem_jax.env.tokenizer import load
-from finemem_jax.loading import OpenPolicies, load_given
+from finemem_jax.loading import OpenPolicies, load_answerer, load_environment, load_given, load_held_out
 from finemem_jax.types import AnswerRequest, Retrieved
 from finemem_jax.weights import hf
 from tests.ports import reserve_port
@@ -32,7 +34,8 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     cfg = main.load_config("configs/quickstart.py", [])
     engine = OpenPolicies().open(load_given(cfg, "", folder), 0.0)
-    hf.save_pretrained(folder / "tiny", engine.model, engine.params, load(cfg.model.path))
+    tokenizer = load(cfg.model.path)
+    hf.save_pretrained(folder / "tiny", engine.model, engine.params, tokenizer, files=settings_file(cfg))
     port = reserve_port()
     command = [Path(sys.executable).with_name("transformers"), "serve", folder / "tiny", "--port", port]
     command += ["--device", "cpu", "--log-level", "error"]
@@ -99,3 +102,30 @@ def test_a_model_that_is_not_served_is_a_mistake_in_one_line_or_missing(served):
         assert create(cfg).answer(requests(1)) == [None]
     except UserError as error:
         assert "no/such-model" in str(error) and "\n" not in str(error)
+
+
+def test_the_served_quickstart_reads_the_prompts_of_its_training_and_writes_the_same_memory(served, tmp_path):
+    """Whatever prompt the config of the evaluation names: the folder knows what it was trained on."""
+    url, folder = served
+    overrides = [
+        f"--config.model.path={folder}",
+        f"--config.eval.policy_model={folder}",
+        "--config.prompt.name=full",
+        "--config.prompt.codec=lines",
+        "--config.engine.slots=8",
+    ]
+    cfg = main.load_config("configs/quickstart.py", overrides)
+    episodes = list(itertools.islice(load_held_out(cfg), 4))
+    answerer, opened, played = load_answerer(cfg, tmp_path), OpenPolicies(), {}
+    for given in (str(folder), url):
+        loaded = load_given(cfg, given, tmp_path)
+        player = evaluate._Player(loaded, load_environment(loaded.cfg, loaded.tokenizer), answerer, opened)
+        played[given] = player.play(episodes, 0.0)
+    local, remote = played[str(folder)], played[url]
+    for mine, theirs in zip(local, remote, strict=True):
+        assert [step.prompt_tokens for step in mine.steps] == [step.prompt_tokens for step in theirs.steps]
+        assert [step.text for step in mine.steps] == [step.text for step in theirs.steps]
+        assert mine.steps[-1].memory_after.items == theirs.steps[-1].memory_after.items
+        assert len(mine.steps) == len(mine.episode.chunks)
+    assert all(rollout.steps[-1].memory_after.items for rollout in local)
+    assert len(local[0].steps[0].prompt_tokens) < 100  # compact, not full

@@ -255,6 +255,8 @@ def test_a_policy_and_its_baselines_behind_a_server(tmp_path):
         cfg = load(
             "--config.eval.baselines=('memagent', 'mem1')",
             "--config.eval.policy_model=p",
+            "--config.model.path=",
+            "--config.model.tokenizer=embedded:warm_start",
             "--config.prompt.max_prompt_tokens=640",
             "--config.engine.cache_tokens=704",
         )
@@ -272,7 +274,8 @@ def test_a_policy_and_its_baselines_behind_a_server(tmp_path):
 
 def test_a_policy_whose_server_fails_is_missing_not_wrong(tmp_path):
     with FakeServer(lambda question, attempt: "400") as server:
-        cfg = load("--config.eval.baselines=()", "--config.eval.policy_model=p")
+        unknown = ("--config.model.path=", "--config.model.tokenizer=embedded:warm_start")
+        cfg = load("--config.eval.baselines=()", "--config.eval.policy_model=p", *unknown)
         row = evaluate(cfg, tmp_path, given=server.url)["greedy"].metrics
     assert row["missing_answers"] == 42 and row["wrong"] == 0
 
