@@ -99,7 +99,7 @@ def collected(tmp_path_factory):
 
 
 def test_what_the_policy_wrote_best_is_what_sft_reads(collected):
-    records = [json.loads(line) for line in (collected / "collected.jsonl").read_text().splitlines()[1:]]
+    records = [json.loads(line)["record"] for line in (collected / "collected.jsonl").read_text().splitlines()[1:]]
     traces = read_lines(collected / "traces.jsonl")
     assert len(records) == 4 and traces == [trace for found in records for trace in found["traces"]]
     for found in records:
@@ -140,6 +140,7 @@ def test_a_served_policy_is_asked_once_a_sample_and_one_that_never_differs_has_n
     with FakeServer() as server:
         server.reply = lambda question: '<tool_call>\n{"name": "memory_skip", "arguments": {}}\n</tool_call>'
         served = ("--config.eval.policy_model=m", f"--policy={server.url}", "--config.prompt.max_prompt_tokens=320")
+        served += ("--config.model.path=", "--config.model.tokenizer=embedded:warm_start")  # its prompts are its own
         command = [*COLLECT, *served, "--episodes=1", f"--workdir={tmp_path / 'served'}"]
         assert main.main(command) == exits.STOPPED
         asked = len(server.bodies)

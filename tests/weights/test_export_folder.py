@@ -106,13 +106,15 @@ def test_the_command_refuses_before_it_loads_anything(tmp_path, capsys):
     assert content(tmp_path) == before
 
 
-@pytest.mark.parametrize("command", ["train", "sft"])
-def test_a_run_whose_hf_folder_is_somebody_elses_is_refused_before_its_work(tmp_path, capsys, command):
+@pytest.mark.parametrize(
+    ("command", "why"), [("train", "was not written by an export"), ("sft", "holds something else (hf)")]
+)
+def test_a_run_whose_hf_folder_is_somebody_elses_is_refused_before_its_work(tmp_path, capsys, command, why):
     (tmp_path / "hf").mkdir()
     a_model(tmp_path / "hf")
     config = {"train": "configs/quickstart.py", "sft": "configs/warm_start.py"}[command]
     assert main.main([command, f"--config={config}", f"--workdir={tmp_path}"]) == exits.USER_ERROR
-    assert "was not written by an export" in capsys.readouterr().err
+    assert why in capsys.readouterr().err
     assert (tmp_path / "hf" / "model.safetensors").read_text() == "somebody's"
 
 
