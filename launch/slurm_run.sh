@@ -11,7 +11,7 @@
 #SBATCH --output=finemem-%j.log
 # One training run over the GPU nodes of a SLURM job: one task per node, which takes all of the node's GPUs.
 #
-#   WORKDIR=/shared/runs/first sbatch --nodes=4 launch/slurm_run.sh -- --config=configs/finemem_qwen3_4b.py
+#   WORKDIR=/shared/runs/first sbatch --nodes=4 launch/slurm_run.sh -- --config=configs/finemem_qwen3_4b.py --config.answerer.url=http://answerer:8000/v1
 #   WORKDIR=… bash launch/slurm_run.sh --dry-run -- …      prints the commands and runs none
 #
 # Submit it from the repository's folder, on a file system that all nodes share. The options above are defaults; those

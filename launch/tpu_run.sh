@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One training run over all hosts of a TPU VM slice, restarted when hosts vanish.
 #
-#   TPU=my-slice ZONE=us-east5-a WORKDIR=/mnt/shared/runs/first bash launch/tpu_run.sh -- --config=configs/finemem_qwen3_4b.py
+#   TPU=my-slice ZONE=us-east5-a WORKDIR=/mnt/shared/runs/first bash launch/tpu_run.sh -- --config=configs/finemem_qwen3_4b.py --config.answerer.url=http://answerer:8000/v1
 #   … bash launch/tpu_run.sh --dry-run -- …      prints every command and runs none
 #
 # Ships one git commit to every worker, makes the environment there, starts `finemem train` on all hosts, follows
