@@ -201,8 +201,8 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                         state, metrics = update(state, rows)
                         is_whole = False  # until the device has made it
                         values = metrics_lib.read(metrics)
-                    done, is_whole = step + 1, True
-                    journal.numbers = {**numbers.bit_generator.state, "traces": digest}
+                    drawn = {**numbers.bit_generator.state, "traces": digest}
+                    done, journal.numbers, is_whole = step + 1, drawn, True
                     counts = {name: getattr(batch, name) for name in ("examples", "too_long", "tokens")}
                     line = {"stage": stage.name, **values, **counts, "padding_share": batch.padding_share}
                     with clock.phase("log"), agreement.together():
