@@ -52,7 +52,7 @@ def is_number(value: object) -> bool:
 def local_path(text: str, name: str) -> str:
     """The text, as a path that this package can open. name: of the option that it stands at. Raises UserError on an
     address: `gs://bucket/run` would become a folder `gs:` here, and a run in it would be gone with the machine."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://", text):
         raise UserError(f"{name}={text}: only local paths are read and written; mount the bucket and give its folder")
     return text
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import faulthandler
 import json
 import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,9 +91,24 @@ class Watchdog:
             f"{self._cfg.limit:g}); step {self._step} has been in {self._phase} for {now - self._entered:.0f} s\n"
             f"engine: {engine}\n"
         )
+        text += threads()
         tell(text.rstrip("\n"), file=sys.stderr, flush=True)
-        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
         with contextlib.suppress(OSError), (self._workdir / STALLS).open("a", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            faulthandler.dump_traceback(file, all_threads=True)
+
+
+def threads() -> str:
+    """Where every thread of this process is, the main thread first. faulthandler would leave out what lies behind its
+    hundredth thread, and a run with many answers under way has more. The source itself is not read: it may lie on the
+    disk that does not answer."""
+    frames, main = sys._current_frames(), threading.main_thread()
+    text = ""
+    for thread in sorted(threading.enumerate(), key=lambda thread: thread is not main):
+        if thread.ident in frames:
+            text += f"\nthread {thread.name} (most recent call first):\n"
+            places = traceback.walk_stack(frames[thread.ident])
+            text += "".join(
+                f'  File "{frame.f_code.co_filename}", line {line} in {frame.f_code.co_name}\n'
+                for frame, line in places
+            )
+    return text

@@ -22,6 +22,9 @@ import numpy as np
 
 from finemem_jax.schema.legal import Count, Share
 from finemem_jax.schema.own_settings import settings_of
+from finemem_jax.types import WRITE
+
+ROLES, LEVEL = (WRITE,), "turn"
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,17 @@ class Settings:
     window: Count = 3
 
 
-def step_rewards(rollout, cfg, count_tokens):
-    return np.full(len(rollout.steps), settings_of(cfg.settings, "rewards", "steady").floor)
+def turn_rewards(rollout, cfg, count_tokens):
+    return np.full(len(rollout.of(WRITE)), settings_of(cfg.settings, "rewards", "steady").floor)
 '''
-FREE = "import numpy as np\n\ndef step_rewards(rollout, cfg, count_tokens):\n    return np.zeros(len(rollout.steps))\n"
+FREE = """import numpy as np
+
+ROLES, LEVEL = ("write",), "turn"
+
+
+def turn_rewards(rollout, cfg, count_tokens):
+    return np.zeros(len(rollout.of("write")))
+"""
 
 
 @pytest.fixture
@@ -61,7 +71,7 @@ def test_a_folder_of_plug_ins_is_used_by_name(folder, capsys):
     cfg = main.load_config("quickstart", given[1:])
     term = config.resolve("finemem_jax.rewards", "steady")
     rollout = fakes.rollout([["a is b"], ["c is d"]], questions=[])
-    assert term.step_rewards(rollout, cfg.rewards, len).tolist() == [0.3, 0.3]
+    assert term.turn_rewards(rollout, cfg.rewards, len).tolist() == [0.3, 0.3]
     assert config.from_ml_collections(config.to_dict(cfg)) == cfg
 
 
