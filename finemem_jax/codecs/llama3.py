@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from finemem_jax.codecs._json_call import read_call
 from finemem_jax.env import thoughts
-from finemem_jax.env.lenient_json import Malformed, load_object
 from finemem_jax.env.marks import without_marks
 from finemem_jax.types import Call, Operation, ToolSpec
 
@@ -33,7 +33,8 @@ def find(text: str, specs: Sequence[ToolSpec], *, is_cut: bool = False) -> Itera
         if position is None:
             yield Call("", error="cut off: the object is not closed")
             return
-        yield _read(text[start:position])
+        # "type" is "function", which the models write unasked.
+        yield read_call(text[start:position], arguments=("parameters", "arguments"), unasked=("type",))
 
 
 def _next_start(text: str, position: int) -> int | None:
@@ -69,21 +70,6 @@ def _end(text: str, start: int) -> int | None:
             if not depth:
                 return position + 1
     return None
-
-
-def _read(body: str) -> Call:
-    try:
-        value = load_object(body)
-    except Malformed as error:
-        return Call("", error=str(error))
-    name = value.pop("name", None)
-    if not isinstance(name, str):
-        return Call("", error='no string "name"')
-    value.pop("type", None)  # "function", which the models write unasked
-    arguments = value.pop("parameters" if "parameters" in value else "arguments", {})
-    if value:
-        return Call(name, error=f"unexpected key {next(iter(value))[:64]!r} beside name and parameters")
-    return Call(name, arguments)
 
 
 def write(operations: Sequence[Operation]) -> str:

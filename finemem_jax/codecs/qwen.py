@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from finemem_jax.codecs._json_call import read_call
 from finemem_jax.env import thoughts
-from finemem_jax.env.lenient_json import Malformed, load_object
 from finemem_jax.env.marks import marks_in, without_marks
 from finemem_jax.types import Call, Operation, ToolSpec
 
@@ -38,28 +38,14 @@ def find(text: str, specs: Sequence[ToolSpec], *, is_cut: bool = False) -> Itera
     for position, tag in marks_in(text, (_OPEN, _CLOSE)):
         opens = tag == _OPEN
         if start is not None:
-            yield Call("", error="no closing tag") if opens else _read(text[start:position])
+            body = text[start:position]
+            yield Call("", error="no closing tag") if opens else read_call(body, arguments=("arguments",))
         elif not opens and "{" in text[previous:position]:
             yield Call("", error="no opening tag")
         previous = position + len(tag)
         start = previous if opens else None
     if start is not None:
         yield Call("", error="no closing tag: cut off")
-
-
-def _read(body: str) -> Call:
-    """The call in {"name": …, "arguments": {…}}; absent arguments are none."""
-    try:
-        value = load_object(body)
-    except Malformed as error:
-        return Call("", error=str(error))
-    name = value.pop("name", None)
-    if not isinstance(name, str):
-        return Call("", error='no string "name"')
-    arguments = value.pop("arguments", {})
-    if value:
-        return Call(name, error=f"unexpected key {next(iter(value))[:64]!r} beside name and arguments")
-    return Call(name, arguments)
 
 
 def write(operations: Sequence[Operation]) -> str:
