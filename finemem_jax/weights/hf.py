@@ -202,7 +202,8 @@ def save_pretrained(
 def save_adapters(
     path: str | os.PathLike, model: nn.Module, params: dict, *, base_model: str = "", tokenizer: Any = None
 ) -> None:
-    """Write the adapters alone as a PEFT folder; `base_model` is the folder or hub name they belong to."""
+    """Write the adapters alone as a PEFT folder; `base_model` is the folder or hub name they belong to. A hub name is
+    written down; of a folder its own name alone, for nobody else has the path to it."""
     if not has_adapters(params):
         raise UserError("there are no adapters to export: train with model.lora.rank >= 1, or export the whole model")
     cfg = model.cfg
@@ -211,7 +212,7 @@ def save_adapters(
     adapter_config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
+        "base_model_name_or_path": _public_name(base_model),
         "r": cfg.lora.rank,
         "lora_alpha": cfg.lora.alpha,
         "lora_dropout": 0.0,
@@ -228,6 +229,12 @@ def save_adapters(
         _write_json(folder / "adapter_config.json", adapter_config)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+
+
+def _public_name(model: str) -> str:
+    """Of a model what may stand in a folder that people upload: its hub name, or the name of its folder."""
+    is_local = os.path.isdir(model) or os.path.isabs(model) or model.count("/") != 1 or model.startswith((".", "~"))
+    return os.path.basename(os.path.abspath(model)) if model and is_local else model
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

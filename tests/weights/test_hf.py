@@ -1,5 +1,6 @@
 """Folders written and read back, without torch: exactness, laziness, shards, atomicity, the hub's cache."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -56,6 +57,11 @@ def folder(untied, tmp_path_factory):
     path = tmp_path_factory.mktemp("hf") / "model"
     save_pretrained(path, *untied, max_shard_bytes=100_000, metrics={"accuracy": 0.5}, run_config={"seed": 3})
     return path
+
+
+@pytest.fixture(scope="module")
+def adapted(folder):
+    return load_pretrained(folder, lora=LoraConfig(rank=1))
 
 
 def _assert_equal(a, b):
@@ -185,6 +191,33 @@ def test_adapters_are_added_on_import_and_merged_on_export(folder, untied, tmp_p
     with pytest.raises(UserError, match="no adapters to export"):
         save_adapters(tmp_path / "none", *untied)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ("Qwen/Qwen3-4B", "Qwen/Qwen3-4B"),
+        ("{here}/models/mine", "mine"),
+        ("{here}/models/mine/", "mine"),
+        ("{here}/gone/since", "since"),
+        ("models/mine", "mine"),  # there is such a folder here, so it is no hub name
+        ("./models/mine", "mine"),
+        ("models", "models"),
+        ("", ""),
+    ],
+)
+def test_adapters_name_their_base_model_without_the_path_to_it(
+    adapted, folder, tmp_path, monkeypatch, tiny_tokenizer, given, written
+):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    tokenizer = copy.copy(tiny_tokenizer)
+    tokenizer.name_or_path = str(folder)
+    save_adapters(tmp_path / "out", *adapted, base_model=given.format(here=tmp_path), tokenizer=tokenizer)
+    settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == written
+    texts = [path.read_text() for path in (tmp_path / "out").rglob("*.json")]
+    assert not any(str(hidden) in text for text in texts for hidden in (tmp_path, folder))
 
 
 def test_an_export_replaces_an_earlier_one_and_nothing_else(untied, tmp_path):
