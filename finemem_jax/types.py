@@ -286,9 +286,11 @@ def pass_on(source: Future[_T], target: Future[_T], change: Callable[[_T], _T] =
 class Chat(Protocol):
     """A frozen chat model: an HTTP server, or the decoding engine."""
 
-    def submit(self, conversations: Sequence[Messages]) -> list[Future[Reply]]:
+    def submit(self, conversations: Sequence[Messages], *, max_tokens: int = 0) -> list[Future[Reply]]:
         """Starts all of them and returns at once; one future per conversation, in order. A future raises
-        AnswererDown, or UserError where the server refuses everything (key, address, model)."""
+        AnswererDown, or UserError where the server refuses everything (key, address, model).
+
+        max_tokens: limit of these replies, tokens; 0 = the one that the model was set up with."""
 
     def settle(self) -> None:
         """Does now, in this thread, what was put off so as not to take the device from the policy."""

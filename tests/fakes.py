@@ -72,7 +72,7 @@ class EchoChat(Chat):
         self.asked: list[str] = []
         self._waiting: list[tuple[str, Future[Reply]]] = []
 
-    def submit(self, conversations) -> list[Future[Reply]]:
+    def submit(self, conversations, *, max_tokens: int = 0) -> list[Future[Reply]]:
         texts = [messages[-1]["content"] for messages in conversations]
         futures: list[Future[Reply]] = [Future() for _ in texts]
         self._waiting += zip(texts, futures, strict=True)

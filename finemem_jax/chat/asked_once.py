@@ -31,8 +31,8 @@ class AskedOnce(Chat):
         self._in_flight: dict[str, Future[Reply]] = {}
         self._lock = threading.Lock()
 
-    def submit(self, conversations: Sequence[Messages]) -> list[Future[Reply]]:
-        keys = [self._key(messages) for messages in conversations]
+    def submit(self, conversations: Sequence[Messages], *, max_tokens: int = 0) -> list[Future[Reply]]:
+        keys = [self._key(messages, max_tokens) for messages in conversations]
         with self._lock:
             known = self._store.find(list(dict.fromkeys(keys)))
             fresh: dict[str, Messages] = {}
@@ -43,7 +43,7 @@ class AskedOnce(Chat):
             futures = [self._in_flight[key] if key not in known else _done(known[key]) for key in keys]
             self.hits += len(keys) - len(fresh)
         try:
-            started = self.chat.submit(list(fresh.values()))
+            started = self.chat.submit(list(fresh.values()), max_tokens=max_tokens)
         except Exception:  # e.g. a prompt that fits no local model: nobody must wait for it
             with self._lock:
                 for key in fresh:
@@ -56,8 +56,9 @@ class AskedOnce(Chat):
     def settle(self) -> None:
         self.chat.settle()
 
-    def _key(self, messages: Messages) -> str:
-        text = json.dumps([self._identity, messages], sort_keys=True, default=dict)
+    def _key(self, messages: Messages, max_tokens: int) -> str:
+        asked = [self._identity, messages, *([max_tokens] if max_tokens else [])]
+        text = json.dumps(asked, sort_keys=True, default=dict)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _arrived(self, key: str, asked: Future[Reply]) -> None:

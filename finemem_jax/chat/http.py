@@ -117,9 +117,10 @@ class HttpChat(Chat):
             "temperature": cfg.temperature,
             "max_tokens": cfg.max_tokens,
             "stream": False,
-            **self._extra,
         }
-        self._waiting: list[tuple[str, int, Messages, Future[Reply]]] = []  # a heap; touched by the loop's thread only
+        self._waiting: list[
+            tuple[str, int, Messages, int, Future[Reply]]
+        ] = []  # a heap; touched by the loop's thread only
         self._count = itertools.count()
         self._workers = 0
         self._idle: list[Connection] = []  # the one that was used last at the end
@@ -134,7 +135,7 @@ class HttpChat(Chat):
         """What a reply depends on besides the messages; the address of the server is not part of it."""
         return [self.cfg.model, self.cfg.temperature, self.cfg.max_tokens, self._extra]
 
-    def submit(self, conversations: Sequence[Messages]) -> list[Future[Reply]]:
+    def submit(self, conversations: Sequence[Messages], *, max_tokens: int = 0) -> list[Future[Reply]]:
         futures: list[Future[Reply]] = [Future() for _ in conversations]
         if futures:
             with self._lock:
@@ -142,7 +143,7 @@ class HttpChat(Chat):
                     self._loop = asyncio.new_event_loop()
                     # A daemon: whatever is under way must not keep a process alive that wants to end.
                     threading.Thread(target=self._loop.run_forever, name="answerer", daemon=True).start()
-            self._loop.call_soon_threadsafe(self._enqueue, list(conversations), futures)
+            self._loop.call_soon_threadsafe(self._enqueue, list(conversations), max_tokens, futures)
         return futures
 
     def settle(self) -> None:
@@ -150,9 +151,9 @@ class HttpChat(Chat):
 
     # ---- in the loop's thread ----
 
-    def _enqueue(self, conversations: list[Messages], futures: list[Future[Reply]]) -> None:
+    def _enqueue(self, conversations: list[Messages], max_tokens: int, futures: list[Future[Reply]]) -> None:
         for messages, future in zip(conversations, futures, strict=True):
-            heapq.heappush(self._waiting, (_text(messages), next(self._count), messages, future))
+            heapq.heappush(self._waiting, (_text(messages), next(self._count), messages, max_tokens, future))
         for _ in range(min(self.cfg.concurrency - self._workers, len(conversations))):
             self._workers += 1
             task = self._loop.create_task(self._work())
@@ -162,9 +163,9 @@ class HttpChat(Chat):
     async def _work(self) -> None:
         """Answers waiting requests until there are none."""
         while self._waiting:
-            _, _, messages, future = heapq.heappop(self._waiting)
+            _, _, messages, max_tokens, future = heapq.heappop(self._waiting)
             try:
-                reply = await self._complete(messages)
+                reply = await self._complete(messages, max_tokens)
             except Exception as error:  # belongs to whoever waits for the future
                 future.set_exception(error)
                 if isinstance(error, (AnswererDown, UserError)):
@@ -178,8 +179,9 @@ class HttpChat(Chat):
         for *_, future in waiting:
             future.set_exception(error)
 
-    async def _complete(self, messages: Messages) -> Reply:
-        body = {self._wire.field: _sendable(messages), **self._settings}
+    async def _complete(self, messages: Messages, max_tokens: int) -> Reply:
+        limit = {"max_tokens": max_tokens} if max_tokens else {}
+        body = {self._wire.field: _sendable(messages), **self._settings, **limit, **self._extra}
         content = json.dumps(body).encode("ascii")  # json escapes what is not, so any text can be sent
         started, broken, backoff = time.monotonic(), 0, self.cfg.backoff_seconds
         while True:

@@ -39,10 +39,13 @@ class PolicyServer:
         self.chat = AskedOnce(http, [*http.identity, form], cfg.cache, cfg.max_cache_bytes)
         self.form, self._tokenizer, self._url = form, tokenizer, cfg.url
 
-    def submit(self, tokens: Sequence[int], messages: Messages) -> Future[Reply]:
+    def submit(self, tokens: Sequence[int], messages: Messages, max_tokens: int = 0) -> Future[Reply]:
         """Asks for the completion of a prompt, given as it was rendered and as messages. The future raises UserError
-        when the server reads another number of tokens."""
-        (asked,) = self.chat.submit([in_form(self.form, self._tokenizer, tokens, messages)])
+        when the server reads another number of tokens.
+
+        max_tokens: limit of the completion; 0 = that of the settings."""
+        sent = in_form(self.form, self._tokenizer, tokens, messages)
+        (asked,) = self.chat.submit([sent], max_tokens=max_tokens)
         future: Future[Reply] = Future()
         pass_on(asked, future, lambda reply: self._checked(reply, len(tokens)))
         return future

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from finemem_jax.config import UserError
 from finemem_jax.corpora import _dialogue
 from finemem_jax.corpora._options import BuildOptions
+from finemem_jax.env.counting import Growing
 from finemem_jax.types import Chunk, CountTokens, Episode, Question
 
 
@@ -128,15 +129,18 @@ def _show(
     chunks: list[_Shown] = []
     while waiting and (not options.chunks or len(chunks) < options.chunks):
         lines: list[str] = []
+        size = Growing(count_tokens, separator)
         while noise and len(lines) < options.noise:
-            if count_tokens(separator.join([*lines, noise[0]])) > options.chunk_tokens // 2:
+            if size.with_next(noise[0]) > options.chunk_tokens // 2:
                 break  # the other half of the budget is for examples
+            size.add(noise[0])
             lines.append(noise.popleft())
         labels: list[str] = []
         while waiting and (not options.utterances or len(labels) < options.utterances):
             line = dataset.write_example(waiting[0], options.layout)
-            if labels and count_tokens(separator.join([*lines, line])) > options.chunk_tokens:
+            if labels and size.with_next(line) > options.chunk_tokens:
                 break
+            size.add(line)
             labels.append(waiting.popleft().label)
             lines.append(line)
         rng.shuffle(lines)

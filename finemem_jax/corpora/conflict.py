@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from finemem_jax.corpora import _dialogue, _questions, squad
 from finemem_jax.corpora._options import BuildOptions
+from finemem_jax.env.counting import Growing
 from finemem_jax.types import Chunk, CountTokens, Episode, Question
 
 _CHUNKS = 10  # of an instance, with --chunks=0
@@ -50,6 +51,29 @@ class _Stated:
         return Question(self.fact.question, (answer,), kind=kind, evidence=(chunk,))
 
 
+class _Answers:
+    """Distinct answers in the order they came in. One differs from another if it does so in more than its case."""
+
+    def __init__(self) -> None:
+        self._same: dict[str, list[int]] = defaultdict(list)  # places of the answers that are one but for case
+        self._answers: list[str] = []
+
+    def add(self, answer: str) -> None:
+        if answer not in (self._answers[place] for place in self._same[answer.casefold()]):
+            self._same[answer.casefold()].append(len(self._answers))
+            self._answers.append(answer)
+
+    def others(self, answer: str) -> int:
+        """How many differ from an answer that is among them."""
+        return len(self._answers) - len(self._same[answer.casefold()])
+
+    def draw_other(self, answer: str, rng: random.Random) -> str:
+        place = rng.randrange(self.others(answer))
+        for taken in self._same[answer.casefold()]:  # ascending
+            place += taken <= place
+        return self._answers[place]
+
+
 def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
     articles = squad.read_articles(options.input)
     facts: dict[str, _Fact] = {}
@@ -61,10 +85,9 @@ def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episo
                     facts.setdefault(text.casefold(), _Fact(" ".join(text.split()), " ".join(answer.split())))
     waiting = list(facts.values())
     options.rng(options.split, "order").shuffle(waiting)
-    answers = defaultdict(list)  # kind -> distinct answers
+    answers: dict[str, _Answers] = defaultdict(_Answers)  # by kind
     for fact in waiting:
-        if fact.answer not in answers[fact.kind]:
-            answers[fact.kind].append(fact.answer)
+        answers[fact.kind].add(fact.answer)
     number = 0
     while waiting:
         rng = options.rng(options.split, number)
@@ -77,30 +100,28 @@ def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episo
 
 def _fill(
     waiting: list[_Fact],
-    answers: Mapping[str, Sequence[str]],
+    answers: Mapping[str, _Answers],
     options: BuildOptions,
     count_tokens: CountTokens,
     rng: random.Random,
 ) -> tuple[list[_Stated], list[list[str]], list[_Fact]]:
     """(facts stated, lines of each chunk, facts left): facts in turn, until one finds no room in the chunks."""
     lines: list[list[str]] = [[] for _ in range(options.chunks or _CHUNKS)]
+    sizes = [Growing(count_tokens, "\n") for _ in lines]
     stated: list[_Stated] = []
     for used, fact in enumerate(waiting):
-        others = [answer for answer in answers[fact.kind] if answer.casefold() != fact.answer.casefold()]
-        values = [fact.answer]
-        if others and len(lines) > 1 and rng.random() < options.changed_share:
-            values.append(rng.choice(others))
+        known, values = answers[fact.kind], [fact.answer]
+        if known.others(fact.answer) and len(lines) > 1 and rng.random() < options.changed_share:
+            values.append(known.draw_other(fact.answer, rng))
         written = [fact.line(value) for value in values]
-        free = [
-            chunk
-            for chunk, held in enumerate(lines)
-            if count_tokens("\n".join([*held, max(written, key=len)])) <= options.chunk_tokens
-        ]
+        longest = max(written, key=len)
+        free = [chunk for chunk, size in enumerate(sizes) if size.with_next(longest) <= options.chunk_tokens]
         if len(free) < len(values):
             return stated, lines, waiting[used:]
         chosen = sorted(rng.sample(free, len(values)))
         for chunk, line in zip(chosen, written, strict=True):
             lines[chunk].append(line)
+            sizes[chunk].add(line)
         stated.append(_Stated(fact, tuple(zip(chosen, values, strict=True))))
     return stated, lines, []
 

@@ -123,6 +123,28 @@ class TokenCounter:
         return self._kept
 
 
+class Growing:
+    """The tokens of pieces that are joined one after the other.
+
+    A piece is counted with the one before it, so that what their border adds or takes is in it; what stands further
+    back is not read again, for no tokenizer's cut depends on a line that is two lines away."""
+
+    def __init__(self, count_tokens: Callable[[str], int], separator: str):
+        self.tokens = 0
+        self._count_tokens, self._separator = count_tokens, separator
+        self._last: str | None = None
+
+    def with_next(self, piece: str) -> int:
+        """How many there are with one more piece."""
+        if self._last is None:
+            return self._count_tokens(piece)
+        both = self._count_tokens(f"{self._last}{self._separator}{piece}")
+        return self.tokens + both - self._count_tokens(self._last)
+
+    def add(self, piece: str) -> None:
+        self.tokens, self._last = self.with_next(piece), piece
+
+
 def ends_by_words(text: str, count_tokens: Callable[[str], int]) -> array:
     """Where the tokens of any counter may end: those of each word, and of the space before it, spread over it."""
     ends = array("q")

@@ -37,7 +37,8 @@ def play_by_chat(
 
     def ask(number: int, turn: Turn) -> None:
         turns[number] = turn
-        future = server.submit(turn.prompt_tokens, _messages(env, players[number].episode, turn, layout))
+        messages = _messages(env, players[number].episode, turn, layout)
+        future = server.submit(turn.prompt_tokens, messages, turn.max_tokens)
         future.add_done_callback(lambda done: arrived.put((number, done)))
 
     for number, player in enumerate(players):
@@ -67,7 +68,8 @@ def _completion(env: Environment, turn: Turn, reply: Reply, form: str) -> Comple
     """The reply as a completion of ours: it was cut off if it is as long as it may be."""
     text = reply.text or ""
     tokens = env.tokenizer.encode(text, add_special_tokens=False)
-    is_cut = max(reply.completion_tokens, len(tokens)) >= env.prompt.max_completion_tokens
+    most = turn.max_tokens or env.prompt.max_completion_tokens
+    is_cut = max(reply.completion_tokens, len(tokens)) >= most
     is_chat = form in ("messages", "") and thoughts.CLOSE not in text and not is_cut
     if is_chat and prompts.opens_thought(env.tokenizer, turn.prompt_tokens):
         # The server kept the thought that the template opened to itself: what it says is outside of it.

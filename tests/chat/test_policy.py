@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from finemem_jax.chat.policy import PolicyServer, open_policy_server
-from finemem_jax.config import AnswererConfig, UserError, resolve
+from finemem_jax.config import AnswererConfig, MethodConfig, UserError, resolve
 from finemem_jax.env import tokenizer as tokenizers
+from finemem_jax.env.environment import all_questions, play
+from finemem_jax.rollouts.by_chat import play_by_chat
+from finemem_jax.types import ANSWER, WRITE
+from tests import fakes
 from tests.fake_server import FakeServer
 
 MESSAGES = ({"role": "system", "content": ""}, {"role": "user", "content": "the chunk"})
@@ -92,3 +98,32 @@ def test_a_server_that_answers_nothing_is_refused_with_its_reason(tokenizer, tok
     with FakeServer(lambda question, attempt: how) as server, pytest.raises(UserError) as refused:
         opened(server, tokenizer, tokens)
     assert "\n" not in str(refused.value) and server.url in str(refused.value)
+
+
+def test_a_limit_of_its_own_goes_with_a_prompt(tokenizer, tokens):
+    """It is a part of what is asked: a reply under another limit is another reply."""
+    with FakeServer() as server:
+        server.count = reads(tokenizer, ids=True)
+        policy = opened(server, tokenizer, tokens)
+        server.bodies.clear()
+        replies = [policy.submit(tokens, MESSAGES, limit).result() for limit in (7, 0, 9, 7)]
+        assert [body["max_tokens"] for body in server.bodies] == [7, AnswererConfig().max_tokens, 9]
+    assert replies[0] == replies[3] and len({reply.key for reply in replies}) == 3
+
+
+def test_an_answer_of_a_served_policy_has_the_limit_that_it_has_in_the_engine(env):
+    """With answers of its own the policy writes under one limit and answers under another."""
+    env = replace(env, method=MethodConfig(answers="policy", answer_tokens=5))
+    episode = fakes.episode(["milk is at the shop", "the shop is open"], [("where is milk?", "shop")])
+    asked = all_questions(episode)
+    cut = "shop " * env.method.answer_tokens
+    with FakeServer() as server:
+        server.reply = lambda question: cut
+        settings = AnswererConfig(url=server.url, model="p", max_tokens=env.prompt.max_completion_tokens)
+        game = play(env, episode, asked, lambda requests: [])
+        (finish,) = play_by_chat(PolicyServer(settings, env.tokenizer, ""), env, [(episode, asked, game)])
+        limits = [body["max_tokens"] for body in server.bodies]
+    assert limits == [env.prompt.max_completion_tokens] * 2 + [5]
+    steps = finish().steps
+    assert [step.role for step in steps] == [WRITE, WRITE, ANSWER]
+    assert [step.completion.finish for step in steps] == ["stop", "stop", "length"]

@@ -3,14 +3,20 @@
 import argparse
 import gzip
 import json
+import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finemem_jax import config, corpora
 from finemem_jax.benchmarks import memalpha
+from finemem_jax.corpora import _labelled, conflict
+from finemem_jax.corpora._options import BuildOptions
 
 SOURCES = config.plugins("finemem_jax.corpora")
 CLASSIFICATION = ("banking77", "clinc150", "nlu", "pubmedqa")
@@ -319,6 +325,69 @@ def test_the_share_of_changed_facts_is_the_one_asked_for(raw, tmp_path):
         assert {question.kind for episode in episodes for question in episode.questions} == kinds
     with pytest.raises(config.UserError, match="--changed-share=0"):
         build(raw, tmp_path, "conflict", changed_share=0.0)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# How often a text is counted
+# --------------------------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """Counts words, and knows how many characters it was shown."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, text):
+        self.seen += len(text)
+        return len(text.split())
+
+
+def options(source, chunk_tokens, **more) -> BuildOptions:
+    return BuildOptions(source=source, input="", output="x.parquet", chunk_tokens=chunk_tokens, **more)
+
+
+@pytest.mark.parametrize("noise", [0, 30])
+def test_a_long_stream_of_examples_is_counted_a_few_times_whatever_its_chunks_hold(noise):
+    pool = [_labelled.Example(f"utterance number {i} of {i % 7}", f"label_{i % 7}") for i in range(2000)]
+    chatter = [f"chatter number {i}" for i in range(300)]
+    dataset = _labelled.Dataset("made up", [f"label_{i}" for i in range(7)], numbered=False, noise=chatter)
+    for chunk_tokens in (100, 10_000):
+        tally = Tally()
+        asked = options("clinc150", chunk_tokens, chunks=0, instances=1, layout="bare", noise=noise)
+        (episode,) = _labelled.streams(pool, dataset, asked, tally)
+        assert all(tally(chunk.text) <= chunk_tokens for chunk in episode.chunks)
+        assert tally.seen < 8 * sum(len(chunk.text) for chunk in episode.chunks)
+
+
+def test_a_long_stream_of_facts_is_counted_a_few_times_whatever_its_chunks_hold(tmp_path):
+    asked = [
+        {"question": f"Who built house {i}?", "answers": [{"text": f"Person {i % 50}", "answer_start": 0}]}
+        for i in range(2000)
+    ]
+    article = {
+        "title": "t",
+        "paragraphs": [{"context": "c", "qas": [{"id": str(n), **a} for n, a in enumerate(asked)]}],
+    }
+    (tmp_path / "facts.json").write_text(json.dumps({"data": [article]}))
+    for chunk_tokens in (100, 2500):
+        tally = Tally()
+        asked = replace(options("conflict", chunk_tokens, chunks=4, split="all"), input=str(tmp_path / "facts.json"))
+        episodes = list(conflict.episodes(asked, tally))
+        text = sum(len(chunk.text) for episode in episodes for chunk in episode.chunks)
+        assert text > 10_000 and tally.seen < 4 * 8 * text  # each fact is held against each of the four chunks
+
+
+@given(st.lists(st.sampled_from(["Rome", "rome", "ROME", "Paris", "paris", "Oslo", "straße", "STRASSE"]), min_size=1))
+def test_an_answer_is_changed_into_one_that_differs_in_more_than_case(answers):
+    known = conflict._Answers()
+    for answer in answers:
+        known.add(answer)
+    for answer in answers:
+        others = [other for other in dict.fromkeys(answers) if other.casefold() != answer.casefold()]
+        assert known.others(answer) == len(others)
+        for seed in range(8 if others else 0):
+            assert known.draw_other(answer, random.Random(seed)) == random.Random(seed).choice(others)
 
 
 # --------------------------------------------------------------------------------------------------------------
