@@ -7,10 +7,10 @@ item, or back over its own change) still belongs to the step that first wrote it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from finemem_jax.config import MemoryConfig
-from finemem_jax.memory._substance import substance
+from finemem_jax.memory._substance import BySubstance, substance
 from finemem_jax.types import CountTokens, Memory, MemoryItem, Operation, Outcome, ToolSpec
 
 SPECS = (
@@ -41,7 +41,9 @@ class Flat(Memory):
     # tokens of all items, carried along: summed at every write they cost more than all else at 5,000 items
     held: int = 0
     step: int = -1  # of the last operation that applied
-    before: tuple[MemoryItem, ...] = ()  # the items as that step found them
+    # what the items say, carried along: no write looks at all of them
+    said: BySubstance = field(default=BySubstance(), compare=False)
+    before: BySubstance = field(default=BySubstance(), hash=False)  # as that step found it
 
     def tokens(self) -> int:
         return self.held
@@ -68,7 +70,8 @@ class Flat(Memory):
                     return self, Outcome("unknown id", ok=False)
                 rest = tuple(other for other in self.items if other is not item)
                 held = self.held - self.count_tokens(item.text)
-                after = replace(self, items=rest, held=held, step=step, before=self._found_by(step))
+                said = self.said.removing(substance(item.text))
+                after = replace(self, items=rest, held=held, said=said, step=step, before=self._found_by(step))
                 return after, Outcome("applied", ok=True, item=item.id)
             case "memory_skip":
                 return self, Outcome("skipped", ok=True)
@@ -77,23 +80,23 @@ class Flat(Memory):
     def _find(self, item_id: str) -> MemoryItem | None:
         return next((item for item in self.items if item.id == item_id), None)
 
-    def _found_by(self, step: int) -> tuple[MemoryItem, ...]:
-        """The items as `step` found them."""
-        return self.before if step == self.step else self.items
+    def _found_by(self, step: int) -> BySubstance:
+        """What the items said when `step` began."""
+        return self.before if step == self.step else self.said
 
     def _write(self, old: MemoryItem | None, text: str, step: int) -> tuple[Flat, Outcome]:
         """INSERT (`old` is None) or UPDATE of `old`, under the limits and the overflow rule."""
-        said = substance(text)
-        if not said:
+        says = substance(text)
+        if not says:
             return self, Outcome("malformed: empty content", ok=False)
-        if any(substance(other.text) == said for other in self.items):
+        if self.said.find(says) is not None:
             return self, Outcome("duplicate", ok=False)
         tokens = self.count_tokens(text)
         if tokens > self.cfg.max_item_tokens:
             return self, Outcome("over limit", ok=False)
         held = self.held + tokens
         before = self._found_by(step)
-        known = next((other for other in before if substance(other.text) == said), None)
+        known = before.find(says)
         if known is not None:
             written_at, writers = known.written_at, known.writers
         elif old is None or old.written_at == step:
@@ -107,6 +110,8 @@ class Flat(Memory):
             item = replace(old, text=text, written_at=written_at, writers=writers)
             items, next_id = tuple(item if other is old else other for other in self.items), self.next_id
             held -= self.count_tokens(old.text)
+        said = self.said if old is None else self.said.removing(substance(old.text))
+        said = said.adding(says, item)
         evicted: list[str] = []
         while len(items) > self.cfg.max_items or held > self.cfg.max_tokens:
             victims = [other for other in items if other is not item]
@@ -115,8 +120,9 @@ class Flat(Memory):
             oldest = min(victims, key=lambda other: other.written_at)  # ties: the first in the list
             items = tuple(other for other in items if other is not oldest)
             held -= self.count_tokens(oldest.text)
+            said = said.removing(substance(oldest.text))
             evicted.append(oldest.id)
-        after = replace(self, items=items, next_id=next_id, held=held, step=step, before=before)
+        after = replace(self, items=items, next_id=next_id, held=held, said=said, step=step, before=before)
         return after, Outcome("applied", True, item.id, tuple(evicted))
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finemem_jax.config import MemoryConfig
+from finemem_jax.memory._substance import substance
 from finemem_jax.types import Operation
 from tests.fakes import count_words, flat_memory
 
@@ -160,3 +167,107 @@ def test_invariants_after_any_operations(sequence, overflow):
         assert all(i.written_at == i.writers[-1] and count_words(i.text) <= 3 for i in memory.items)
         if not outcome.ok or outcome.status == "skipped":
             assert memory == before
+
+
+class Slow:
+    """The rules of a flat memory written down plainly: every text is compared with every item."""
+
+    def __init__(self, cfg):
+        self.cfg, self.items, self.found, self.step, self.next = cfg, [], [], None, 1
+
+    def apply(self, operation, step):
+        """Its status."""
+        content, target = operation.arguments.get("content", ""), operation.target
+        old = next((item for item in self.items if item[0] == target), None)
+        if operation.name == "memory_skip":
+            return "skipped"
+        if operation.name != "memory_insert" and old is None:
+            return "unknown id"
+        found = self.found if step == self.step else list(self.items)
+        after = [item for item in self.items if item is not old]
+        number = self.next
+        if operation.name != "memory_delete":
+            said = substance(content)
+            if not said:
+                return "malformed: empty content"
+            if any(substance(text) == said for _, text, _ in self.items):
+                return "duplicate"
+            if count_words(content) > self.cfg.max_item_tokens:
+                return "over limit"
+            same = [writers for _, text, writers in found if substance(text) == said]
+            own = [] if old is None else old[2]
+            writers = same[0] if same else own if own and own[-1] == step else [*own, step]
+            item = (f"#{number}" if old is None else old[0], content, writers)
+            number += old is None
+            after = [*after, item] if old is None else [item if other is old else other for other in self.items]
+            while (
+                len(after) > self.cfg.max_items or sum(count_words(text) for _, text, _ in after) > self.cfg.max_tokens
+            ):
+                victims = [other for other in after if other is not item]
+                if self.cfg.overflow == "refuse" or not victims:
+                    return "over limit"
+                after.remove(min(victims, key=lambda other: other[2][-1]))
+        self.items, self.found, self.step, self.next = after, found, step, number
+        return "applied"
+
+
+TEXTS = st.lists(st.sampled_from(["a", "A", "b.", "b", "c", "é", "e\u0301", "\u200b", "…"]), max_size=4).map(" ".join)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(
+                TEXTS.map(insert), st.builds(update, ids, TEXTS), ids.map(delete), st.just(Operation("memory_skip"))
+            ),
+            st.integers(0, 1),
+        ),
+        max_size=40,
+    ),
+    st.sampled_from(["refuse", "evict_oldest"]),
+    st.integers(2, 6),
+)
+def test_a_memory_is_what_comparing_every_text_with_every_item_makes_it(sequence, overflow, max_items):
+    cfg = MemoryConfig(max_items=max_items, max_tokens=9, max_item_tokens=3, overflow=overflow)
+    memory, slow, step = flat_memory(cfg), Slow(cfg), 0
+    for operation, later in sequence:
+        step += later
+        memory, outcome = memory.apply(operation, step)
+        assert outcome.status == slow.apply(operation, step)
+        assert [(i.id, i.text, list(i.writers)) for i in memory.items] == slow.items
+
+
+def calls_of(action, *arguments) -> int:
+    """How many Python functions an action runs."""
+    count = 0
+
+    def counted(frame, event, argument):
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(counted)
+    try:
+        action(*arguments)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_a_write_is_not_compared_with_every_item():
+    cfg = MemoryConfig(max_items=10**6, max_tokens=10**6)
+    memories = [run(flat_memory(cfg), *(insert(f"fact number {i}") for i in range(size)))[0] for size in (3, 300)]
+    for operation in (insert("another fact"), insert("Fact  number 1."), update("#1", "fact number 2")):
+        few, many = (calls_of(memory.apply, operation, 1000) for memory in memories)
+        assert few == many
+
+
+def test_a_memory_that_comes_from_another_process_knows_what_it_holds():
+    memory, _ = run(flat_memory(), *(insert(f"fact {i}") for i in range(100)))
+    code = """if True:
+        import pickle, sys
+        memory = pickle.load(sys.stdin.buffer)
+        print([item.text for item in memory.items if not memory.said.find(item.text)])
+    """
+    env = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(memory), capture_output=True, env=env)
+    assert done.stdout == b"[]\n", done.stderr
