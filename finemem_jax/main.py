@@ -7,6 +7,11 @@ A user's mistake ends in one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # `python -m finemem_jax.main`: what follows takes a while to import
+    from finemem_jax import interrupts
+
+    interrupts.end_at_once()
+
 import argparse
 import contextlib
 import errno

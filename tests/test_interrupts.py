@@ -17,31 +17,24 @@ ROOT = Path(__file__).parents[1]
 
 # Sends the signal when the import of a module begins, which is a moment in the middle of the imports.
 INTERRUPTED = """
-import os, signal, sys
+import os, runpy, signal, sys
 
+_, module, started, workdir = sys.argv
+sys.argv = ["finemem", "train", "--workdir=" + workdir]
 class Watch:
-    def find_spec(self, name, path=None, target=None):
-        if name == sys.argv[1]:
-            os.kill(os.getpid(), signal.SIGINT)
-
-sys.meta_path.insert(0, Watch())
-from finemem_jax.__main__ import run
-module, sys.argv = sys.argv[1], ["finemem", "train", "--workdir=" + sys.argv[2]]
-class Later(Watch):
     def find_spec(self, name, path=None, target=None):
         if name == module:
             os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path[0] = Later()
-sys.exit(run())
+sys.meta_path.insert(0, Watch())
+runpy.run_module(started, run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize(
-    "module", ["finemem_jax.main", "ml_collections", "jax", "numpy._core.numeric", "finemem_jax.train"]
-)
-def test_ctrl_c_during_the_imports_is_one_line(tmp_path, module):
+@pytest.mark.parametrize("module", ["ml_collections", "jax", "numpy._core.numeric", "finemem_jax.train"])
+@pytest.mark.parametrize("started", ["finemem_jax", "finemem_jax.main"])  # python -m
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path, started, module):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", INTERRUPTED, module, str(tmp_path)]
+    command = [sys.executable, "-c", INTERRUPTED, module, started, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == exits.INTERRUPTED
     assert done.stderr == "finemem: interrupted before anything had begun\n" and done.stdout == ""
