@@ -47,8 +47,8 @@ def get_config():
     cfg.train.episodes = 4
     cfg.train.group_size = 6
     cfg.train.steps = 40
-    cfg.train.microbatch_rows = 4
-    cfg.train.row_tokens = 1024
+    cfg.train.microbatch_rows = 2
+    cfg.train.share_prefixes = True
     cfg.train.checkpoint_every = 5
     cfg.train.eval_every = 20
     cfg.train.log_rollouts = 1

@@ -334,6 +334,9 @@ class TrainConfig:
     mini_batches: Count = 1  # optimizer updates per pass
     microbatch_rows: Count = 8  # rows per forward and backward, of each process; the loss is exact for any value
     row_tokens: Natural = 0  # length of a packed row, tokens; 0 = chosen for the least padding
+    # What the turns of a group at one index begin with stands in a row once, before them, and is computed once: the
+    # same update in fewer tokens. Where XLA attends (CPUs); the kernels of TPUs and GPUs do not know of it
+    share_prefixes: bool = False
     logprob_chunk: Count = 512  # positions of each row whose logits exist at once
     checkpoint_every: Count = 25  # steps between checkpoints
     keep_checkpoints: Count = 3  # the newest so many are kept,

@@ -69,7 +69,14 @@ from finemem_jax.rl.train_state import TrainState, create_train_state, make_opti
 from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state_shardings
 from finemem_jax.rollouts import packing
 from finemem_jax.rollouts.collect import Job, collect_rollouts, warm_up
-from finemem_jax.rollouts.groups import check_groups, mini_batches, own_groups, pack_groups, share_groups
+from finemem_jax.rollouts.groups import (
+    check_groups,
+    check_prefixes,
+    mini_batches,
+    own_groups,
+    pack_groups,
+    share_groups,
+)
 from finemem_jax.rollouts.metrics import loss_metrics, reward_metrics, rollout_metrics
 from finemem_jax.run import workdir as workdirs
 from finemem_jax.run.clock import Clock
@@ -113,6 +120,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         check_answerer(cfg)
         mesh = load_mesh(cfg)
         check_groups(cfg, agreement.process_count())
+        check_prefixes(cfg, jax.default_backend())
         if mesh is not None:
             packing.check_rows(mesh, cfg.train.microbatch_rows, agreement.process_count())
         check_memory(cfg)
@@ -204,7 +212,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                         own = collect_groups(
                             engine, env, answerer, episodes, cfg, clock, step=step, position=journal.episodes_drawn
                         )
-                    groups, lengths = share_groups(own, env)
+                    groups, lengths = share_groups(own, env, share_prefixes=cfg.train.share_prefixes)
                     engine.release()  # the update needs the memory; what it held is of parameters that end here
                 work |= engine_metrics("engine", engine, clock.seconds["seconds/rollout"])
                 with clock.phase("reward"), agreement.together():

@@ -3,6 +3,9 @@
 No `[seq, seq]` array exists, in the backward pass neither: it recomputes each block's probabilities from the
 log-sum-exp that the forward pass keeps (arXiv 2205.14135). Blocks that causality or the segments rule out are not
 computed: rows packed with short sequences cost what their sequences cost.
+
+A segment may go on from another one, its prefix: its id is `own + prefix * PREFIX`, and its tokens see the prefix's as
+well as their own. In a row a prefix stands before all segments that go on from it, with nothing else between them.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+PREFIX = 1 << 16  # ids of segments and of their prefixes are below it
 MASKED = -1e30  # finite, so that a block in which a query sees nothing adds zeros and not NaN
 
 
@@ -25,7 +29,8 @@ def blockwise_attention(
     segment_ids: Int[Array, "rows seq"],
     block: int,
 ) -> Float[Array, "rows seq heads head_dim"]:
-    """Softmax attention of each token to itself and to earlier tokens of its segment, `block` tokens at a time.
+    """Softmax attention of each token to itself and to earlier tokens of its segment and of its prefix, `block` tokens
+    at a time.
 
     A segment is one run of equal ids. Scores and softmax in float32, matmuls in the dtype of `q`, the result in that
     of `v`. Rows are worked on together, so a row costs as much as the one with the longest segments beside it.
@@ -45,13 +50,13 @@ def piece_attention(
     rows, _, kv_heads, head_dim = k.shape
     piece, heads = q.shape[1:3]
     q_segments = jax.lax.dynamic_slice_in_dim(segment_ids, start, piece, axis=1)
-    first = _first_blocks(segment_ids, start, piece, block)
+    ranges = _key_blocks(segment_ids, start, piece, block)
     q, q_segments = (_in_blocks(x, block) for x in (q, q_segments))
     k, v, segments = (_in_blocks(x, block) for x in (k, v, segment_ids))
     # Query heads stand beside the kv head they share.
     q = q.reshape(len(q), rows, block, kv_heads, heads // kv_heads, head_dim).transpose(0, 1, 3, 4, 2, 5)
     k, v = (x.transpose(0, 1, 3, 2, 4) for x in (k, v))
-    out = _attend(q, k, v, _Order(q_segments, segments, first, jnp.asarray(start, jnp.int32)))
+    out = _attend(q, k, v, _Order(q_segments, segments, *ranges, jnp.asarray(start, jnp.int32)))
     out = out.transpose(1, 0, 4, 2, 3, 5).reshape(rows, -1, heads, head_dim)
     return out[:, :piece].astype(v.dtype)
 
@@ -69,32 +74,53 @@ class _Order:
 
     q_segments: Any  # [query blocks, rows, block] int32
     k_segments: Any  # [key blocks, rows, block] int32
-    first: Any  # [query blocks] int32: the first block of keys that one of the queries, in any row, may see
+    first: Any  # [query blocks] int32: the first block of keys of the segments of the queries, in any row
+    prefix: Any  # [query blocks] int32: the first block of their prefixes
+    prefixes: Any  # [query blocks] int32: how many blocks before `first` hold their prefixes
     start: Any  # [] int32: place in the row of the first query
 
-    def end(self, i: Array) -> Array:
-        """The block after the last one of keys that the queries of block i may see."""
+    def count(self, i: Array) -> Array:
+        """How many blocks of keys the queries of block i may see."""
         block = self.q_segments.shape[-1]
-        return jnp.minimum((self.start + (i + 1) * block - 1) // block + 1, len(self.k_segments))
+        end = jnp.minimum((self.start + (i + 1) * block - 1) // block + 1, len(self.k_segments))
+        return self.prefixes[i] + end - self.first[i]
+
+    def key_block(self, i: Array, n: Array) -> Array:
+        """The n-th of them."""
+        return jnp.where(n < self.prefixes[i], self.prefix[i] + n, self.first[i] + n - self.prefixes[i])
 
     def visible(self, i: Array, j: Array) -> Array:
         """Which keys of block j the queries of block i see: [rows, 1, 1, queries, keys]."""
         order = jnp.arange(self.q_segments.shape[-1])
         causal = self.start + (i - j) * len(order) + order[:, None] >= order[None, :]
-        return ((self.q_segments[i][:, :, None] == self.k_segments[j][:, None, :]) & causal)[:, None, None]
+        q_segments, k_segments = self.q_segments[i][:, :, None], self.k_segments[j][:, None, :]
+        prefixes = jnp.where(q_segments < PREFIX, -1, q_segments // PREFIX)
+        return (((q_segments == k_segments) | (prefixes == k_segments)) & causal)[:, None, None]
 
 
-def _first_blocks(
+def _key_blocks(
     segment_ids: Int[Array, "rows seq"], start: int | Array, piece: int, block: int
-) -> Int[Array, "blocks"]:
-    """For each block of queries the first block of keys that one of them, in any row, may see."""
+) -> tuple[Int[Array, "blocks"], Int[Array, "blocks"], Int[Array, "blocks"]]:
+    """For each block of queries, over all rows: the first block of keys of their own segments; the first block of
+    their prefixes; and the number of blocks from there on that hold prefixes and come before their own."""
     rows, seq = segment_ids.shape
     order = jnp.arange(seq)
     begins = jnp.concatenate([jnp.ones((rows, 1), bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1)
-    begins |= segment_ids == 0  # padding need not see anything before its own block
-    first_key = jax.lax.cummax(jnp.where(begins, order, 0), axis=1)
-    own = jax.lax.dynamic_slice_in_dim(first_key, start, piece, axis=1)
-    return jnp.min(own[:, ::block], axis=0) // block
+    goes_on = segment_ids >= PREFIX
+    after = jnp.concatenate([jnp.zeros((rows, 1), bool), goes_on[:, 1:] & ~goes_on[:, :-1]], axis=1)
+
+    def last(places: Array) -> Array:
+        return jax.lax.cummax(jnp.where(places, order, 0), axis=1)
+
+    own = last(begins | (segment_ids == 0))  # padding need not see anything before its own block
+    prefix = jnp.where(goes_on, last(begins & ~goes_on), seq)
+    prefix_end = jnp.where(goes_on, last(after), 0)
+    own, prefix, prefix_end = (jax.lax.dynamic_slice_in_dim(x, start, piece, axis=1) for x in (own, prefix, prefix_end))
+    first = jnp.min(own[:, ::block], axis=0) // block
+    filled = ((0, 0), (0, -piece % block))
+    prefix = jnp.pad(prefix, filled, constant_values=seq).reshape(rows, -1, block).min((0, 2)) // block
+    prefix_end = jnp.pad(prefix_end, filled).reshape(rows, -1, block).max((0, 2))
+    return first, prefix, jnp.maximum(jnp.minimum(-(-prefix_end // block), first) - prefix, 0)
 
 
 def _scores(q: Array, k: Array, visible: Array) -> Float[Array, "rows kv_heads group queries keys"]:
@@ -116,7 +142,8 @@ def _attend_forward(q: Array, k: Array, v: Array, order: _Order):
     def query_block(index_and_q: tuple[Array, Array]) -> tuple[Array, Array]:
         i, q_i = index_and_q
 
-        def key_block(j: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def key_block(n: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            j = order.key_block(i, n)
             largest, total, mixed = sums
             scores = _scores(q_i, k[j], order.visible(i, j))
             new_largest = jnp.maximum(largest, scores.max(-1, keepdims=True))
@@ -127,7 +154,7 @@ def _attend_forward(q: Array, k: Array, v: Array, order: _Order):
 
         one = jnp.zeros((*q_i.shape[:-1], 1), jnp.float32)
         start = (one + MASKED, one, jnp.zeros(q_i.shape, jnp.float32))
-        largest, total, mixed = jax.lax.fori_loop(order.first[i], order.end(i), key_block, start)
+        largest, total, mixed = jax.lax.fori_loop(0, order.count(i), key_block, start)
         return (mixed / total).astype(v.dtype), largest + jnp.log(total)
 
     out, log_total = jax.lax.map(query_block, (jnp.arange(len(q)), q))
@@ -143,7 +170,8 @@ def _attend_backward(saved: tuple, d_out: Array):
     def query_block(sums: tuple[Array, Array], block: tuple) -> tuple[tuple[Array, Array], Array]:
         i, q_i, d_out_i, log_total_i, taken_i = block
 
-        def key_block(j: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def key_block(n: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            j = order.key_block(i, n)
             dq_i, dk, dv = sums
             p = jnp.exp(_scores(q_i, k[j], order.visible(i, j)) - log_total_i)
             dv = dv.at[j].add(_dot("bkgqs,bkgqd->bksd", p.astype(v.dtype), d_out_i))
@@ -152,7 +180,7 @@ def _attend_backward(saved: tuple, d_out: Array):
             return dq_i + _dot("bkgqs,bksd->bkgqd", d_scores, k[j]), dk, dv
 
         start = (jnp.zeros(q_i.shape, jnp.float32), *sums)
-        dq_i, dk, dv = jax.lax.fori_loop(order.first[i], order.end(i), key_block, start)
+        dq_i, dk, dv = jax.lax.fori_loop(0, order.count(i), key_block, start)
         return (dk, dv), dq_i.astype(q.dtype)
 
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))

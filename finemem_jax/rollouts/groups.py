@@ -18,7 +18,7 @@ from finemem_jax.env.environment import Environment
 from finemem_jax.hosts import agreement
 from finemem_jax.rollouts import packing
 from finemem_jax.rollouts.packing import Lengths, TrainSequence
-from finemem_jax.types import Rollout
+from finemem_jax.types import Rollout, Step
 
 StepLengths = dict[int, list[list[Lengths]]]
 """Of a process: for each of its groups the lengths of the sequences, [samples][turns]."""
@@ -46,6 +46,15 @@ def check_groups(cfg: Config, processes: int) -> None:
         )
 
 
+def check_prefixes(cfg: Config, platform: str) -> None:
+    """Raises UserError where rows of shared prefixes are asked for and the platform's attention cannot read them."""
+    if cfg.train.share_prefixes and platform != "cpu":
+        raise UserError(
+            f"config.train.share_prefixes=True: the attention of a {platform} reads no row with shared prefixes; "
+            "leave it False there"
+        )
+
+
 def own_groups(cfg: Config, step: int, process: int, processes: int) -> list[int]:
     """The groups of a step whose rollouts this process makes: dealt out in the order of the first pass's
     mini-batches, so that each process has its share of each."""
@@ -54,23 +63,50 @@ def own_groups(cfg: Config, step: int, process: int, processes: int) -> list[int
     return sorted(dealt[process::processes])
 
 
-def share_groups(own: dict[int, list[Rollout]], env: Environment) -> tuple[list[list[Rollout]], list[StepLengths]]:
+def share_groups(
+    own: dict[int, list[Rollout]], env: Environment, *, share_prefixes: bool = False
+) -> tuple[list[list[Rollout]], list[StepLengths]]:
     """The groups of all processes, in order, and for each process the lengths of its sequences, by group.
 
     With several processes they have no prompt tokens and no log-probabilities: only their owner needs those.
+    share_prefixes: turns of one index are a family, which begins with what all of their prompts begin with.
     """
-    lengths = {
-        number: [
-            [Lengths(len(step.prompt_tokens), len(step.completion.tokens)) for step in rollout.steps]
-            for rollout in group
-        ]
-        for number, group in own.items()
-    }
+    lengths = {number: _lengths(number, group, share_prefixes) for number, group in own.items()}
     groups = own
     if agreement.process_count() > 1:
         told = {number: [_without_tokens(rollout) for rollout in group] for number, group in own.items()}
         groups = agreement.union(told, shared=(env.count_tokens,))
     return list(groups.values()), agreement.all_gather(lengths)
+
+
+def _lengths(number: int, group: Sequence[Rollout], share_prefixes: bool) -> list[list[Lengths]]:
+    longest = max((len(rollout.steps) for rollout in group), default=0)
+    shared = [0] * longest
+    if share_prefixes:
+        for t in range(longest):
+            shared[t] = common_prefix([rollout.steps[t].prompt_tokens for rollout in group if t < len(rollout.steps)])
+    return [
+        [
+            Lengths(
+                len(step.prompt_tokens),
+                len(step.completion.tokens),
+                family=(number << 20) + t if shared[t] else -1,
+                shared=shared[t],
+            )
+            for t, step in enumerate(rollout.steps)
+        ]
+        for rollout in group
+    ]
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """With how many tokens all of two or more prompts begin; at least one of each is left over, from which its
+    completion goes on. 0 for a single prompt."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)  # in the order of their tokens, what these two share all share
+    most = min(len(prompt) for prompt in prompts) - 1
+    return next((place for place in range(most) if first[place] != last[place]), most)
 
 
 def _without_tokens(rollout: Rollout) -> Rollout:
@@ -97,8 +133,9 @@ def pack_groups(
     Every turn of every rollout is one sequence with the advantage of that turn.
     lengths: what `share_groups` gave, of all processes: the layout is the same in all.
     """
+    me = agreement.process_index()
     made = [
-        (TrainSequence(step.prompt_tokens, step.completion.tokens, step.completion.logprobs), advantages[g][s][t])
+        (_sequence(step, lengths[me][g][s][t]), advantages[g][s][t])
         for g in chosen
         for s, rollout in enumerate(own.get(g, ()))
         for t, step in enumerate(rollout.steps)
@@ -111,7 +148,6 @@ def pack_groups(
         microbatch_rows=cfg.train.microbatch_rows,
         multiple=cfg.mesh.sequence,
     )
-    me = agreement.process_index()
     rows = rows_of(layout, me, made, agreement.all_gather(lent(layout, me, made)))
     sequences, values = zip(*(sequence for row in rows for sequence in row), strict=True) if rows else ((), ())
     ends = np.cumsum([0, *map(len, rows)])
@@ -126,6 +162,11 @@ def pack_groups(
         min_microbatches=layout.microbatches,
     )
     return packed, layout.padding_share
+
+
+def _sequence(step: Step, lengths: Lengths) -> TrainSequence:
+    completion = step.completion
+    return TrainSequence(step.prompt_tokens, completion.tokens, completion.logprobs, lengths.family, lengths.shared)
 
 
 def lent(layout: packing.Layout, process: int, made: Sequence[Weighted]) -> dict[int, Weighted]:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from finemem_jax.config import LossConfig, UserError
+from finemem_jax.nn.blockwise import PREFIX
 from finemem_jax.nn.mesh import ROWS, SEQUENCE
 from finemem_jax.rl.batch import RolloutBatch
 
@@ -26,6 +27,8 @@ class TrainSequence:
     prompt: Sequence[int]
     completion: Sequence[int]
     logprobs: Sequence[float]  # one per completion token
+    family: int = -1  # sequences of one process with the same number begin alike; -1: with none
+    shared: int = 0  # by so many tokens of their prompts, less than the shortest of these
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -82,7 +85,8 @@ def pack_rollouts(
     """Rows of `row_tokens` tokens, each holding as many whole sequences as fit; the longest are placed first.
 
     advantages: [sequences], NaN for a sequence that has none (its group was left out): it is not packed.
-    rows: which of the sequences stand in which row, where that was settled before; then all have an advantage.
+    rows: which of the sequences stand in which row, where that was settled before; then all have an advantage, and
+    what neighbours of one family share stands there once, before them.
     totals: denominators over all hosts; those of the given sequences when None.
     The number of microbatches is rounded up to a power of two, at least `min_microbatches` (the largest of any
     host), so that a run compiles for a few shapes only; microbatches of padding alone are not computed.
@@ -99,14 +103,26 @@ def pack_rollouts(
     tokens, positions, segment_ids = (np.zeros(shape, np.int32) for _ in range(3))
     old_logprobs, token_weights, row_advantages = (np.zeros(shape, np.float32) for _ in range(3))
     for row, members in enumerate(rows):
-        start = 0
-        for segment, member in enumerate(members, 1):
+        start, segment, prefix, family = 0, 0, 0, -1
+        for member in members:
             sequence, advantage = sequences[member], advantages[member]
-            middle, end = start + len(sequence.prompt), start + len(sequence)
-            tokens[row, start:middle] = sequence.prompt
+            if sequence.family != family or family < 0:
+                family, prefix = sequence.family, 0
+                if sequence.shared:
+                    end = start + sequence.shared
+                    prefix = segment = segment + 1
+                    tokens[row, start:end] = sequence.prompt[: sequence.shared]
+                    positions[row, start:end] = np.arange(sequence.shared)
+                    segment_ids[row, start:end] = prefix
+                    start = end
+            segment += 1
+            own = sequence.prompt[sequence.shared :]
+            middle = start + len(own)
+            end = middle + len(sequence.completion)
+            tokens[row, start:middle] = own
             tokens[row, middle:end] = sequence.completion
-            positions[row, start:end] = np.arange(end - start)
-            segment_ids[row, start:end] = segment
+            positions[row, start:end] = sequence.shared + np.arange(end - start)
+            segment_ids[row, start:end] = segment + prefix * PREFIX
             old_logprobs[row, middle:end] = sequence.logprobs
             token_weights[row, middle:end] = token_weight(len(sequence.completion), totals, cfg)
             row_advantages[row, start:end] = advantage
@@ -188,6 +204,8 @@ class Lengths:
 
     prompt: int
     completion: int
+    family: int = -1  # as in TrainSequence
+    shared: int = 0
 
     def __len__(self) -> int:
         return self.prompt + self.completion
@@ -204,24 +222,23 @@ def lay_out(
     longest: upper bound of a sequence, tokens. row_tokens: 0 = chosen for the least padding. multiple: rows are
     lengthened to one, so that they split over the mesh axis sequence.
     """
-    lengths = [[len(sequence) for sequence in own] for own in by_process]
-    everything = [length for own in lengths for length in own]
-    row_tokens = row_tokens or choose_row_tokens(everything, longest, microbatch_rows * len(lengths))
+    row_tokens = row_tokens or choose_row_tokens(by_process, longest, microbatch_rows)
     row_tokens = -(-row_tokens // multiple) * multiple
     rows = [
-        [Row(process, tuple(members)) for members in assign_rows(own, row_tokens)]
-        for process, own in enumerate(lengths)
+        [Row(process, tuple(members)) for members in rows_of_lengths(own, row_tokens)]
+        for process, own in enumerate(by_process)
     ]
+    held = sum(held_tokens(row.members, by_process[row.owner]) for own in rows for row in own)
     microbatches = -(-sum(map(len, rows)) // (microbatch_rows * len(rows)))
     rows = balance(rows, microbatches * microbatch_rows)
-    computed = microbatches * microbatch_rows * len(lengths) * row_tokens
+    computed = microbatches * microbatch_rows * len(by_process) * row_tokens
     completions = [sequence.completion for own in by_process for sequence in own]
     return Layout(
         row_tokens,
         microbatches,
         tuple(map(tuple, rows)),
         Totals(sum(completions), sum(1 for length in completions if length)),
-        1.0 - sum(everything) / computed if computed else 0.0,
+        1.0 - held / computed if computed else 0.0,
     )
 
 
@@ -239,19 +256,55 @@ def balance(rows: Sequence[list[Row]], most: int) -> list[list[Row]]:
     return balanced
 
 
-def choose_row_tokens(lengths: Sequence[int], most: int, microbatch_rows: int) -> int:
+def choose_row_tokens(by_process: Sequence[Sequence[Lengths]], most: int, microbatch_rows: int) -> int:
     """Length of the rows, `most` or 3/4 or 1/2 of it, for which the fewest positions are computed; ties: shorter.
+    Where sequences share what they begin with, also 2 and 4 times these: whole families find room in a row.
 
     Attention costs the square of a row's length, and sequences just over half a row leave the other half empty.
-    Each length that is ever chosen costs a compilation. Over several hosts, pass the lengths of all.
+    Each length that is ever chosen costs a compilation.
     """
     best, least = most, math.inf
-    for row_tokens in sorted({most, -(-most * 3 // 4), -(-most // 2)}):
-        if max(lengths, default=0) <= row_tokens:
-            microbatches = -(-len(assign_rows(lengths, row_tokens)) // microbatch_rows)
-            if microbatches * microbatch_rows * row_tokens < least:
-                best, least = row_tokens, microbatches * microbatch_rows * row_tokens
+    lengths = {most, -(-most * 3 // 4), -(-most // 2)}
+    if any(sequence.shared for own in by_process for sequence in own):
+        lengths |= {times * length for length in lengths for times in (2, 4)}
+    longest = max((len(sequence) for own in by_process for sequence in own), default=0)
+    for row_tokens in sorted(lengths):
+        if longest <= row_tokens:
+            rows = sum(len(rows_of_lengths(own, row_tokens)) for own in by_process)
+            microbatches = -(-rows // (microbatch_rows * len(by_process)))
+            if microbatches * row_tokens < least:
+                best, least = row_tokens, microbatches * row_tokens
     return best
+
+
+def rows_of_lengths(own: Sequence[Lengths], row_tokens: int) -> list[list[int]]:
+    """For each row the indices of the sequences in it; those of one family are neighbours."""
+    if not any(sequence.shared for sequence in own):
+        return assign_rows([len(sequence) for sequence in own], row_tokens)
+    families: dict[int, list[int]] = {}
+    for index, sequence in enumerate(own):
+        families.setdefault(sequence.family if sequence.family >= 0 else -1 - index, []).append(index)
+    # A family that is longer than a row is cut into parts, each with a copy of what they share.
+    parts: list[list[int]] = []
+    for members in families.values():
+        parts.append([])
+        for index in sorted(members, key=lambda index: -len(own[index])):
+            if parts[-1] and held_tokens([*parts[-1], index], own) > row_tokens:
+                parts.append([])
+            parts[-1].append(index)
+    rows = assign_rows([held_tokens(part, own) for part in parts], row_tokens)
+    return [[index for part in row for index in parts[part]] for row in rows]
+
+
+def held_tokens(members: Sequence[int], own: Sequence[Lengths]) -> int:
+    """Tokens that these sequences take in a row, neighbours of one family together."""
+    total, family = 0, -1
+    for index in members:
+        sequence = own[index]
+        is_first = sequence.family != family or family < 0
+        family = sequence.family
+        total += len(sequence) - (0 if is_first else sequence.shared)
+    return total
 
 
 def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:

@@ -9,7 +9,7 @@ import pytest
 
 from finemem_jax.nn import splash
 from finemem_jax.nn.attention import attention, attention_on, splash_of_pieces
-from finemem_jax.nn.blockwise import blockwise_attention
+from finemem_jax.nn.blockwise import PREFIX, blockwise_attention
 from finemem_jax.nn.mesh import on_mesh
 from finemem_jax.nn.sharding import make_mesh
 
@@ -31,7 +31,8 @@ def slow_attention(q, k, v, d_out, segments=SEGMENTS):
     for b, t, h in np.ndindex(q.shape[:3]):
         if segments[b, t] == 0:
             continue
-        seen = [s for s in range(t + 1) if segments[b, s] == segments[b, t]]
+        prefix = segments[b, t] // PREFIX or -1
+        seen = [s for s in range(t + 1) if segments[b, s] in (segments[b, t], prefix)]
         keys, values = k[b, seen, h // group], v[b, seen, h // group]
         p = np.exp(keys @ q[b, t, h] / np.sqrt(q.shape[-1]))
         p /= p.sum()
@@ -68,6 +69,37 @@ def test_output_and_gradients_equal_the_reference(attend):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
         assert np.abs(b).max() > 0.5
+
+
+# Two prefixes with three and two segments that go on from them, beside segments without; and a long one.
+SHARED = np.array(
+    [
+        [1] * 9 + [2 + PREFIX] * 4 + [3 + PREFIX] * 7 + [4 + PREFIX] * 1 + [5] * 6 + [6 + 5 * PREFIX] * 5 + [7] * 8,
+        [1] * 2 + [2] * 20 + [3 + 2 * PREFIX] * 3 + [4 + 2 * PREFIX] * 11 + [0] * 4,
+        [1] * 40,
+    ],
+    np.int32,
+)
+
+
+@pytest.mark.parametrize("block", [4, 8, 16, 64])
+def test_segments_that_go_on_from_a_prefix_see_it_and_not_each_other(block):
+    given = arrays(segments=SHARED)
+    attend = lambda q, k, v, s: blockwise_attention(q, k, v, s, block)  # noqa: E731
+    found, expected = output_and_gradients(attend, *given, SHARED), slow_attention(*given, SHARED)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_rows_with_prefixes_split_over_devices_equal_the_reference():
+    mesh, given = make_mesh(data=1, sequence=4, tensor=2), arrays(segments=SHARED)
+
+    def attend(q, k, v, segment_ids):
+        with on_mesh(mesh):
+            return attention(q, k, v, segment_ids)
+
+    for a, b in zip(output_and_gradients(attend, *given, SHARED), slow_attention(*given, SHARED), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])

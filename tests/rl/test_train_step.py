@@ -1,5 +1,7 @@
 """One update: the same for every split, order, packing and mesh; equal to a plain loss over whole sequences."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from finemem_jax.rl.train_step import (
     make_train_step,
     state_shardings,
 )
-from finemem_jax.rollouts.packing import TrainSequence, pack_rollouts, to_device
+from finemem_jax.rollouts.packing import Lengths, TrainSequence, lay_out, pack_rollouts, to_device
 
 CFG = LossConfig(kl_coef=0.0, clip_low=0.2, clip_high=0.3, aggregation="sequence_mean")
 SEQ = 32
@@ -270,3 +272,25 @@ def test_first_moment_can_be_bfloat16_and_norms_do_not_decay():
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), state.opt_state, params)
     np.testing.assert_allclose(updates["embedding"]["table"], -0.5 * params["embedding"]["table"], rtol=1e-6)
     assert not np.any(updates["final_norm"]["scale"])
+
+
+def test_what_sequences_share_is_computed_once_with_the_same_gradient(gradients_of, params):
+    """Two families and a sequence alone: as rows of whole sequences, and with their prefixes in the rows once."""
+    rng = np.random.default_rng(5)
+    made = []
+    for family, (shared, owns) in enumerate([(12, [(3, 5), (1, 4), (6, 2)]), (7, [(2, 9), (4, 4)]), (0, [(11, 6)])]):
+        prefix = rng.integers(1, 512, size=shared).tolist()
+        for own, count in owns:
+            prompt = prefix + rng.integers(1, 512, size=own).tolist()
+            completion, logprobs = rng.integers(1, 512, size=count).tolist(), rng.normal(-7, 0.5, size=count)
+            made.append(TrainSequence(prompt, completion, logprobs, family if shared else -1, shared))
+    values = rng.normal(size=len(made)).astype(np.float32)
+    apart = [dataclasses.replace(sequence, family=-1, shared=0) for sequence in made]
+    own = [Lengths(len(s.prompt), len(s.completion), s.family, s.shared) for s in made]
+    layout = lay_out([own], SEQ, row_tokens=64, microbatch_rows=1)
+    rows = [row.members for row in layout.rows[0]]
+    together = pack_rollouts(made, values, CFG, rows=rows, row_tokens=64, microbatch_rows=1, totals=layout.totals)
+    assert together.used_rows == 2  # 95 tokens apart, 64 + 31 - what is shared
+    assert int((together.segment_ids > 0).sum()) == sum(map(len, made)) - 2 * 12 - 7
+    whole = pack_rollouts(apart, values, CFG, row_tokens=SEQ, microbatch_rows=8)
+    assert_same(gradients_of(params, to_device(together)), gradients_of(params, to_device(whole)))

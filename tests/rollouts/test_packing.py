@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 
 from finemem_jax.config import LossConfig, UserError
+from finemem_jax.nn.blockwise import PREFIX
+from finemem_jax.rollouts.groups import common_prefix
 from finemem_jax.rollouts.packing import (
     Lengths,
     Row,
@@ -18,6 +20,7 @@ from finemem_jax.rollouts.packing import (
     check_rows,
     choose_row_tokens,
     count_totals,
+    held_tokens,
     lay_out,
     pack_rollouts,
 )
@@ -160,7 +163,83 @@ def test_padding_is_small_for_many_short_sequences():
     ],
 )
 def test_rows_are_as_short_as_their_padding_allows(lengths, expected):
-    assert choose_row_tokens(lengths, 384, microbatch_rows=1) == expected
+    assert choose_row_tokens([[Lengths(length, 0) for length in lengths]], 384, microbatch_rows=1) == expected
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Sequences that begin alike
+# --------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def families(draw):
+    """Sequences of families that share 1 to 9 tokens, and some of none; their order is that of the groups."""
+    sequences, number = [], 0
+    for family in range(draw(st.integers(1, 5))):
+        shared = draw(st.integers(0, 9))
+        prefix = [1000 + family] * shared
+        for _ in range(draw(st.integers(1, 6))):
+            number += 1
+            own = [number] * draw(st.integers(1, 5))
+            completion = [100 + number] * draw(st.integers(0, 5))
+            logprobs = [-number / 8] * len(completion)
+            sequences.append(TrainSequence(prefix + own, completion, logprobs, family if shared else -1, shared))
+    return sequences
+
+
+@given(families(), st.sampled_from([0, 24, 40]), st.integers(1, 3))
+def test_what_sequences_share_stands_before_them_once_and_each_is_whole(sequences, row_tokens, microbatch_rows):
+    own = [Lengths(len(s.prompt), len(s.completion), s.family, s.shared) for s in sequences]
+    layout = lay_out([own], 24, row_tokens=row_tokens, microbatch_rows=microbatch_rows)
+    rows = [row.members for row in layout.rows[0]]
+    assert sorted(index for row in rows for index in row) == list(range(len(sequences)))
+    values = np.arange(1.0, len(sequences) + 1)
+    packed = pack_rollouts(
+        sequences,
+        values,
+        LossConfig(),
+        rows=rows,
+        row_tokens=layout.row_tokens,
+        microbatch_rows=microbatch_rows,
+        totals=layout.totals,
+    )
+    found = {}
+    length = packed.tokens.shape[-1]
+    tokens, positions, segments, advantages, weights, old = (
+        getattr(packed, name).reshape(-1, length)
+        for name in ("tokens", "positions", "segment_ids", "advantages", "token_weights", "old_logprobs")
+    )
+    prefixes = 0
+    for row, ids in enumerate(segments):
+        for segment in set(ids[ids > 0].tolist()):
+            if segment in (ids // PREFIX).tolist():
+                prefixes += 1
+                assert (weights[row, ids == segment] == 0).all()
+                continue
+            seen = (ids == segment) | ((ids == segment // PREFIX) & (segment >= PREFIX))
+            (advantage,) = set(advantages[row, ids == segment].tolist())
+            assert (np.diff(np.flatnonzero(ids == segment)) == 1).all()
+            assert positions[row, seen].tolist() == list(range(seen.sum()))
+            found[int(advantage) - 1] = (tokens[row, seen].tolist(), weights[row, seen] > 0, old[row, seen])
+    assert sorted(found) == list(range(len(sequences)))
+    for index, (read, is_weighted, logprobs) in found.items():
+        sequence = sequences[index]
+        assert read == [*sequence.prompt, *sequence.completion]
+        assert is_weighted.tolist() == [False] * len(sequence.prompt) + [True] * len(sequence.completion)
+        assert logprobs[is_weighted].tolist() == list(sequence.logprobs)
+    assert int((segments > 0).sum()) == sum(held_tokens(row, own) for row in rows)
+    # A family is cut only where a row cannot hold it.
+    for family in {s.family for s in sequences} - {-1}:
+        members = [index for index, s in enumerate(sequences) if s.family == family]
+        if held_tokens(members, own) <= layout.row_tokens:
+            assert sum(bool(set(members) & set(row)) for row in rows) == 1
+
+
+def test_prompts_share_all_that_they_begin_with_but_a_token_of_the_shortest():
+    assert common_prefix([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 4, 6]]) == 2
+    assert common_prefix([[1, 2, 3]] * 3) == 2  # the completion goes on from a token of its own
+    assert common_prefix([[1, 2], [1, 2, 3]]) == 1
+    assert common_prefix([[4, 2], [1, 2, 3]]) == common_prefix([[1, 2, 3]]) == common_prefix([]) == 0
 
 
 # --------------------------------------------------------------------------------------------------------------
