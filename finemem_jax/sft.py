@@ -272,8 +272,10 @@ def _optimizer(cfg: Config, stage: Stage) -> optax.GradientTransformation:
 
 def _with_schedule(cfg: Config, steps: int) -> Config:
     """The config with sft's schedule where the journal looks for that of training."""
-    every = {"checkpoint_every": cfg.sft.checkpoint_every, "eval_every": cfg.sft.eval_every}
-    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, steps=steps, **every))
+    train = dataclasses.replace(
+        cfg.train, steps=steps, checkpoint_every=cfg.sft.checkpoint_every, eval_every=cfg.sft.eval_every
+    )
+    return dataclasses.replace(cfg, train=train)
 
 
 def trial_batches(exercises: Exercises, stage: Stage, cfg: Config) -> list[list[Example]]:

@@ -104,7 +104,7 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     completion goes on. 0 for a single prompt."""
     if len(prompts) < 2:
         return 0
-    first, last = min(prompts), max(prompts)  # in the order of their tokens, what these two share all share
+    first, *_, last = sorted(map(tuple, prompts))  # in the order of their tokens, what these two share all share
     most = min(len(prompt) for prompt in prompts) - 1
     return next((place for place in range(most) if first[place] != last[place]), most)
 
