@@ -15,7 +15,8 @@ def test_decode_prints_rates_and_shares(capsys):
     assert report["completions"] == 8 and report["new_tokens"] == 48
     assert report["prompt_tokens"] == 8 * 20 and report["prefilled_tokens"] == 2 * 19
     assert report["occupancy"] == 1.0 and report["tokens_per_second"] > 0
-    assert report["decode_share"] + report["host_share"] == pytest.approx(1, abs=0.1)
+    assert report["decode_share"] > 0 < report["host_share"]  # what is left of the wall time went to neither
+    assert report["decode_share"] + report["host_share"] <= 1
 
 
 def test_an_unknown_preset_is_one_line_and_exit_code_2(capsys):
