@@ -16,6 +16,9 @@ Where we differ from the paper, or it does not say:
     format       an operation counts as well-formed only if it also applies: a known id, within the write limits
     evidence     the share of a question that retrieved nothing is spread over all steps, so that shares sum to the
                  final score (rewards.evidence.unanchored="drop" is the printed formula)
+    scale        the paper's: an episode's evidence sums to its score, while format and compression are paid at every
+                 step. With instances of ten chunks or more a run says at its start that forgetting can pay;
+                 rewards.evidence.scale="per_step" is ours, and not what the paper ran
     retrieval    k = 5 items a question; the paper's k was not found, Mem-α's server gives 20 of each of its stores
     advantage    a floor of 0.01 under a group's deviation (advantage.min_std)
     KL           k3 to the initial policy, coefficient 0.001, as in Mem-α's script; Mem-α's text says it has none
@@ -45,6 +48,7 @@ def get_config():
     cfg.mesh.fsdp = -1
     cfg.optimizer.lr = 1e-6
     cfg.rewards.evidence.beta = 0.5
+    cfg.rewards.evidence.scale = "paper"
     cfg.rewards.weights.chunk_qa = 0.5
     cfg.rewards.weights.compression = 0.05
     cfg.rewards.chunk_questions = 5

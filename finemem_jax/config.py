@@ -246,6 +246,9 @@ class JudgeConfig(AnswererConfig):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceConfig:
     beta: Share = 0.5  # share of the final score given to the steps whose items were evidence, in [0, 1]
+    # paper = the steps' shares sum to the final score, so each shrinks as 1/T beside format and compression |
+    # per_step = times T, so that they sum to T of it: answers weigh the same in episodes of any length
+    scale: Literal["paper", "per_step"] = "paper"
     # Share of questions that retrieved nothing: uniform over steps | drop
     unanchored: Literal["uniform", "drop"] = "uniform"
     # last_write | shared (split over all steps that wrote the item)

@@ -36,7 +36,7 @@ from finemem_jax.console import Progress, tell
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.credit import complete
 from finemem_jax.env.environment import Environment, training_questions
-from finemem_jax.env.episodes import stream_indices
+from finemem_jax.env.episodes import longest, stream_indices
 from finemem_jax.env.rehearsal import rehearse
 from finemem_jax.env.settings import settings_file
 from finemem_jax.env.tokenizer import stop_tokens
@@ -63,6 +63,7 @@ from finemem_jax.reporting.plots import plot_run
 from finemem_jax.reporting.report import write_report
 from finemem_jax.reporting.rollout_records import group_record, write_heldout
 from finemem_jax.reporting.trackers import Trackers
+from finemem_jax.rewards._balance import forgetting_pays
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.grpo import correct_engine_gap
 from finemem_jax.rl.train_state import TrainState, create_train_state, make_optimizer
@@ -130,6 +131,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         rehearse(env, cfg.rewards, cfg.advantage)
         drawn = episode_indices(len(episodes), cfg.seed, 0, min(cfg.train.steps * cfg.train.episodes, len(episodes)))
         episodes, held_out = fit_prompts(episodes, env, cfg, sorted(drawn)), fit_prompts(held_out, env, cfg)
+        if warning := forgetting_pays(cfg.rewards, longest(episodes)):
+            say(warning)
         answerer = load_answerer(cfg, workdir)
         optimizer = make_optimizer(cfg.optimizer, max(cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches, 1))
         state = create_train_state(policy.params, optimizer)

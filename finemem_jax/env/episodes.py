@@ -77,6 +77,12 @@ def drawn_evenly(episodes: Sequence[Episode], count: int, seed: int) -> list[Epi
     return [episodes[index] for index in sorted(chosen)]
 
 
+def longest(episodes: Sequence[Episode], looked_at: int = 256) -> int:
+    """Chunks of the longest episode; of those that are made up on access, of the first ones."""
+    count = len(episodes) if isinstance(episodes, tuple | list) else min(len(episodes), looked_at)
+    return max((len(episodes[index].chunks) for index in range(count)), default=0)
+
+
 def left_out(episodes: Sequence[Episode], chosen: Sequence[Episode]) -> str:
     """Per data source, how many of its episodes were chosen: "hotpotqa 21 of 219, squad 21 of 30"."""
     there, taken = (Counter(episode.source for episode in group) for group in (episodes, chosen))

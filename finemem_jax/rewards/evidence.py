@@ -5,7 +5,9 @@
     N_t       = Σ_j Σ_{m in R_j, φ(m) = t} s_j / (|R_j| n)
 
 s_j is the score of final question j of n, R_j the items retrieved for it, φ(m) the step that last wrote m.
-Conservation: Σ_t r_EARA(t) = r_global, also when R_j is empty, under `unanchored="uniform"`.
+Conservation: Σ_t r_EARA(t) = r_global, also when R_j is empty, under `unanchored="uniform"`. A step's share is then
+about r_global / T, while format and compression pay the same at every step: on long episodes a writer that forgets, and
+so keeps memory short, earns more than one that can answer. `scale="per_step"` pays T times as much, Σ_t = T r_global.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens
         return np.full(len(turns), np.nan)
     shared = cfg.evidence.update_credit == "shared"
     place = {turn.index: number for number, turn in enumerate(turns)}
-    return evidence_rewards(
+    scale = len(turns) if cfg.evidence.scale == "per_step" else 1
+    return scale * evidence_rewards(
         [answer.score for answer in final],
         [
             [[place[w] for w in item.writers] if shared else place[item.written_at] for item in answer.retrieved]

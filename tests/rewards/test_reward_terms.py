@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finemem_jax.config import AdvantageConfig, EvidenceConfig, MemoryConfig, RewardsConfig
+from finemem_jax import config
+from finemem_jax.config import AdvantageConfig, Config, EvidenceConfig, MemoryConfig, RewardsConfig, UserError
 from finemem_jax.env import environment
 from finemem_jax.env.credit import complete, group_advantages
 from finemem_jax.env.turns import Turns, advantages, asks_chunk_questions, step_keys, tabulate, totals, variance_shares
 from finemem_jax.rewards import chunk_qa, compression, evidence, format
+from finemem_jax.rewards._balance import forgetting_pays
 from finemem_jax.rollouts.metrics import reward_metrics
 from finemem_jax.types import Answer, Operation, Question, Retrieved
 from tests import fakes
@@ -128,6 +130,31 @@ def test_a_failed_final_answer_is_left_out_and_evidence_is_missing_when_all_fail
     np.testing.assert_allclose(evidence.turn_rewards(rollout, cfg, fakes.count_words), [0.5, 0.5])
     rollout = fakes.rollout([["x"], ["y"]], answers=[answer(None), answer(None)])
     assert np.isnan(evidence.turn_rewards(rollout, cfg, fakes.count_words)).all()
+
+
+def test_per_step_scale_makes_the_steps_sum_to_t_times_the_score():
+    rollout = fakes.rollout([["x"], ["y"], []], answers=[answer(1.0, retrieved=[0, 1]), answer(0.0, retrieved=[1])])
+    paper, per_step = (RewardsConfig(evidence=EvidenceConfig(scale=scale)) for scale in ("paper", "per_step"))
+    found = evidence.turn_rewards(rollout, per_step, fakes.count_words)
+    np.testing.assert_allclose(found, 3 * evidence.turn_rewards(rollout, paper, fakes.count_words))
+    assert found.sum() == pytest.approx(3 * 0.5)
+
+
+def test_compression_is_relative_to_the_budget_where_that_is_less_than_what_was_read():
+    rollout = fakes.rollout([["a b c d"], ["e f"]])  # keeps all 6 words
+    for budget, expected in ((12, 0.0), (4, 1 - 6 / 4)):
+        cfg = RewardsConfig(settings={"compression": {"budget": budget}})
+        assert compression.turn_rewards(rollout, cfg, fakes.count_words) == pytest.approx(expected)
+    with pytest.raises(UserError, match=r"compression.budget=-1: must be at least 0"):
+        config.validate(Config(rewards=RewardsConfig(settings={"compression": {"budget": -1}})))
+
+
+def test_a_config_that_pays_for_forgetting_is_told_so():
+    assert not forgetting_pays(RewardsConfig(), 4)  # 0.2 of reward against answers worth 1
+    assert "over 20 chunks a memory that keeps nothing saves up to 1.00" in forgetting_pays(RewardsConfig(), 20)
+    assert not forgetting_pays(RewardsConfig(evidence=EvidenceConfig(scale="per_step")), 200)
+    assert not forgetting_pays(RewardsConfig(weights={"compression": 0.05, "outcome": 1.0}), 200)
+    assert not forgetting_pays(RewardsConfig(weights={"evidence": 1.0}), 200)
 
 
 def test_format_is_the_share_of_good_operations_and_0_without_any():
