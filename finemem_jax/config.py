@@ -115,10 +115,21 @@ class DiaryConfig:
     examples: Annotated[int, Range(0, 16)] = 1  # labelled examples (`utterance => label`) per day
     changes: Annotated[int, Range(0, 16)] = 1  # facts of earlier days that change, per day from the second on
     noise: Annotated[int, Range(0, 32)] = 2  # lines of chit-chat per day
+    # new facts per day that no chunk question asks for, and a final question may: chunk_qa does not see them
+    silent: Annotated[int, Range(0, 16)] = 0
+    # new facts per day that a chunk question asks for and no final question does: chunk_qa pays for keeping them
+    passing: Annotated[int, Range(0, 16)] = 0
+    # facts of earlier days that are said again, per day from the second on: near-duplicates, retrieved together
+    repeats: Annotated[int, Range(0, 16)] = 0
+    forgets: Annotated[int, Range(0, 64)] = 0  # facts per episode that a later day asks to forget
+    # people per episode of whom an attribute may be told: items that differ in the person are retrieved together
+    namesakes: Annotated[int, Range(1, 4)] = 1
     chunk_questions: Annotated[int, Range(0, 64)] = 3  # questions about each day
     changed_questions: Annotated[int, Range(0, 64)] = 2  # final questions that need a changed fact
     fact_questions: Annotated[int, Range(0, 64)] = 3  # final questions about facts that never changed
     label_questions: Annotated[int, Range(0, 64)] = 2  # final questions answered by the nearest labelled example
+    silent_questions: Annotated[int, Range(0, 64)] = 0  # final questions about the silent facts
+    forgotten_questions: Annotated[int, Range(0, 64)] = 0  # final questions whose answer must not be what was forgotten
     train_episodes: Count = 4096  # distinct training episodes
     eval_episodes: Count = 64  # held-out episodes; they share no utterance with training
 

@@ -7,6 +7,7 @@ docs/plugins.md, which are written into their folders and held to the folders' c
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import re
 import shlex
@@ -204,6 +205,16 @@ GROUPS = {name for name, value in config.to_dict(config.Config()).items() if isi
 SUFFIXES = (".py", ".sh", ".cfg", ".toml", ".yml", ".cff")
 
 
+def own_settings(folder: str) -> list[str]:
+    """The settings that plug-ins of a folder have of their own, as full names."""
+    found = []
+    for name in config.plugins(f"finemem_jax.{folder}"):
+        settings = getattr(config.resolve(f"finemem_jax.{folder}", name), "Settings", None)
+        fields = dataclasses.fields(settings) if settings is not None else ()
+        found += [f"config.{folder}.settings.{name}.{field.name}" for field in fields]
+    return found
+
+
 def absent(span: str) -> str:
     """What a span names that does not exist, or ""."""
     for name in re.findall(r"[\w./*-]+(?:\.\w+|/)|[\w.]+", span):
@@ -223,7 +234,7 @@ def absent(span: str) -> str:
         elif (first in GROUPS or first == "config") and re.fullmatch(r"[a-z_.\d]+[A-Z_]*(\.[a-z_]+)?", name):
             full = name if first == "config" else f"config.{name}"
             wanted = re.compile(re.sub(r"[A-Z][A-Z_]*", "[a-z_]+", full.replace(".", r"\.")))
-            fields = config.dotted_names(config.to_dict(config.Config()))
+            fields = [*config.dotted_names(config.to_dict(config.Config())), *own_settings("rewards")]
             if "." in name and not any(wanted.fullmatch(field) for field in fields):
                 return f"setting {name}"
     return ""

@@ -1,4 +1,4 @@
-"""The embedded task: a person's days, generated from the templates and word lists of this file.
+"""The embedded task: a person's days, generated from templates and the word lists of `_diary_words.py`.
 
 A day (chunk) is a few lines of shorthand in random order:
 
@@ -7,9 +7,18 @@ A day (chunk) is a few lines of shorthand in random order:
     example   put on some jazz => music      (a labelled utterance)
     noise     the tram late again            (nothing will ever be asked about it)
 
+and, where the config asks for a harder task (12 chunks and more, with a memory that cannot hold all that is read, are
+where credit assignment matters):
+
+    silent    Orlov Maya dentist             (no question about the day asks for it, a final one may)
+    passing   Orlov Maya dentist             (a question about the day asks for it, no final one does)
+    repeat    again Orlov Maya dentist       (a fact of an earlier day: two items that say the same)
+    forget    no more Maya dentist           (a fact of an earlier day that is to be forgotten)
+
 Final questions ask for facts that never changed, for the *present* value of changed ones ("changed"), and for
 the label of an utterance of a kind that was labelled during the episode. A memory that only ever inserts holds
-both the old and the new value, and BM25 ranks the shorter, older line first: changed facts need UPDATE.
+both the old and the new value, and BM25 ranks the shorter, older line first: changed facts need UPDATE. Where
+something was to be forgotten, any answer is right but the forgotten one ("forgotten"), silence too.
 
 Training and held-out episodes draw from disjoint pools: a (person, attribute) pair, a labelled utterance and a
 line of chit-chat belong to one split for ever, by a hash of their text, so no utterance is shared. Episode i
@@ -20,79 +29,16 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from finemem_jax.benchmarks._diary_words import ATTRIBUTES, CHATTER, INTENTS, NAMES
 from finemem_jax.config import DataConfig, DiaryConfig, UserError
 from finemem_jax.types import Chunk, Episode, Question
 
 HELD_OUT_SHARE = 5  # one utterance in this many is reserved for held-out episodes
 
-NAMES = """Maya Jonas Anna Felix Clara Ivan Nora Pablo Greta Omar Lucy Henrik Rosa Tariq Wendy Boris Alma Diego
-Paula Victor Ida Marco Lena Hugo Sofia Arthur Mina Pavel Tess Ravi Olga Simon Vera Leo Edith Karl June Milo Zara
-Emil""".split()
-
-PEOPLE = """Orlov Petrov Malone Singh Becker Duarte Novak Okafor Lindgren Tanaka Moretti Haas Quinn Barros Keller
-Yilmaz Stone Fischer Adler Costa Varga Nilsen Roth Sato Webb""".split()
-PLACES = """Lisbon Oslo Quito Riga Turin Cairo Bergen Hanoi Porto Graz Lima Nantes Tbilisi Seville Utrecht Izmir
-Dakar Leeds Osaka Split Ghent Bilbao Perth Malmo Zagreb""".split()
-COLOURS = """red green blue yellow purple orange silver golden brown grey white black pink turquoise crimson
-violet""".split()
-FOODS = """soup lentils pancakes noodles dumplings risotto salad curry omelette stew pizza porridge tacos couscous
-pickles goulash waffles lasagna""".split()
-ANIMALS = """cat dog parrot rabbit hamster turtle goldfish lizard pony canary ferret hedgehog goat donkey""".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-THINGS = """violin kettle lamp ladder guitar blanket compass umbrella camera teapot clock mirror vase hammer drum
-backpack telescope""".split()
-NUMBERS = """eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty
-sixty seventy eighty ninety""".split()
-
-# attribute -> the words its value is drawn from
-ATTRIBUTES: dict[str, list[str]] = {
-    **dict.fromkeys("dentist teacher landlord neighbour coach boss".split(), PEOPLE),
-    **dict.fromkeys("hometown office holiday birthplace destination".split(), PLACES),
-    **dict.fromkeys("bicycle door car scarf sofa tent".split(), COLOURS),
-    **dict.fromkeys("breakfast dinner snack lunch".split(), FOODS),
-    **dict.fromkeys("pet mascot".split(), ANIMALS),
-    **dict.fromkeys("practice appointment laundry".split(), DAYS),
-    **dict.fromkeys("present purchase hobby".split(), THINGS),
-    **dict.fromkeys("locker platform bus".split(), NUMBERS),
-}
-
-# label -> (ways to say it, what it is said about)
-INTENTS: dict[str, tuple[list[str], list[str]]] = {
-    "music": (
-        ["put on some {}", "play me {}", "let us hear {}", "turn up the {}"],
-        "jazz blues techno opera folk swing reggae piano".split(),
-    ),
-    "alarm": (
-        ["wake me at {}", "set the alarm for {}", "ring the alarm at {}", "get me up by {}"],
-        "six seven eight nine five dawn noon midnight".split(),
-    ),
-    "weather": (
-        ["will it rain in {}", "is it cold in {}", "what is the forecast for {}", "any snow in {}"],
-        PLACES[:10],
-    ),
-    "shopping": (
-        ["add {} to the list", "we need more {}", "buy {} on the way", "order {} again"],
-        "milk flour apples rice butter candles soap onions".split(),
-    ),
-    "travel": (["book a train to {}", "find a flight to {}", "how far is {}", "reserve a seat to {}"], PLACES[10:20]),
-    "banking": (["transfer money to {}", "pay the bill of {}", "what do I owe {}", "send a cheque to {}"], PEOPLE[:10]),
-    "cooking": (
-        ["how do I cook {}", "find a recipe for {}", "how long does {} simmer", "what goes with {}"],
-        FOODS[:10],
-    ),
-    "calls": (["call {} back", "dial {} please", "leave {} a voicemail", "ring up {} tonight"], PEOPLE[10:20]),
-}
-
-CHATTER = [
-    ["the", "a", "that"],
-    ["tram", "kitchen", "sky", "garden", "street", "printer", "meeting", "radio", "evening", "staircase", "market",
-     "window", "queue", "lift", "heating"],
-    ["late", "noisy", "quiet", "crowded", "slow", "strange", "lovely", "dull", "warm", "empty", "damp", "cheerful"],
-    ["again", "today", "as always", "for once", "all morning", "this time", "somehow", "after all"],
-]  # fmt: skip
+_Key = tuple[str, str]  # person, attribute
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +70,19 @@ class _Episodes(Sequence[Episode]):
 def load(cfg: DataConfig, split: str, seed: int) -> Sequence[Episode]:
     """The episodes of a split, "train" or "eval", generated on access. Raises UserError if a day cannot be filled."""
     diary = cfg.diary
-    facts = diary.facts * diary.chunks
-    if facts > len(ATTRIBUTES):
+    facts, kinds = _new_facts(diary), "(facts + silent + passing)" if diary.silent or diary.passing else "facts"
+    most = len(ATTRIBUTES) * diary.namesakes
+    if facts > most:
         raise UserError(
-            f"config.data.diary.facts * chunks = {facts}: an episode has at most {len(ATTRIBUTES)} distinct facts"
+            f"config.data.diary.{kinds} * chunks = {facts}: an episode has at most {most} distinct facts "
+            f"({len(ATTRIBUTES)} * config.data.diary.namesakes)"
         )
     count = diary.train_episodes if split == "train" else diary.eval_episodes
     return _Episodes(diary, split, seed, min(count, cfg.limit) if cfg.limit else count)
+
+
+def _new_facts(cfg: DiaryConfig) -> int:
+    return (cfg.facts + cfg.silent + cfg.passing) * cfg.chunks
 
 
 def sentences() -> Iterator[str]:
@@ -172,65 +124,139 @@ def _pools(split: str) -> _Pools:
     return _Pools(pairs, utterances, tuple(line for line in _chatter() if belongs(line)))
 
 
-def _episode(cfg: DiaryConfig, pools: _Pools, rng: random.Random, name: str) -> Episode:
-    by_attribute: dict[str, list[str]] = {}
-    for person, attribute in pools.pairs:
-        by_attribute.setdefault(attribute, []).append(person)
-    attributes = rng.sample(sorted(by_attribute), min(cfg.facts * cfg.chunks, len(by_attribute)))
-    present: dict[tuple[str, str], str] = {}  # (person, attribute) -> value now
-    said_on: dict[tuple[str, str], int] = {}  # ... and the day it was last said
-    changed: set[tuple[str, str]] = set()
-    # Few labels per episode, so that a stored example helps with later utterances of its label.
-    labels = rng.sample(sorted(pools.utterances), min(len(pools.utterances), max(2, cfg.chunks)))
-    labelled: dict[str, int] = {}  # label -> day of its first example
-    used: set[str] = set()
+class _Telling:
+    """An episode in the making: the days are told one after the other, then asked about."""
 
-    def utterance(label: str) -> str | None:
-        free = [u for u in pools.utterances[label] if u not in used]
-        if not free:
-            return None
-        used.add(choice := rng.choice(free))
-        return choice
+    def __init__(self, cfg: DiaryConfig, pools: _Pools, rng: random.Random):
+        self.cfg, self.pools, self.rng = cfg, pools, rng
+        self.people: dict[str, list[str]] = {}  # attribute -> those of whom it may be told
+        for person, attribute in pools.pairs:
+            self.people.setdefault(attribute, []).append(person)
+        self.attributes: list[str] = []  # of the facts to come, the next one last
+        while len(self.attributes) < min(_new_facts(cfg), cfg.namesakes * len(self.people)):
+            wanted = min(_new_facts(cfg) - len(self.attributes), len(self.people))
+            self.attributes = rng.sample(sorted(self.people), wanted) + self.attributes
+        self.told: set[_Key] = set()  # all facts so far, forgotten or not
+        self.present: dict[_Key, str] = {}  # value now
+        self.said_on: dict[_Key, int] = {}  # the day it was last said
+        self.changed: set[_Key] = set()
+        self.silent: set[_Key] = set()
+        self.passing: set[_Key] = set()
+        self.forgotten: dict[_Key, tuple[str, int]] = {}  # what it was, and the day it was to be forgotten
+        forgets = cfg.forgets if cfg.chunks > 1 else 0
+        self.forget_on = rng.choices(range(1, cfg.chunks), k=forgets) if forgets else []
+        # Few labels per episode, so that a stored example helps with later utterances of its label.
+        self.labels = rng.sample(sorted(pools.utterances), min(len(pools.utterances), max(2, cfg.chunks)))
+        self.labelled: dict[str, int] = {}  # label -> day of its first example
+        self.used: set[str] = set()  # utterances
 
-    chunks = []
-    for day in range(cfg.chunks):
-        lines, questions = [], []
-        changeable = [key for key, said in said_on.items() if said < day and key not in changed]
-        for key in rng.sample(changeable, min(cfg.changes, len(changeable))):
-            present[key] = rng.choice([v for v in ATTRIBUTES[key[1]] if v != present[key]])
-            said_on[key] = day
-            changed.add(key)
-            lines.append(f"now {_fact(key, present[key])}")
-            questions.append(_fact_question(key, present[key], "changed", day))
-        for _ in range(cfg.facts):
-            if not attributes:
-                break
-            attribute = attributes.pop()
-            key = (rng.choice(by_attribute[attribute]), attribute)
-            present[key], said_on[key] = rng.choice(ATTRIBUTES[attribute]), day
-            lines.append(_fact(key, present[key]))
-            questions.append(_fact_question(key, present[key], "fact", day))
+    def chunk(self, day: int) -> Chunk:
+        """A day with the questions about it."""
+        cfg, rng = self.cfg, self.rng
+        lines: list[str] = []
+        questions: list[Question] = []
+
+        def ask(key: _Key, kind: str) -> None:
+            questions.append(_fact_question(key, self.present[key], kind, day))
+
+        lines += [f"no more {person} {attribute}" for person, attribute in self._forget(day)]
+        for key in self._change(day):
+            lines.append(f"now {_fact(key, self.present[key])}")
+            ask(key, "changed")
+        for key in self._tell(cfg.facts, day):
+            lines.append(_fact(key, self.present[key]))
+            ask(key, "fact")
+        for key in self._tell(cfg.silent, day):
+            self.silent.add(key)
+            lines.append(_fact(key, self.present[key]))
+        for key in self._tell(cfg.passing, day):
+            self.passing.add(key)
+            lines.append(_fact(key, self.present[key]))
+            ask(key, "passing")
+        if cfg.repeats:
+            earlier = [key for key, said in self.said_on.items() if said < day]
+            lines += [f"again {_fact(key, self.present[key])}" for key in _some(rng, earlier, cfg.repeats)]
         for i in range(cfg.examples):
-            label = labels[(day * cfg.examples + i) % len(labels)]
-            example, probe = utterance(label), utterance(label)
+            label = self.labels[(day * cfg.examples + i) % len(self.labels)]
+            example, probe = self._utterance(label), self._utterance(label)
             if example is None:
                 continue
             lines.append(f"{example} => {label}")
-            labelled.setdefault(label, day)
+            self.labelled.setdefault(label, day)
             if probe is not None:
                 questions.append(Question(probe, (label,), "exact_match", "label", (day,)))
-        lines += rng.sample(pools.chatter, cfg.noise)
+        lines += rng.sample(self.pools.chatter, cfg.noise)
         rng.shuffle(lines)
         rng.shuffle(questions)
-        chunks.append(Chunk("\n".join(lines), day, tuple(questions[: cfg.chunk_questions])))
+        return Chunk("\n".join(lines), day, tuple(questions[: cfg.chunk_questions]))
 
-    stable = [key for key in present if key not in changed]
-    final = [_fact_question(k, present[k], "changed", said_on[k]) for k in _some(rng, changed, cfg.changed_questions)]
-    final += [_fact_question(k, present[k], "fact", said_on[k]) for k in _some(rng, stable, cfg.fact_questions)]
-    for label in _some(rng, labelled, cfg.label_questions):
-        if (probe := utterance(label)) is not None:
-            final.append(Question(probe, (label,), "exact_match", "label", (labelled[label],)))
-    return Episode(name, "diary", tuple(chunks), tuple(final))
+    def final_questions(self) -> tuple[Question, ...]:
+        """About what holds after the days told so far."""
+        cfg, rng = self.cfg, self.rng
+
+        def about(keys: Iterable[_Key], kind: str, count: int) -> list[Question]:
+            chosen = _some(rng, (key for key in keys if key in self.present), count)
+            return [_fact_question(key, self.present[key], kind, self.said_on[key]) for key in chosen]
+
+        final = about(self.changed, "changed", cfg.changed_questions)
+        final += about(self.present.keys() - self.changed - self.silent - self.passing, "fact", cfg.fact_questions)
+        for label in _some(rng, self.labelled, cfg.label_questions):
+            if (probe := self._utterance(label)) is not None:
+                final.append(Question(probe, (label,), "exact_match", "label", (self.labelled[label],)))
+        if cfg.silent_questions:
+            final += about(self.silent, "silent", cfg.silent_questions)
+        if cfg.forgotten_questions:
+            for key in _some(rng, self.forgotten, cfg.forgotten_questions):
+                value, day = self.forgotten[key]
+                final.append(Question(_asks(key), (value,), "not_said", "forgotten", (day,)))
+        return tuple(final)
+
+    def _tell(self, count: int, day: int) -> Iterator[_Key]:
+        """New facts, fewer where all have been told."""
+        for _ in range(count):
+            if not self.attributes:
+                return
+            attribute = self.attributes.pop()
+            people = [person for person in self.people[attribute] if (person, attribute) not in self.told]
+            if people:
+                key = (self.rng.choice(people), attribute)
+                self.present[key], self.said_on[key] = self.rng.choice(ATTRIBUTES[attribute]), day
+                self.told.add(key)
+                yield key
+
+    def _change(self, day: int) -> list[_Key]:
+        """Facts of earlier days that have another value from now on; each changes once."""
+        lasting = self.changed | self.silent | self.passing
+        changeable = [key for key, said in self.said_on.items() if said < day and key not in lasting]
+        keys = self.rng.sample(changeable, min(self.cfg.changes, len(changeable)))
+        for key in keys:
+            self.present[key] = self.rng.choice([v for v in ATTRIBUTES[key[1]] if v != self.present[key]])
+            self.said_on[key] = day
+            self.changed.add(key)
+        return keys
+
+    def _forget(self, day: int) -> list[_Key]:
+        """Facts of earlier days that are to be forgotten today."""
+        if not (count := self.forget_on.count(day)):
+            return []
+        keys = _some(self.rng, (k for k, said in self.said_on.items() if said < day and k not in self.changed), count)
+        for key in keys:
+            self.forgotten[key] = self.present.pop(key), day
+            del self.said_on[key]
+        return keys
+
+    def _utterance(self, label: str) -> str | None:
+        free = [u for u in self.pools.utterances[label] if u not in self.used]
+        if not free:
+            return None
+        self.used.add(choice := self.rng.choice(free))
+        return choice
+
+
+def _episode(cfg: DiaryConfig, pools: _Pools, rng: random.Random, name: str) -> Episode:
+    telling = _Telling(cfg, pools, rng)
+    chunks = tuple(telling.chunk(day) for day in range(cfg.chunks))
+    return Episode(name, "diary", chunks, telling.final_questions())
 
 
 def _some(rng: random.Random, items, count: int) -> list:
@@ -238,9 +264,13 @@ def _some(rng: random.Random, items, count: int) -> list:
     return rng.sample(ordered, min(count, len(ordered)))
 
 
-def _fact(key: tuple[str, str], value: str) -> str:
+def _fact(key: _Key, value: str) -> str:
     return f"{value} {key[0]} {key[1]}"
 
 
-def _fact_question(key: tuple[str, str], value: str, kind: str, day: int) -> Question:
-    return Question(f"what is {key[0]}'s {key[1]}?", (value,), "exact_match", kind, (day,))
+def _fact_question(key: _Key, value: str, kind: str, day: int) -> Question:
+    return Question(_asks(key), (value,), "exact_match", kind, (day,))
+
+
+def _asks(key: _Key) -> str:
+    return f"what is {key[0]}'s {key[1]}?"

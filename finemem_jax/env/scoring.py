@@ -14,6 +14,7 @@ All compare *normalised words*, case-folded on both sides: `normalise` says how.
 | keyword_recall  | share of the keywords found; every answer is a list split at commas, semicolons, lines |
 | parts_recall    | share of the parts found; every answer is a list split at semicolons only            |
 | ordered_recall  | the same, where parts count only as far as they are found in the order given          |
+| not_said        | 0 if the words of one of the answers stand in the prediction, in a row, else 1        |
 
 `reference_*` are the published ones of Mem-α, defects included: `env/reference_scoring.py`.
 """
@@ -93,6 +94,11 @@ def ordered_recall(prediction: str, answers: Sequence[str]) -> float:
     return max((_ordered_share(prediction, answer) for answer in _listed(answers)), default=0.0)
 
 
+def not_said(prediction: str, answers: Sequence[str]) -> float:
+    """1 unless one of the answers, which were to be forgotten, stands in the prediction. Silence scores 1."""
+    return 1.0 - substring_match(prediction, answers)
+
+
 # Commas and semicolons, the ones of Arabic and of East Asian scripts among them, and lines.
 KEYWORD_BORDER, PART_BORDER = r"[,،、，;؛；\n]", r"[;؛；\n]"
 
@@ -105,6 +111,7 @@ _STRICT = (
     keyword_recall,
     parts_recall,
     ordered_recall,
+    not_said,
 )
 METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     **{metric.__name__: metric for metric in _STRICT},

@@ -63,6 +63,8 @@ def _failure(rollout: Rollout, answer: Answer, items: Sequence[MemoryItem], padd
 
 def support(question: Question, padded: Sequence[str]) -> float:
     """How much of the gold the texts hold, in [0, 1]. padded: normalised words with a space before, between, after."""
+    if question.metric == "not_said":  # what was to be forgotten supports the wrong answer
+        return 1.0 - any(_is_held(_padded(answer), padded) for answer in question.answers)
     if "rouge" in question.metric:
         return max((_words_held(answer, padded) for answer in question.answers), default=0.0)
     if re.search("recall|keywords|parts|all_contained", question.metric):
