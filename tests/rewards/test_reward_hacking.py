@@ -1,0 +1,43 @@
+"""No scripted cheat earns more than an honest writer, under the rewards of any config that is shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finemem_jax.main import load_config
+from tests.rewards import cheats
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py"))
+UNLIMITED = tuple(cheats.ENDLESS.split())
+
+
+def best_cheat(table):
+    return max((name for name in table if name != "honest"), key=lambda name: table[name].total)
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_no_cheat_earns_more_than_the_oracle_under_the_rewards_of(path):
+    """In the config's own diary, or the quickstart's where it reads something else."""
+    cfg = load_config(path, [])
+    if not any(cfg.rewards.weights.values()):
+        pytest.fail(f"{path} pays for nothing")
+    table = cheats.earned(cfg.rewards, cheats.LONG if cfg.data.diary.chunks > 8 else cheats.SHORT)
+    assert table["honest"].accuracy > 0.85
+    assert table["honest"].total > table[best_cheat(table)].total + 0.01, (best_cheat(table), table)
+
+
+def test_the_papers_rewards_pay_for_forgetting_where_per_step_ones_do_not():
+    """32 days, a memory without limits: to keep the last day alone earns more by the paper's rewards than to store all,
+    and knows far less."""
+    paper = load_config("configs/finemem_qwen3_4b.py", []).rewards
+    per_step = load_config(cheats.LONG, []).rewards
+    assert (paper.evidence.scale, per_step.evidence.scale) == ("paper", "per_step")
+    names = ("honest", "store_everything", "keep_the_last")
+    honest, everything, last = (cheats.earned(paper, cheats.LONG, UNLIMITED, count=6, names=names)[n] for n in names)
+    assert last.accuracy < everything.accuracy - 0.2 and last.total > everything.total + 0.1
+    assert honest.total > last.total
+    honest, everything, last = (cheats.earned(per_step, cheats.LONG, UNLIMITED, count=6, names=names)[n] for n in names)
+    assert honest.total > everything.total + 0.1 > last.total + 0.1
