@@ -260,6 +260,11 @@ class EvidenceConfig:
     # paper = the steps' shares sum to the final score, so each shrinks as 1/T beside format and compression |
     # per_step = times T, so that they sum to T of it: answers weigh the same in episodes of any length
     scale: Literal["paper", "per_step"] = "paper"
+    # Who is paid for an answer. retrieved = all items it was given, evenly (the paper) | cited = those the answerer
+    # says it used; none said: all | leave_one_out = those without which it is wrong | shapley = by their share in it.
+    # The last two ask again with items left out
+    attribution: Literal["retrieved", "cited", "leave_one_out", "shapley"] = "retrieved"
+    permutations: Count = 8  # shapley: orders drawn where more than 4 items were retrieved; up to 4 all are counted
     # Share of questions that retrieved nothing: uniform over steps | drop
     unanchored: Literal["uniform", "drop"] = "uniform"
     # last_write | shared (split over all steps that wrote the item)

@@ -37,6 +37,7 @@ from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.credit import complete
 from finemem_jax.env.environment import Environment, training_questions
 from finemem_jax.env.episodes import longest, stream_indices
+from finemem_jax.env.probing import check_probing
 from finemem_jax.env.rehearsal import rehearse
 from finemem_jax.env.settings import settings_file
 from finemem_jax.env.tokenizer import stop_tokens
@@ -78,7 +79,7 @@ from finemem_jax.rollouts.groups import (
     pack_groups,
     share_groups,
 )
-from finemem_jax.rollouts.metrics import loss_metrics, reward_metrics, rollout_metrics
+from finemem_jax.rollouts.metrics import asked_metrics, loss_metrics, reward_metrics, rollout_metrics
 from finemem_jax.run import workdir as workdirs
 from finemem_jax.run.clock import Clock
 from finemem_jax.run.ending import ended
@@ -119,6 +120,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         if changed:
             say(f"the config of {workdir} changes: {'; '.join(changed)}")
         check_answerer(cfg)
+        check_probing(cfg)
         mesh = load_mesh(cfg)
         check_groups(cfg, agreement.process_count())
         check_prefixes(cfg, jax.default_backend())
@@ -269,7 +271,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     trackers.scalars(step, line)
                     trackers.rollouts(step, groups, turns.terms, credit)
                 spent = {f"answerer/{name}": value for name, value in answerer.spent().items()}
-                timing = {**clock.tell(), **work, **spent}
+                asked = {f"answerer/{n}": v for n, v in asked_metrics([r for g in groups for r in g]).items()}
+                timing = {**clock.tell(), **work, **spent, **asked}
                 with agreement.together():
                     journal.write(journal.timings, step, timing)
                     trackers.scalars(step, timing)

@@ -208,6 +208,8 @@ class Reply:
     prompt_tokens: int = 0  # as the model's own tokenizer counts them; 0 without a model
     completion_tokens: int = 0
     key: str = ""  # names the conversation: replies with the same key cost one call
+    # Places, among the request's items, of those it says it used; None where it was not asked to say
+    cited: tuple[int, ...] | None = None
     problem: str = ""  # why `text` is None, or why it is no answer: it was cut off before one began
 
 
@@ -222,6 +224,18 @@ class Answer:
     chunk: int | None = None  # index of the chunk for chunk questions, None for final questions
     reply: Reply | None = None  # what it cost
     turn: int | None = None  # index of the policy's turn that gave it, None where the answerer did
+    # Scores with some of the retrieved items left out, by set of items (`env/attribution.py`); None = missing
+    subsets: tuple[tuple[int, float | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question that was asked of a memory on the way, for what it tells about a turn."""
+
+    after: int  # index of the turn after which memory stood so
+    chunk: int | None  # index of the chunk it is about, None for a final question
+    number: int  # its place among those about that chunk, or among the final ones
+    score: float | None  # in [0, 1], or None when the answerer failed: missing, not wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +247,7 @@ class Rollout:
     sample: int
     steps: tuple[Step, ...]  # every turn, in order, whatever its role
     answers: tuple[Answer, ...]
+    probes: tuple[Probe, ...] = ()
 
     def of(self, role: str) -> tuple[Step, ...]:
         """The turns of one role, in order."""
@@ -258,6 +273,7 @@ class AnswerRequest:
     question: str
     items: tuple[Retrieved, ...]
     query_prompt: str = ""
+    cites: bool = False  # whether the reply shall say which items it used
 
 
 Messages = Sequence[Mapping[str, str]]

@@ -92,7 +92,7 @@ class LossyAnswerer(Answerer):
         self.inner, self.loses = inner, loses
 
     def submit(self, requests) -> list[Future[Reply]]:
-        futures = self.inner.submit(requests)
+        futures = list(self.inner.submit(requests))  # the inner one may still be reading its own
         for i, request in enumerate(requests):
             if self.loses(request):
                 futures[i] = Future()

@@ -22,9 +22,16 @@ beside the point. Use nothing but the items. Reply with the answer alone, as sho
 items do not hold the answer, reply: unknown"""
 
 
+CITING = """\
+Then, on a line of its own, write Used: and the numbers of the items that your answer stands in, as in Used: 1, 3"""
+
+_USED = "used:"
+
+
 def answer_messages(request: AnswerRequest) -> Messages:
     """The conversation that asks one question."""
-    system = f"{INSTRUCTIONS}\n\n{request.query_prompt}" if request.query_prompt else INSTRUCTIONS
+    instructions = f"{INSTRUCTIONS}\n{CITING}" if request.cites else INSTRUCTIONS
+    system = f"{instructions}\n\n{request.query_prompt}" if request.query_prompt else instructions
     items = "\n".join(f"{i}. {item.text}" for i, item in enumerate(request.items, 1)) or "(nothing was found)"
     user = f"Memory:\n{items}\n\nQuestion: {request.question}"
     return ({"role": "system", "content": system}, {"role": "user", "content": user})
@@ -39,7 +46,8 @@ class ModelAnswerer(Answerer):
         self._prices = prices
 
     def submit(self, requests: Sequence[AnswerRequest]) -> list[Future[Reply]]:
-        return [_then_read(future) for future in self.chat.submit([answer_messages(request) for request in requests])]
+        asked = self.chat.submit([answer_messages(request) for request in requests])
+        return [_then_read(future, request) for future, request in zip(asked, requests, strict=True)]
 
     def settle(self) -> None:
         self.chat.settle()
@@ -68,12 +76,29 @@ def open_endpoint(cfg: AnswererConfig) -> AskedOnce:
     return AskedOnce(http, http.identity, cfg.cache, cfg.max_cache_bytes)
 
 
-def _then_read(asked: Future[Reply]) -> Future[Reply]:
+def _then_read(asked: Future[Reply], request: AnswerRequest) -> Future[Reply]:
     def read(reply: Reply) -> Reply:
         if reply.text is None or reply.problem:  # cut off before it answered: that says nothing of the memory
             return replace(reply, text=None)
-        return replace(reply, text=without_thoughts(reply.text).strip())
+        text = without_thoughts(reply.text).strip()
+        text, cited = without_citations(text, len(request.items)) if request.cites else (text, None)
+        return replace(reply, text=text, cited=cited)
 
     future: Future[Reply] = Future()
     pass_on(asked, future, read)
     return future
+
+
+def without_citations(text: str, items: int) -> tuple[str, tuple[int, ...]]:
+    """The answer without its last line that begins with "Used:", and the places, from 0, of the items named there.
+
+    Numbers of no item are passed over: "Orlov\\nUsed: 2, 9" of three items is ("Orlov", (1,)).
+    """
+    lines = text.splitlines()
+    found = [i for i, line in enumerate(lines) if line.strip().lower().startswith(_USED)]
+    if not found:
+        return text, ()
+    said = lines.pop(found[-1]).strip()[len(_USED) :]
+    numbers = [word for word in "".join(c if c in "0123456789" else " " for c in said).split() if len(word) < 6]
+    places = sorted({int(word) - 1 for word in numbers if 0 < int(word) <= items})
+    return "\n".join(lines).strip(), tuple(places)

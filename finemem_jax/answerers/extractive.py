@@ -54,7 +54,8 @@ class Extractive(Answerer):
         def work() -> None:  # one task for all: a task of its own costs as much as an answer
             for request, future in zip(requests, futures, strict=True):
                 try:
-                    future.set_result(Reply(_answer(request)))
+                    text = _answer(request)
+                    future.set_result(Reply(text, cited=_used(request, text) if request.cites else None))
                 except Exception as error:  # whoever waits for the answer must see it
                     future.set_exception(error)
 
@@ -83,6 +84,15 @@ def _answer(request: AnswerRequest) -> str:
     # max() keeps the first of equals, so that an answer never depends on hashing
     best = max(sentences, key=lambda sentence: len(asked & {word.lower() for word in words(sentence)}))
     return _longest_run(best, asked | _FUNCTION_WORDS)
+
+
+def _used(request: AnswerRequest, text: str) -> tuple[int, ...]:
+    """Places of the items that the answer stands in: those that voted for it, or the best one."""
+    if not request.items:
+        return ()
+    best = max(range(len(request.items)), key=lambda i: request.items[i].score)
+    voted = [i for i, item in enumerate(request.items) if text in _labels(item.text)]
+    return tuple(voted) if best in voted else (best,)
 
 
 def _nearest_line(lines: Sequence[str], asked: set[str]) -> str:

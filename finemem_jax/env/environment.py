@@ -26,7 +26,8 @@ from finemem_jax.config import (
     ViewConfig,
     resolve,
 )
-from finemem_jax.env import operations, prompts, scoring
+from finemem_jax.env import attribution, operations, prompts, scoring
+from finemem_jax.env.probing import NO_PROBING, Probing, wanted
 from finemem_jax.env.retrieval import Index, open_index
 from finemem_jax.types import (
     Answer,
@@ -41,6 +42,7 @@ from finemem_jax.types import (
     MemoryItem,
     Operation,
     Outcome,
+    Probe,
     Question,
     Reply,
     Retrieved,
@@ -95,6 +97,7 @@ class Asked:
 
     by_chunk: tuple[tuple[Question, ...], ...]  # one tuple per chunk; empty tuples when CSR is off
     final: tuple[Question, ...]
+    probing: Probing = NO_PROBING  # what is asked beside them
 
 
 def all_questions(episode: Episode, *, chunk_questions: bool = False) -> Asked:
@@ -104,11 +107,13 @@ def all_questions(episode: Episode, *, chunk_questions: bool = False) -> Asked:
 
 
 def training_questions(episode: Episode, cfg: RewardsConfig, *, asks_chunks: bool, seed: str) -> Asked:
-    """A share of the final questions (at least one), and at most K questions per chunk. Drawn once per group."""
+    """A share of the final questions (at least one), and at most K questions per chunk. Drawn once per group.
+
+    What the terms with a weight ask beside them is asked, too."""
     rng = random.Random(seed)
     count = max(1, round(cfg.question_share * len(episode.questions)))
     by_chunk = tuple(_draw(rng, c.questions, cfg.chunk_questions) if asks_chunks else () for c in episode.chunks)
-    return Asked(by_chunk, _draw(rng, episode.questions, count))
+    return Asked(by_chunk, _draw(rng, episode.questions, count), wanted(cfg))
 
 
 def _draw(rng: random.Random, questions: Sequence[Question], count: int) -> tuple[Question, ...]:
@@ -175,12 +180,14 @@ def finisher(
     pending: Sequence[Callable[[], list[Answer]]],
     group: int = 0,
     sample: int = 0,
+    probing: Sequence[Callable[[], list[Probe]]] = (),
 ) -> Callable[[], Rollout]:
     """What waits for the answers and gives the rollout."""
 
     def finish() -> Rollout:
         answers = tuple(answer for collect in pending for answer in collect())
-        return Rollout(episode, group, sample, tuple(steps), answers)
+        probes = tuple(probe for collect in probing for probe in collect())
+        return Rollout(episode, group, sample, tuple(steps), answers, probes)
 
     return finish
 
@@ -260,26 +267,65 @@ def _index(items: Sequence[MemoryItem], cfg: RetrievalConfig) -> Index:
 
 
 def ask_questions(
-    env: Environment, episode: Episode, memory: Memory, questions: Sequence[Question], ask: Ask, chunk: int | None
+    env: Environment,
+    episode: Episode,
+    memory: Memory,
+    questions: Sequence[Question],
+    ask: Ask,
+    chunk: int | None,
+    probing: Probing = NO_PROBING,
 ) -> Callable[[], list[Answer]]:
     """Starts answering `questions` from this snapshot of memory; the result waits for the scored answers.
 
-    The query is the question alone: words of `query_prompt` would pollute BM25."""
+    The query is the question alone: words of `query_prompt` would pollute BM25.
+    probing: whether the answers shall say what they stand in, and be asked for again with items left out."""
     if not questions:
         return list
     questions = [judged(env, episode, question) for question in questions]
     find = retriever(memory.items, env)
-    requests = [AnswerRequest(question.text, find(question.text), episode.query_prompt) for question in questions]
+    requests = [
+        AnswerRequest(question.text, find(question.text), episode.query_prompt, probing.cites) for question in questions
+    ]
     scores = [scored(env, question, future) for question, future in zip(questions, ask(requests), strict=True)]
+    without = [
+        _ask_subsets(env, question, request, ask, probing) if probing.rule else tuple
+        for question, request in zip(questions, requests, strict=True)
+    ]
 
     def collect() -> list[Answer]:
         answers = []
-        for question, request, (reply, score) in zip(questions, requests, scores, strict=True):
+        for question, request, (reply, score), subsets in zip(questions, requests, scores, without, strict=True):
             text, found = reply.result(), score()
-            answers.append(Answer(question, request.items, text.text or "", found, chunk, text))
+            answers.append(Answer(question, request.items, text.text or "", found, chunk, text, subsets=subsets()))
         return answers
 
     return collect
+
+
+def _ask_subsets(
+    env: Environment, question: Question, request: AnswerRequest, ask: Ask, probing: Probing
+) -> Callable[[], tuple[tuple[int, float | None], ...]]:
+    """Starts answering the question from some of its items; the result waits for the scores by set of items."""
+    chosen = attribution.subsets(probing.rule, len(request.items), probing.permutations, question.text)
+    requests = [
+        replace(request, items=tuple(item for i, item in enumerate(request.items) if bits >> i & 1)) for bits in chosen
+    ]
+    scores = [scored(env, question, future)[1] for future in ask(requests)]
+    return lambda: tuple((bits, score()) for bits, score in zip(chosen, scores, strict=True))
+
+
+def probe(
+    env: Environment,
+    episode: Episode,
+    memory: Memory,
+    questions: Sequence[Question],
+    ask: Ask,
+    chunk: int | None,
+    after: int,
+) -> Callable[[], list[Probe]]:
+    """Starts asking `questions` of the memory as it stood after turn `after`; the result waits for the scores."""
+    collect = ask_questions(env, episode, memory, questions, ask, chunk)
+    return lambda: [Probe(after, chunk, number, answer.score) for number, answer in enumerate(collect())]
 
 
 def retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], tuple[Retrieved, ...]]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from finemem_jax.config import AdvantageConfig, RewardsConfig, UserError
 from finemem_jax.env.environment import Environment, all_questions, replay
+from finemem_jax.env.probing import Probing, wanted
 from finemem_jax.env.turns import TermFailed, advantages, compared, tabulate
 from finemem_jax.types import ANSWER, ROLES, AnswerRequest, Chunk, Episode, Operation, Question, Reply, Rollout, Turn
 
@@ -26,7 +27,7 @@ _EPISODE = Episode(
 
 def rehearse(env: Environment, rewards: RewardsConfig, advantage: AdvantageConfig) -> None:
     """Raises UserError, one line with the plug-in's name, when a term or the credit rule cannot be used."""
-    group = [_rollout(env, sample, writes) for sample, writes in enumerate((True, False))]
+    group = [_rollout(env, sample, writes, wanted(rewards)) for sample, writes in enumerate((True, False))]
     try:
         turns = tabulate([group], rewards, env.count_tokens)
     except TermFailed as failed:
@@ -43,7 +44,7 @@ def rehearse(env: Environment, rewards: RewardsConfig, advantage: AdvantageConfi
         )
 
 
-def _rollout(env: Environment, sample: int, writes: bool) -> Rollout:
+def _rollout(env: Environment, sample: int, writes: bool, probing: Probing) -> Rollout:
     """Two writing turns, in which every tool is used or none, and a turn of each other role."""
 
     def write(episode: Episode, turn: Turn) -> list[Operation]:
@@ -57,7 +58,8 @@ def _rollout(env: Environment, sample: int, writes: bool) -> Rollout:
         return futures
 
     asks = replace(env, judge=None, judged_sources=())  # no judge is asked about what nobody said
-    rollout = replay(asks, _EPISODE, all_questions(_EPISODE, chunk_questions=True), ask, write)()
+    asked = replace(all_questions(_EPISODE, chunk_questions=True), probing=probing)
+    rollout = replay(asks, _EPISODE, asked, ask, write)()
     last = rollout.steps[-1]
     others = [
         replace(last, index=last.index + number, role=role, chunk=None, question=0, operations=(), outcomes=())

@@ -21,7 +21,8 @@ import numpy as np
 
 from finemem_jax.config import AdvantageConfig, RewardsConfig, resolve
 from finemem_jax.env.credit import numbered
-from finemem_jax.types import ROLES, Answer, CountTokens, Rollout
+from finemem_jax.env.probing import CHUNK, asked_by
+from finemem_jax.types import ROLES, Answer, CountTokens, Probe, Rollout
 
 TRAJECTORY = "trajectory"
 
@@ -120,13 +121,27 @@ def answered_alike(group: Sequence[Rollout]) -> list[Rollout]:
     Left out for that sample alone, it would be judged by other questions than those it is compared with. All samples
     of a group are asked the same, so the n-th question about a chunk (or of the final ones) is the same for all.
     """
-    lost = {key for rollout in group for key, answer in _numbered(rollout) if answer.score is None}
-    if not lost:
+    lost = {key for rollout in group for key, answer in _numbered(rollout) if _is_lost(answer)}
+    lost_on_the_way = {_place(probe) for rollout in group for probe in rollout.probes if probe.score is None}
+    if not lost and not lost_on_the_way:
         return list(group)
     return [
-        replace(rollout, answers=tuple(replace(a, score=None) if key in lost else a for key, a in _numbered(rollout)))
+        replace(
+            rollout,
+            answers=tuple(replace(a, score=None) if key in lost else a for key, a in _numbered(rollout)),
+            probes=tuple(replace(p, score=None) if _place(p) in lost_on_the_way else p for p in rollout.probes),
+        )
         for rollout in group
     ]
+
+
+def _is_lost(answer: Answer) -> bool:
+    """Whether the question cannot be paid for: it, or what was asked again without some of its items, has no answer."""
+    return answer.score is None or any(score is None for _, score in answer.subsets)
+
+
+def _place(probe: Probe) -> tuple[int, int | None, int]:
+    return probe.after, probe.chunk, probe.number
 
 
 def _numbered(rollout: Rollout) -> list[tuple[tuple[int | None, int], Answer]]:
@@ -172,7 +187,4 @@ def around_mean(values: np.ndarray, keys: np.ndarray, exists: np.ndarray) -> np.
 
 def asks_chunk_questions(cfg: RewardsConfig) -> bool:
     """Whether any term with a weight reads the answers to chunk questions."""
-    return any(
-        weight != 0 and getattr(resolve("finemem_jax.rewards", name), "ASKS_CHUNK_QUESTIONS", False)
-        for name, weight in cfg.weights.items()
-    )
+    return CHUNK in asked_by(cfg)

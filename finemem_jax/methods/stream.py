@@ -19,11 +19,14 @@ from finemem_jax.env.environment import (
     ask_questions,
     finisher,
     naming,
+    probe,
     read,
     taken,
     view,
 )
 from finemem_jax.types import Completion, Episode, Operation, Turn
+
+PROBES = True  # it asks what `asked.probing` says
 
 
 def play(
@@ -37,7 +40,7 @@ def play(
     write: Callable[[Episode, Turn], Sequence[Operation]] | None = None,
 ) -> Game:
     """One rollout of an episode."""
-    memory, steps, pending = env.empty_memory(), [], []
+    memory, steps, pending, probing = env.empty_memory(), [], [], []
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
         if write is None:
             shown = view(memory, chunk.text, env.memory.view, env)
@@ -53,12 +56,17 @@ def play(
             completion = Completion((), (), "stop")
             written = tuple(write(episode, turn))
             text = operations.emit(written, env.prompt.codec)  # for people to read
+        before = memory
         memory, outcomes = apply(memory, written, turn.index, env.memory, turn.visible)
         steps.append(taken(turn, completion, text, written, outcomes, memory))
         if questions:
             pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
+            if asked.probing.before and turn.index:
+                probing.append(probe(env, episode, before, questions, ask, chunk.index, turn.index - 1))
+        if asked.probing.along and chunk is not episode.chunks[-1]:
+            probing.append(probe(env, episode, memory, asked.final, ask, None, turn.index))
     if env.method.answers == "policy" and write is None:
         pending.append((yield from answer_turns(env, episode, memory, asked.final, steps)))
     else:
-        pending.append(ask_questions(env, episode, memory, asked.final, ask, None))
-    return finisher(episode, steps, pending, group, sample)
+        pending.append(ask_questions(env, episode, memory, asked.final, ask, None, asked.probing))
+    return finisher(episode, steps, pending, group, sample, probing)

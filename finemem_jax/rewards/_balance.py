@@ -18,6 +18,8 @@ def forgetting_pays(cfg: RewardsConfig, chunks: int) -> str:
     weights = cfg.weights
     saved = chunks * weights["compression"]
     answers = weights["evidence"] * (chunks if cfg.evidence.scale == "per_step" else 1) + chunks * weights["outcome"]
+    if cfg.settings.get("gain", {}).get("over") != "chunk":
+        answers += weights["gain"]  # over the final questions it sums to their score
     if saved <= 0 or saved < AT_RISK * answers:
         return ""
     return (

@@ -8,6 +8,10 @@ s_j is the score of final question j of n, R_j the items retrieved for it, φ(m)
 Conservation: Σ_t r_EARA(t) = r_global, also when R_j is empty, under `unanchored="uniform"`. A step's share is then
 about r_global / T, while format and compression pay the same at every step: on long episodes a writer that forgets, and
 so keeps memory short, earns more than one that can answer. `scale="per_step"` pays T times as much, Σ_t = T r_global.
+
+What was retrieved is not what was used. `attribution` says how s_j is divided over R_j: evenly, over the items that
+the answerer cites, or by what is lost without them (`env/attribution.py`). What that leaves of s_j goes where the share
+of a question that retrieved nothing goes, so all of them conserve the score.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from finemem_jax.config import RewardsConfig
-from finemem_jax.types import WRITE, CountTokens, Rollout
+from finemem_jax.config import EvidenceConfig, RewardsConfig
+from finemem_jax.env import attribution
+from finemem_jax.env.probing import CITED, SUBSETS
+from finemem_jax.types import WRITE, Answer, CountTokens, Rollout
 
 ROLES, LEVEL = (WRITE,), "turn"
 
@@ -29,13 +35,15 @@ def evidence_rewards(
     *,
     beta: float,
     unanchored: str = "uniform",
+    credits: Sequence[Sequence[float]] | None = None,
 ) -> np.ndarray:
     """r_EARA, [num_steps].
 
     scores: [questions] in [0, 1]. writers[j]: for each item retrieved for question j, the step φ(m) that wrote
     it, or several steps among which the item's credit is split evenly (`update_credit="shared"`).
     unanchored: what becomes of β s_j / n when nothing was retrieved for j: spread over all steps ("uniform") or
-    lost ("drop", the literal formula).
+    lost ("drop", the literal formula); likewise of what `credits` leave of it.
+    credits[j]: what each item retrieved for question j is paid of s_j, in their order; None = s_j / |R_j| each.
 
     Example: two steps, β = 1, two right questions; the first retrieved one item of step 0 and one of step 1, the
     second retrieved nothing: N = [0.25, 0.25], and "uniform" adds 0.25 to both, "drop" nothing.
@@ -44,15 +52,18 @@ def evidence_rewards(
         return np.zeros(num_steps)
     share = np.asarray(scores, dtype=np.float64) / len(scores)  # s_j / n
     evidence = np.zeros(num_steps)
-    for credit, items in zip(share, writers, strict=True):
-        if not len(items):
-            if unanchored == "uniform":
-                evidence += credit / num_steps
-            continue
-        for item in items:
+    for question, (credit, items) in enumerate(zip(share, writers, strict=True)):
+        if credits is None:
+            paid, rest = [credit / max(len(items), 1)] * len(items), 0.0 if len(items) else credit
+        else:
+            paid = [earned / len(scores) for earned in credits[question]]
+            rest = credit - sum(paid)
+        if unanchored == "uniform":
+            evidence += rest / num_steps
+        for item, earned in zip(items, paid, strict=True):
             steps = [item] if isinstance(item, int | np.integer) else list(item)
             for step in steps:
-                evidence[step] += credit / (len(items) * len(steps))
+                evidence[step] += earned / len(steps)
     return (1 - beta) * share.sum() / num_steps + beta * evidence
 
 
@@ -76,4 +87,21 @@ def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens
         len(turns),
         beta=cfg.evidence.beta,
         unanchored=cfg.evidence.unanchored,
+        credits=None if cfg.evidence.attribution == "retrieved" else [_credits(a, cfg.evidence) for a in final],
     )
+
+
+def asks(cfg: RewardsConfig) -> set[str]:
+    rule = cfg.evidence.attribution
+    return set() if rule == "retrieved" else {CITED if rule == "cited" else SUBSETS}
+
+
+def _credits(answer: Answer, cfg: EvidenceConfig) -> list[float]:
+    """What each of the answer's items is paid of its score. Items that none is cited of are all paid alike."""
+    items, score = len(answer.retrieved), answer.score or 0.0
+    if cfg.attribution == "cited":
+        cited = (answer.reply.cited if answer.reply is not None else None) or range(items)
+        return [score / len(cited) if i in cited else 0.0 for i in range(items)]
+    known = {bits: value for bits, value in answer.subsets if value is not None}
+    scores = {**known, attribution.full(items): score}
+    return attribution.item_credit(cfg.attribution, items, scores, cfg.permutations, answer.question.text)

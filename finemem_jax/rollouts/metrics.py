@@ -61,6 +61,21 @@ def reward_metrics(
     return line
 
 
+def asked_metrics(rollouts: Sequence[Rollout]) -> dict[str, int]:
+    """What the answerer was asked in a step, by what for; a question asked twice counts twice, whatever it cost.
+
+    uncited: answers to final questions that were to say which items they stand in and said none."""
+    final = [answer for rollout in rollouts for answer in rollout.final_answers]
+    asked = [answer.reply for answer in final if answer.retrieved and answer.reply is not None]
+    return {
+        "asked/chunk": sum(len(rollout.answers) for rollout in rollouts) - len(final),
+        "asked/final": len(final),
+        "asked/gain": sum(len(rollout.probes) for rollout in rollouts),
+        "asked/attribution": sum(len(answer.subsets) for answer in final),
+        "asked/uncited": sum(reply.cited == () for reply in asked),
+    }
+
+
 def loss_metrics(losses: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:
     """Means over the step's updates. "first_…" is of the first, where the importance ratio is 1 but for rounding.
     Nothing where no group had a reward, and so no update was made."""

@@ -50,6 +50,29 @@ def test_answers_come_in_order_and_the_thought_is_not_part_of_them():
     assert "1. Maya's dentist is Orlov" in body["messages"][1]["content"]
 
 
+@pytest.mark.parametrize(
+    ("said", "text", "cited"),
+    [
+        ("Orlov\nUsed: 1", "Orlov", (0,)),
+        ("<think>2?</think>Orlov\n\n used: items 2 and 1.", "Orlov", (0, 1)),
+        ("Used: 9, 0, -3, 99999999999999999999", "", (2,)),  # a minus is no part of a number
+        ("Orlov", "Orlov", ()),
+        ("Used: soap", "", ()),
+    ],
+)
+def test_an_answer_that_says_what_it_stands_in_is_read_without_that(said, text, cited):
+    items = tuple(Retrieved(f"#{i}", 0, (0,), f"item {i}", 1.0) for i in range(3))
+    with FakeServer() as server:
+        server.reply = lambda question: said
+        answerer = create(settings(server))
+        (asked,) = answerer.submit([AnswerRequest("who?", items, cites=True)])
+        answerer.settle()
+        assert (asked.result(timeout=300).text, asked.result().cited) == (text, cited)
+        (plain,) = answerer.submit([AnswerRequest("who?", items)])
+        assert plain.result(timeout=300).text.endswith(said[-4:]) and plain.result().cited is None
+    assert ["Used:" in body["messages"][0]["content"] for body in server.bodies] == [True, False]
+
+
 FAULTS = ("429/1", "500", "503", "502", "reset", "not json", "short", "no choices", "two choices", "null")
 
 
