@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "model_flops": flops,
         "matmul_flops_per_second": rate,  # measured here, beside the run
         "model_flop_utilisation": flops / seconds / rate,
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
         "device": jax.devices()[0].device_kind,
     }
 
@@ -167,7 +167,7 @@ def _rows(args: argparse.Namespace, vocab: int, cfg: LossConfig) -> Any:
     return pack_rollouts(sequences, advantages, cfg, row_tokens=row_tokens, microbatch_rows=args.microbatch_rows)
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Of the device where it counts them, of this process otherwise; imports included."""
     stats = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:

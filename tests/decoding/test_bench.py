@@ -44,3 +44,15 @@ def test_rollout_says_where_the_time_goes(capsys):
     assert report["rollouts"] == 8 and report["completions"] == 32
     shares = [report[f"{name}_share"] for name in ("decode", "host", "waiting")]
     assert sum(shares) == pytest.approx(1) and min(shares) >= 0
+
+
+def test_a_whole_step_with_shared_prefixes_computes_fewer_tokens(capsys):
+    command = ["step", "--prompts=2", "--group=4", "--prompt=24", "--new=4", "--slots=8", "--reps=1"]
+    reports = []
+    for extra in (["--row-tokens=64"], ["--row-tokens=64", "--share-prefixes"]):
+        assert main([*command, *extra]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    whole, shared = reports
+    assert whole["tokens"] == shared["tokens"] == 2 * 4 * 28
+    assert whole["computed_tokens"] == 4 * 64 and shared["computed_tokens"] == 2 * 64
+    assert 0 < shared["reference_seconds"] < shared["seconds"] and shared["sequences"] == 8
