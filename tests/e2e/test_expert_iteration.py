@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from finemem_jax import exits, main
 from finemem_jax.files import read_lines
 
 SMALL = ("--config=configs/quickstart.py", "--config.mesh.data=1")
 
 
+@pytest.mark.slow
 def test_a_policy_that_imitates_its_own_best_rollouts_is_not_worse_on_held_out_episodes(tmp_path):
     collect = ("--episodes=48", "--samples=8", f"--workdir={tmp_path / 'collected'}")
     assert main.main(["collect-traces", *SMALL, *collect]) == exits.DONE
