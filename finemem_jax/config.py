@@ -25,7 +25,6 @@ from finemem_jax.schema.legal import (
     Count,
     Narrowed,
     Natural,
-    OneOf,
     Place,
     Plugin,
     Range,
@@ -402,17 +401,12 @@ class SftConfig:
     expert: ExpertConfig = field(default_factory=ExpertConfig)
 
 
-SCRIPTED_BASELINES = ("no_memory", "store_all", "recent_k", "full_context", "rag", "expert", "oracle")
-MODEL_BASELINES = ("untrained", "memagent", "mem1")  # write with a model; in `finemem evaluate` only
-Baseline = Annotated[str, OneOf((*SCRIPTED_BASELINES, *MODEL_BASELINES))]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
     episodes: Natural = 64  # held-out episodes; 0 = all
     temperatures: tuple[Amount, ...] = (1.0, 0.0)  # one evaluation each; 0 = greedy
-    # Contestants; untrained, memagent and mem1 in `finemem evaluate` only
-    baselines: tuple[Baseline, ...] = ("no_memory", "store_all", "expert", "oracle")
+    # Contestants; those that write with a model (untrained, memagent, mem1) in `finemem evaluate` only
+    baselines: tuple[Annotated[str, Plugin("baselines")], ...] = ("no_memory", "store_all", "expert", "oracle")
     # strict = env/scoring.py | reference = Mem-α's published scoring, defects included
     metrics: Literal["strict", "reference"] = "strict"
     seed: Seed = 1234  # of the sampling of evaluations

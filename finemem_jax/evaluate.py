@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from finemem_jax import __version__, config
-from finemem_jax.baselines import _scripted as scripted
-from finemem_jax.baselines._rewriting import NAMES as REWRITERS
-from finemem_jax.baselines._rewriting import rewriting
+from finemem_jax.baselines._contestant import Contestant
 from finemem_jax.benchmarks import contamination
-from finemem_jax.config import MODEL_BASELINES, Config
+from finemem_jax.config import Config, resolve
 from finemem_jax.console import Progress, print_table, tell
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import Environment, Play, all_questions, play, replay
@@ -49,7 +47,6 @@ from finemem_jax.run.workdir import locked
 from finemem_jax.types import Answerer, Episode, Rollout, Sampling
 
 _T = TypeVar("_T")
-_UNLIMITED = 2**30
 WRITING_STEP = 2**31  # stands for the training step in the sampling keys of an evaluation
 
 
@@ -99,9 +96,9 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
     def player(given: Given) -> _Player:
         return _Player(given, load_environment(given.cfg, given.tokenizer, judge), answerer, opened)
 
-    if policy or cfg.data.on_long_chunk != "stop" or any(name in MODEL_BASELINES for name in cfg.eval.baselines):
-        episodes = list(fit_prompts(episodes, player(loaded).env, cfg))  # who writes without a model has no prompt
     contestants = [_baseline(name, player(loaded), player) for name in cfg.eval.baselines]
+    if policy or cfg.data.on_long_chunk != "stop" or any(contestant.has_model for contestant in contestants):
+        episodes = list(fit_prompts(episodes, player(loaded).env, cfg))  # who writes without a model has no prompt
     if policy:
         contestants += [_policy(temperature, player(loaded)) for temperature in cfg.eval.temperatures]
 
@@ -205,19 +202,22 @@ def _policy(temperature: float, player: _Player) -> _Contestant:
 
 
 def _baseline(name: str, player: _Player, make: Callable[[Given], _Player]) -> _Contestant:
-    given = player.given
-    if name == "untrained":
-        base = make(load_given(dataclasses.replace(given.cfg, model=given.base), "", given.workdir))
-        return _Contestant(name, base.given.identity, lambda episodes: base.play(episodes, 0.0))
-    if name in REWRITERS:
-        reading = dataclasses.replace(player.env.retrieval, select="all")
-        whole = dataclasses.replace(player, env=dataclasses.replace(_without_limits(player.env), retrieval=reading))
-        return _Contestant(name, given.identity, lambda episodes: whole.play(episodes, 0.0, rewriting(name)))
+    given, said = player.given, baseline(name, player.given.cfg)
+    if said.write is not None:
+        return _Contestant(
+            name, "", lambda episodes: evaluate_script(said, player.env, player.answerer, episodes), has_model=False
+        )
+    if said.by_server and given.url:
+        own = dataclasses.replace(given, cfg=said.cfg)
+    else:
+        own = load_given(dataclasses.replace(said.cfg, model=given.base), "", given.workdir)
+    model = make(own)
+    return _Contestant(name, own.identity, lambda episodes: model.play(episodes, 0.0, said.start))
 
-    def play_without_model(episodes: Sequence[Episode]) -> list[Rollout]:
-        return evaluate_baseline(name, player.env, player.answerer, episodes, given.cfg)
 
-    return _Contestant(name, "", play_without_model, has_model=False)
+def baseline(name: str, cfg: Config) -> Contestant:
+    """What the file `name` of baselines/ says."""
+    return resolve("finemem_jax.baselines", name).contestant(cfg)
 
 
 def _temperature_name(temperature: float) -> str:
@@ -243,15 +243,16 @@ def evaluate_baselines(
     env: Environment, answerer: Answerer, episodes: Sequence[Episode], cfg: Config
 ) -> dict[str, Evaluation]:
     """The baselines of the config, but for those that write with a model: the command `evaluate` plays them."""
-    names = [name for name in cfg.eval.baselines if name not in MODEL_BASELINES]
     found = {}
-    for name in names:
-        rollouts = in_shares(
-            episodes,
-            lambda own, n=name: evaluate_baseline(n, env, answerer, own, cfg),
-            (env.count_tokens, *episodes),
-        )
-        found[name] = _evaluation(rollouts)
+    for name in cfg.eval.baselines:
+        contestant = baseline(name, cfg)
+        if contestant.write is not None:
+            rollouts = in_shares(
+                episodes,
+                lambda own, c=contestant: evaluate_script(c, env, answerer, own),
+                (env.count_tokens, *episodes),
+            )
+            found[name] = _evaluation(rollouts)
     return found
 
 
@@ -286,32 +287,18 @@ def evaluate_policy(
     return collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.eval.seed, step=WRITING_STEP, start=start)
 
 
-def evaluate_baseline(
-    name: str, env: Environment, answerer: Answerer, episodes: Sequence[Episode], cfg: Config
+def evaluate_script(
+    contestant: Contestant, env: Environment, answerer: Answerer, episodes: Sequence[Episode]
 ) -> list[Rollout]:
-    """The same for a baseline without a model. `expert` and `oracle` write under the limits that a policy has."""
-    if name in ("expert", "oracle"):
-        write = {
-            "expert": scripted.expert(cfg.sft.expert, cfg.memory.max_operations, cfg.eval.seed),
-            "oracle": scripted.oracle(cfg.memory.max_operations),
-        }[name]
+    """The same for a script in the policy's place."""
+    cfg, write = contestant.cfg, contestant.write
+    assert write is not None
+    env = dataclasses.replace(env, memory=cfg.memory, prompt=cfg.prompt, method=cfg.method, retrieval=cfg.retrieval)
+    if contestant.in_prompts:
         return play_scripted(env, answerer, [Job(episode, all_questions(episode)) for episode in episodes], write)
-    write, reading = {
-        "no_memory": (scripted.no_memory, {}),
-        "store_all": (scripted.store_all, {}),
-        "recent_k": (scripted.recent_chunks(cfg.eval.recent_k), {"select": "all"}),
-        "full_context": (scripted.chunk_as_item, {"select": "all", "max_tokens": cfg.eval.context_tokens}),
-        "rag": (scripted.chunk_as_item, {"k": cfg.eval.rag_k}),
-    }[name]
-    env = dataclasses.replace(_without_limits(env), retrieval=dataclasses.replace(env.retrieval, **reading))
     finishes = [replay(env, episode, all_questions(episode), answerer.submit, write) for episode in episodes]
     env.settle(answerer)
     return [finish() for finish in finishes]
-
-
-def _without_limits(env: Environment) -> Environment:
-    limits = ("max_operations", "max_items", "max_tokens", "max_item_tokens")
-    return dataclasses.replace(env, memory=dataclasses.replace(env.memory, **dict.fromkeys(limits, _UNLIMITED)))
 
 
 def _evaluation(rollouts: Sequence[Rollout]) -> Evaluation:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from finemem_jax.config import MemoryConfig, resolve
+from finemem_jax.baselines._contestant import Writer
+from finemem_jax.config import Config, MemoryConfig, resolve
 from finemem_jax.types import (
     Answer,
     Answerer,
@@ -62,6 +63,11 @@ def rollout(
         steps.append(Step(t, (3, 4), completion, "", tuple(operations), tuple(results), memory, chunk=t))
     chunks = [" ".join(texts) or "nothing" for texts in inserted]
     return Rollout(episode(chunks, questions), 0, sample, tuple(steps), tuple(answers))
+
+
+def writer(baseline: str, cfg: Config | None = None) -> Writer:
+    """The script of a baseline."""
+    return resolve("finemem_jax.baselines", baseline).contestant(cfg or Config()).write
 
 
 class EchoChat(Chat):

@@ -47,7 +47,17 @@ DEVICE = {"nn", "models", "rl", "decoding", "weights"}
 # inside a device folder, but they speak the host's types
 CROSSING_FILES = {"decoding/engine.py", "decoding/schedule.py"}
 # plug-ins, reached by config.resolve only
-LEAF_FOLDERS = ("methods", "memory", "codecs", "prompts", "rewards", "credit", "answerers", "benchmarks")
+LEAF_FOLDERS = (
+    "methods",
+    "memory",
+    "codecs",
+    "prompts",
+    "rewards",
+    "credit",
+    "answerers",
+    "benchmarks",
+    "baselines",
+)
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}

@@ -19,6 +19,8 @@ import pytest
 import yaml
 
 from finemem_jax import bench, config, main
+from finemem_jax.evaluate import evaluate_baselines
+from tests import fakes
 from tests.contracts import test_plugins as contracts
 
 ROOT = Path(__file__).parents[1]
@@ -385,6 +387,17 @@ def test_the_method_of_the_page_keeps_its_contract(plugged_in, env):
     contracts.test_methods(name, env)
 
 
+def test_the_baseline_of_the_page_keeps_its_contract_and_is_a_name_of_the_config(plugged_in, env):
+    _, name = plugged_in(next(title for title in PLUGINS if "/baselines/" in title))
+    contracts.test_baselines(name, env)
+    cfg = config.Config(eval=config.EvalConfig(baselines=("no_memory", name)))
+    config.validate(cfg)
+    episode = fakes.episode(["a is b\nnoise", "noise"], [("what is a?", "b")])
+    answerer = config.resolve("finemem_jax.answerers", "extractive").create(config.AnswererConfig())
+    found = evaluate_baselines(env, answerer, [episode], cfg)
+    assert {name: row.metrics["accuracy"] for name, row in found.items()} == {"no_memory": 0.0, name: 1.0}
+
+
 def test_the_corpus_of_the_page_is_built(tmp_path, plugged_in):
     title = next(title for title in PLUGINS if "/corpora/" in title)
     _, name = plugged_in(title)
@@ -399,4 +412,6 @@ def test_the_corpus_of_the_page_is_built(tmp_path, plugged_in):
 
 
 def test_the_page_has_one_example_for_each_kind():
-    assert sorted(title.split("/")[1] for title in PLUGINS) == sorted([*CONTRACTS, "codecs", "methods", "corpora"])
+    assert sorted(title.split("/")[1] for title in PLUGINS) == sorted(
+        [*CONTRACTS, "codecs", "methods", "corpora", "baselines"]
+    )

@@ -40,8 +40,6 @@ with everything of the old state and of the piece that may be asked for later.""
 
 _TASK = "Questions about any detail of the text will be asked after its end, and answered from the memory alone."
 
-NAMES = ("memagent", "mem1")
-
 
 def rewriting(name: str) -> Play:
     """The coroutine of the baseline `name`, to be played in the place of `environment.play`."""

@@ -1,21 +1,17 @@
-"""Scripted writers of memory: the imperfect expert of the warm start, and the baselines that need no model.
+"""What scripts write: the imperfect expert of the warm start, and the operations that scripts are made of.
 
-A `Writer` is a function (episode, turn) -> operations. `collect.play_scripted` writes them down as a policy would
-have, in the codec of the config, and `play` cannot tell them from one's; `expert` and `oracle` are played so. They look
-at the episode's questions to know which lines matter, which no policy can. The others go through `replay`: no prompt
-limits them.
+The expert looks at the episode's questions to know which lines matter, which no policy can.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from finemem_jax.baselines._contestant import Writer
 from finemem_jax.config import ExpertConfig
 from finemem_jax.env.words import search_terms
 from finemem_jax.types import Episode, MemoryItem, Operation, Question, Turn
-
-Writer = Callable[[Episode, Turn], Sequence[Operation]]
 
 SKIP = Operation("memory_skip")
 
@@ -28,39 +24,9 @@ def update(item: MemoryItem, text: str) -> Operation:
     return Operation("memory_update", {"content": text, "id": item.id})
 
 
-def no_memory(episode: Episode, turn: Turn) -> list[Operation]:
-    return [SKIP]
-
-
-def store_all(episode: Episode, turn: Turn) -> list[Operation]:
-    """Every line of the chunk as an item, a `Label:` line with the one it labels; evaluated without write limits."""
-    items: list[str] = []
-    for line in chunk_lines(episode, turn):
-        if items and line.lower().startswith(("label:", "labels:")):
-            items[-1] += f"\n{line}"
-        else:
-            items.append(line)
-    return [insert(item) for item in items]
-
-
 def chunk_as_item(episode: Episode, turn: Turn) -> list[Operation]:
-    """The chunk as it stands (full_context, rag)."""
-    return [insert(episode.chunks[turn.chunk].text)]
-
-
-def recent_chunks(count: int) -> Writer:
-    """The last `count` chunks as they stand."""
-
-    def write(episode: Episode, turn: Turn) -> list[Operation]:
-        gone = turn.memory.items[: max(len(turn.memory.items) - count + 1, 0)]
-        return [*(Operation("memory_delete", {"id": item.id}) for item in gone), *chunk_as_item(episode, turn)]
-
-    return write
-
-
-def oracle(max_operations: int) -> Writer:
-    """Every line that a question needs, changed facts as UPDATE, within the write budget."""
-    return expert(ExpertConfig(keep_useful=1.0, keep_noise=0.0, update_changed=1.0, skip=0.0), max_operations, seed=0)
+    """The chunk as it stands."""
+    return [insert(chunk_text(episode, turn))]
 
 
 def expert(cfg: ExpertConfig, max_operations: int, seed: int) -> Writer:
@@ -90,7 +56,13 @@ def expert(cfg: ExpertConfig, max_operations: int, seed: int) -> Writer:
 
 
 def chunk_lines(episode: Episode, turn: Turn) -> list[str]:
-    return [line for line in episode.chunks[turn.chunk].text.splitlines() if line.strip()]
+    return [line for line in chunk_text(episode, turn).splitlines() if line.strip()]
+
+
+def chunk_text(episode: Episode, turn: Turn) -> str:
+    """The chunk that a writing turn is about."""
+    assert turn.chunk is not None
+    return episode.chunks[turn.chunk].text
 
 
 def is_useful(line: str, questions: Sequence[Question]) -> bool:

@@ -12,6 +12,7 @@ from finemem_jax import config
 from finemem_jax.env import operations
 from finemem_jax.env.environment import all_questions
 from finemem_jax.env.turns import Turns
+from finemem_jax.evaluate import evaluate_script
 from finemem_jax.types import ROLES, AnswerRequest, Completion, MemoryItem, Operation, Retrieved, ToolSpec
 from tests import fakes
 from tests.fake_server import FakeServer
@@ -104,6 +105,40 @@ def test_methods(name, env):
     with pytest.raises(StopIteration) as end:
         next(module.play(env, episode, all_questions(episode), answerer.submit, write=write))
     assert [answer.score for answer in end.value.value().final_answers] == [1.0]
+
+
+@pytest.mark.parametrize("name", files("baselines"))
+def test_baselines(name, env):
+    """A script's rollout, or one of a model that says nothing, ends with every question answered; the config it is
+    played under is a legal one, and only the contestant's own groups of it differ."""
+    given = config.Config()
+    said = plugin("baselines", name).contestant(given)
+    assert config.from_ml_collections(config.to_dict(said.cfg)) == said.cfg
+    own = {group: getattr(said.cfg, group) for group in ("memory", "prompt", "method", "retrieval")}
+    assert dataclasses.replace(given, **own) == said.cfg
+    assert said.cfg.memory.name in files("memory")
+    episode = fakes.episode(["a is b", "c is d"], [("what is c?", "d"), ("what is a?", "b")])
+    answerer = plugin("answerers", "extractive").create(config.AnswererConfig())
+    if said.write is None:
+        env = dataclasses.replace(env, **(own | {"prompt": env.prompt}))
+        rollout = played_by_silence(said.start(env, episode, all_questions(episode), answerer.submit), env)
+    else:
+        (rollout,) = evaluate_script(said, env, answerer, [episode])
+        known = {spec.name for spec in plugin("memory", said.cfg.memory.name).SPECS}
+        written = [operation for step in rollout.steps for operation in step.operations]
+        assert written and all(operation.name in known and not operation.error for operation in written)
+        assert all(outcome.ok for step in rollout.steps for outcome in step.outcomes)
+    assert [0.0 <= answer.score <= 1.0 for answer in rollout.final_answers] == [True, True]
+
+
+def played_by_silence(game, env):
+    """The rollout of a policy that says nothing but that it has ended."""
+    try:
+        next(game)
+        while True:
+            game.send(Completion((env.tokenizer.eos_token_id,), (0.0,), "stop"))
+    except StopIteration as end:
+        return end.value()
 
 
 @pytest.mark.parametrize("name", files("credit"))

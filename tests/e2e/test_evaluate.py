@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finemem_jax import loading, main
-from finemem_jax.config import MODEL_BASELINES, SCRIPTED_BASELINES
+from finemem_jax.config import plugins
 from finemem_jax.corpora._build import build
 from finemem_jax.evaluate import evaluate
 from finemem_jax.evaluation.causes import CAUSES
@@ -27,6 +27,7 @@ from finemem_jax.types import AnswererDown
 from tests.corpora.conftest import WRITERS
 from tests.fake_server import FakeServer
 
+ALL = tuple(plugins("finemem_jax.baselines"))
 SMALL = (
     "--config.eval.episodes=6",
     "--config.eval.block=2",
@@ -58,14 +59,14 @@ def outputs(workdir: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     """Every baseline and the policy, once."""
-    cfg = load(f"--config.eval.baselines={(*SCRIPTED_BASELINES, *MODEL_BASELINES)}")
+    cfg = load(f"--config.eval.baselines={ALL}")
     workdir = tmp_path_factory.mktemp("everything")
     return cfg, workdir, evaluate(cfg, workdir)
 
 
 def test_every_baseline_and_the_policy_are_scored(everything):
     _, workdir, found = everything
-    assert set(found) == {*SCRIPTED_BASELINES, *MODEL_BASELINES, "greedy"}
+    assert set(found) == {*ALL, "greedy"}
     table = json.loads((workdir / "evaluation.json").read_text())
     accuracy = {name: row["accuracy"] for name, row in table.items()}
     assert accuracy["no_memory"] == 0 < accuracy["rag"] and accuracy["oracle"] > accuracy["greedy"] > 0
@@ -99,7 +100,7 @@ def test_a_corpus_built_from_raw_data_is_evaluated_with_every_baseline(tmp_path)
     WRITERS["squad"](raw)
     build(source="squad", input=str(raw), output=corpus, split="all", chunk_tokens=40, chunks=3, instances=2)
     cfg = load(
-        f"--config.eval.baselines={(*SCRIPTED_BASELINES, *MODEL_BASELINES)}",
+        f"--config.eval.baselines={ALL}",
         "--config.data.name=memalpha",
         f"--config.data.path={corpus}",
         f"--config.data.eval_path={corpus}",
@@ -107,7 +108,7 @@ def test_a_corpus_built_from_raw_data_is_evaluated_with_every_baseline(tmp_path)
         "--config.engine.cache_tokens=704",
     )
     found = evaluate(cfg, tmp_path / "eval", policy=False)
-    assert set(found) == {*SCRIPTED_BASELINES, *MODEL_BASELINES}
+    assert set(found) == set(ALL)
     assert found["no_memory"].metrics["accuracy"] == 0.0 and found["store_all"].metrics["memory_items"] > 2
     assert all(record["source"] == "squad" for evaluation in found.values() for record in evaluation.records)
 

@@ -75,7 +75,7 @@ def test_it_trains_and_every_baseline_is_evaluated_on_it(corpus, tmp_path, reque
     assert [line["step"] for line in lines] == [0, 1]
     assert all("reward/chunk_qa" in line and line["missing_rewards"] == 0 for line in lines)
 
-    cfg["eval"] |= {"baselines": (*config.SCRIPTED_BASELINES, *config.MODEL_BASELINES), "recent_k": 1, "episodes": 0}
+    cfg["eval"] |= {"baselines": tuple(config.plugins("finemem_jax.baselines")), "recent_k": 1, "episodes": 0}
     found = evaluate.evaluate(config.from_ml_collections(cfg), tmp_path / "evaluation", given=str(run))
     assert set(found) == {*cfg["eval"]["baselines"], "greedy"}
     scores = {name: evaluation.metrics["accuracy"] for name, evaluation in found.items()}

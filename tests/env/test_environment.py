@@ -112,17 +112,17 @@ def test_a_judged_question_is_scored_by_the_judge_and_needs_one(env):
     judge = ModelJudge(fakes.EchoChat(lambda text: "yes" if "Answer: him" in text else "what?"))
     judged = replace(env, judge=judge, judged_sources=("fa",))
     answerer = ModelAnswerer(fakes.EchoChat(lambda text: "him"))
-    finish = replay(judged, episode, all_questions(episode), answerer.submit, scripted.store_all)
+    finish = replay(judged, episode, all_questions(episode), answerer.submit, fakes.writer("store_all"))
     judged.settle(answerer)
     (answer,) = finish().answers
     assert answer.score == 1.0 and answer.question.metric == "llm_judge" and answer.question.answers == ("Orlov",)
     silent = ModelAnswerer(fakes.EchoChat(lambda text: "her"))
-    finish = replay(judged, episode, all_questions(episode), silent.submit, scripted.store_all)
+    finish = replay(judged, episode, all_questions(episode), silent.submit, fakes.writer("store_all"))
     judged.settle(silent)
     assert finish().answers[0].score is None  # no verdict: missing, not wrong
     needs = Asked(((),), (Question("q", ("a",), "llm_judge"),))
     with pytest.raises(UserError, match=r"config\.judge\.name"):
-        replay(env, episode, needs, answerer.submit, scripted.store_all)
+        replay(env, episode, needs, answerer.submit, fakes.writer("store_all"))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,10 @@ def test_what_the_answerer_is_given_fits_its_budget(env, select, budget, steps):
 def test_recent_chunks_forgets_and_store_all_keeps_a_label_with_its_line(env):
     episode = fakes.episode(["a", "b", "Sentence: x\nLabel: 3\nrest"], [("q", "x")])
     texts = []
-    for write in (scripted.recent_chunks(2), scripted.store_all):
+    for write in (
+        fakes.writer("recent_k", config.Config(eval=config.EvalConfig(recent_k=2))),
+        fakes.writer("store_all"),
+    ):
         answerer = ModelAnswerer(fakes.EchoChat())
         finish = replay(env, episode, all_questions(episode), answerer.submit, write)
         answerer.settle()
@@ -252,8 +255,12 @@ def test_the_oracle_remembers_everything_and_store_all_misses_only_what_changed(
     answerer = config.resolve("finemem_jax.answerers", "extractive").create(config.AnswererConfig())
     jobs = [Job(episode, all_questions(episode)) for episode in diary]
     scores = {}
-    played = {"oracle": play_scripted(env, answerer, jobs, scripted.oracle(8))}
-    for name, write in {"all": scripted.store_all, "none": scripted.no_memory}.items():
+    played = {
+        "oracle": play_scripted(
+            env, answerer, jobs, fakes.writer("oracle", config.Config(memory=MemoryConfig(max_operations=8)))
+        )
+    }
+    for name, write in {"all": fakes.writer("store_all"), "none": fakes.writer("no_memory")}.items():
         played[name] = [replay(env, job.episode, job.asked, answerer.submit, write)() for job in jobs]
     for name, rollouts in played.items():
         answers = [a for r in rollouts for a in r.answers]

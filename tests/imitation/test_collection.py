@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from finemem_jax import exits, main
-from finemem_jax.baselines import _scripted as scripted
 from finemem_jax.config import AdvantageConfig, resolve
 from finemem_jax.env.environment import all_questions
 from finemem_jax.files import read_lines
@@ -18,6 +17,7 @@ from finemem_jax.imitation.selection import Selection, best, group_record
 from finemem_jax.imitation.traces import read_traces, render_traces
 from finemem_jax.loading import load_answerer, load_environment, load_tokenizer
 from finemem_jax.rollouts.collect import Job, play_scripted
+from tests import fakes
 from tests.fake_server import FakeServer
 
 
@@ -38,7 +38,7 @@ def played():
     cfg = main.load_config("configs/quickstart.py", [])
     env = load_environment(cfg, load_tokenizer(cfg))
     episode = resolve("finemem_jax.benchmarks", "diary").load(cfg.data, "train", 0)[0]
-    oracle = scripted.oracle(cfg.memory.max_operations)
+    oracle = fakes.writer("oracle", cfg)
 
     def clumsy(episode, turn):
         written = oracle(episode, turn)
@@ -46,7 +46,8 @@ def played():
 
     answerer = load_answerer(cfg, Path("unused"))
     job = Job(episode, all_questions(episode, chunk_questions=True))
-    writers = [scripted.no_memory, oracle, clumsy, scripted.no_memory]
+    nothing = fakes.writer("no_memory")
+    writers = [nothing, oracle, clumsy, nothing]
     return cfg, env, [play_scripted(env, answerer, [job], write)[0] for write in writers]
 
 

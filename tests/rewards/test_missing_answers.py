@@ -12,6 +12,7 @@ from finemem_jax.baselines import _scripted as scripted
 from finemem_jax.config import (
     AdvantageConfig,
     AnswererConfig,
+    Config,
     DataConfig,
     LossConfig,
     MemoryConfig,
@@ -50,7 +51,11 @@ def writes_half(episode, turn):
     return [scripted.insert(line) for line in useful[:BUDGET:2]] or [scripted.SKIP]
 
 
-WRITERS = {"oracle": scripted.oracle(BUDGET), "half": writes_half, "nothing": writes_nothing}
+WRITERS = {
+    "oracle": fakes.writer("oracle", Config(memory=MemoryConfig(max_operations=BUDGET))),
+    "half": writes_half,
+    "nothing": writes_nothing,
+}
 
 
 def play_groups(env, answerer):

@@ -1,0 +1,40 @@
+"""What a file of this folder says of its contestant, and the settings that several of them change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finemem_jax.config import Config
+from finemem_jax.env.environment import Play, play
+from finemem_jax.types import Episode, Operation, Turn
+
+Writer = Callable[[Episode, Turn], Sequence[Operation]]
+"""A script that writes in the policy's place. It may look at the episode's questions, which no policy can."""
+
+_UNLIMITED = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """Who writes memory, and under which settings."""
+
+    cfg: Config  # its memory, prompt, method and retrieval; of the rest it changes nothing
+    write: Writer | None = None  # None: the model writes, greedily, as it was before training
+    # a script that writes what a policy could: in the config's codec, on the prompts that a policy reads; else it names
+    # any item, and chunks may be of any length
+    in_prompts: bool = False
+    start: Play = play  # makes the coroutine of an episode
+    by_server: bool = False  # without a script: the model may be the one that serves the policy
+
+
+def without_limits(cfg: Config) -> Config:
+    """`cfg` with a memory that takes everything."""
+    limits: dict[str, Any] = dict.fromkeys(("max_operations", "max_items", "max_tokens", "max_item_tokens"), _UNLIMITED)
+    return replace(cfg, memory=replace(cfg.memory, **limits))
+
+
+def reading(cfg: Config, **settings: Any) -> Config:
+    """`cfg` with other settings of retrieval."""
+    return replace(cfg, retrieval=replace(cfg.retrieval, **settings))
