@@ -25,9 +25,8 @@ from finemem_jax.console import Progress, print_table, tell
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import Environment, Play, all_questions, play, replay
 from finemem_jax.env.tokenizer import stop_tokens
-from finemem_jax.evaluation.causes import CAUSES
 from finemem_jax.evaluation.log import EvaluationLog
-from finemem_jax.evaluation.records import episode_record, full_record, record_details, record_metrics
+from finemem_jax.evaluation.records import episode_record, full_record, interval_metrics, measures, record_metrics
 from finemem_jax.files import write_atomically, write_json_lines
 from finemem_jax.hosts import agreement
 from finemem_jax.loading import (
@@ -44,6 +43,7 @@ from finemem_jax.loading import (
 from finemem_jax.rollouts.by_chat import play_by_chat
 from finemem_jax.rollouts.collect import Job, collect_rollouts, play_scripted
 from finemem_jax.run.workdir import locked
+from finemem_jax.schema.plugins import source_of
 from finemem_jax.types import Answerer, Episode, Rollout, Sampling
 
 _T = TypeVar("_T")
@@ -52,7 +52,7 @@ WRITING_STEP = 2**31  # stands for the training step in the sampling keys of an 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    metrics: dict[str, float]  # see `env.evaluation.record_metrics`; after `evaluate`, `record_details` too
+    metrics: dict[str, float]  # `record_metrics` in evaluation/records.py; after `evaluate`, `interval_metrics` too
     records: list[dict]  # one per episode
     rollouts: Sequence[Rollout] = ()  # what the records are of; the command keeps the records alone
 
@@ -102,7 +102,7 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
     if policy:
         contestants += [_policy(temperature, player(loaded)) for temperature in cfg.eval.temperatures]
 
-    found = {}
+    found, taken = {}, measures(cfg, in_training=False)
     size = cfg.eval.block
     blocks = [episodes[start : start + size] for start in range(0, len(episodes), size)]
     with Progress(len(contestants) * len(episodes), "evaluate", is_muted=not agreement.is_lead()) as progress:
@@ -114,7 +114,8 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
                 log = EvaluationLog(path, _fingerprint(loaded.cfg, contestant, episodes), sizes)
             for block in agreement.from_lead(log and log.missing()):
                 records = in_shares(
-                    blocks[block], lambda own, c=contestant: [full_record(r, c.has_model) for r in c.play(own)]
+                    blocks[block],
+                    lambda own, c=contestant: [full_record(r, taken, has_model=c.has_model) for r in c.play(own)],
                 )
                 if log:
                     log.write(block, records)
@@ -124,19 +125,14 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
     if not agreement.is_lead():
         return found
     _write(workdir, found)
-    _print(f"{cfg.data.name}: {len(episodes)} held-out episodes", {name: e.metrics for name, e in found.items()})
+    _print(f"{cfg.data.name}: {len(episodes)} held-out episodes", {name: e.metrics for name, e in found.items()}, cfg)
     _print_spent(answerer)
     return found
 
 
 def _summary(records: list[dict], cfg: Config) -> Evaluation:
-    details = record_details(
-        records,
-        resamples=cfg.eval.bootstrap_resamples,
-        seed=cfg.eval.seed,
-        prices=(cfg.answerer.price_prompt, cfg.answerer.price_completion),
-    )
-    return Evaluation({**record_metrics(records), **details}, records)
+    sure = interval_metrics(records, resamples=cfg.eval.bootstrap_resamples, seed=cfg.eval.seed)
+    return Evaluation({**record_metrics(records, measures(cfg, in_training=False), cfg), **sure}, records)
 
 
 def _write(workdir: Path, found: Mapping[str, Evaluation]) -> None:
@@ -164,6 +160,8 @@ def _fingerprint(cfg: Config, contestant: _Contestant, episodes: Sequence[Episod
     kept["eval"] = {key: value for key, value in tree["eval"].items() if key not in ("baselines", "temperatures")}
     kept["expert"] = tree["sft"]["expert"]
     digest = hashlib.sha256(json.dumps([__version__, contestant.name, contestant.identity, kept]).encode())
+    for measure in measures(cfg, in_training=False).values():
+        digest.update(source_of(measure))
     for episode in episodes:
         digest.update(repr(episode).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
@@ -204,8 +202,12 @@ def _policy(temperature: float, player: _Player) -> _Contestant:
 def _baseline(name: str, player: _Player, make: Callable[[Given], _Player]) -> _Contestant:
     given, said = player.given, baseline(name, player.given.cfg)
     if said.write is not None:
+        script = resolve("finemem_jax.baselines", name)
         return _Contestant(
-            name, "", lambda episodes: evaluate_script(said, player.env, player.answerer, episodes), has_model=False
+            name,
+            hashlib.sha256(source_of(script)).hexdigest(),
+            lambda episodes: evaluate_script(said, player.env, player.answerer, episodes),
+            has_model=False,
         )
     if said.by_server and given.url:
         own = dataclasses.replace(given, cfg=said.cfg)
@@ -235,7 +237,7 @@ def evaluate_all(
             lambda own, t=temperature: evaluate_policy(engine, env, answerer, own, cfg, t),
             (env.count_tokens, *episodes),
         )
-        found[_temperature_name(temperature)] = _evaluation(rollouts)
+        found[_temperature_name(temperature)] = _evaluation(rollouts, cfg)
     return found
 
 
@@ -252,7 +254,7 @@ def evaluate_baselines(
                 lambda own, c=contestant: evaluate_script(c, env, answerer, own),
                 (env.count_tokens, *episodes),
             )
-            found[name] = _evaluation(rollouts)
+            found[name] = _evaluation(rollouts, cfg)
     return found
 
 
@@ -301,9 +303,10 @@ def evaluate_script(
     return [finish() for finish in finishes]
 
 
-def _evaluation(rollouts: Sequence[Rollout]) -> Evaluation:
-    records = [episode_record(rollout) for rollout in rollouts]
-    return Evaluation(record_metrics(records), records, rollouts)
+def _evaluation(rollouts: Sequence[Rollout], cfg: Config) -> Evaluation:
+    taken = measures(cfg, in_training=True)
+    records = [episode_record(rollout, taken) for rollout in rollouts]
+    return Evaluation(record_metrics(records, taken, cfg), records, rollouts)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -316,20 +319,26 @@ def headline(when: str, evaluations: Mapping[str, Evaluation]) -> str:
     return f"{when}: held-out accuracy " + ", ".join(scores)
 
 
-def print_comparison(title: str, table: Mapping[str, Mapping[str, float]]) -> None:
-    """One row per policy or baseline."""
-    kinds = sorted({key for row in table.values() for key in row if key.startswith("accuracy/")})
-    columns = ["accuracy", *kinds, "memory_tokens", "memory_items", "valid_operations", "exact_copy"]
-    names = ["", *(column.removeprefix("accuracy/").replace("_", " ") for column in columns)]
-    rows = [
-        [name, *(f"{row[c]:.1f}" if c.startswith("memory") else f"{row.get(c, 0.0):.3f}" for c in columns)]
-        for name, row in table.items()
-    ]
+def print_comparison(title: str, table: Mapping[str, Mapping[str, float]], cfg: Config) -> None:
+    """One row per policy or baseline: accuracy, and what the measures say beside it."""
+    columns = {"accuracy": ".3f"}
+    columns |= {key: ".3f" for key in sorted({k for row in table.values() for k in row if k.startswith("accuracy/")})}
+    for measure in measures(cfg, in_training=False).values():
+        if not measure.TABLE:
+            columns |= {
+                name: form for name, form in measure.COLUMNS.items() if any(name in row for row in table.values())
+            }
+    _print_columns(title, columns, table)
+
+
+def _print_columns(title: str, columns: Mapping[str, str], table: Mapping[str, Mapping[str, float]]) -> None:
+    names = ["", *(column.rpartition("/")[2].replace("_", " ") for column in columns)]
+    rows = [[name, *(f"{row.get(c, 0.0):{form}}" for c, form in columns.items())] for name, row in table.items()]
     print_table(title, names, rows)
 
 
-def _print(title: str, table: Mapping[str, Mapping[str, float]]) -> None:
-    print_comparison(title, table)
+def _print(title: str, table: Mapping[str, Mapping[str, float]], cfg: Config) -> None:
+    print_comparison(title, table, cfg)
     sources = sorted(
         {key.removeprefix("source/") for row in table.values() for key in row if key.startswith("source/")}
     )
@@ -338,22 +347,9 @@ def _print(title: str, table: Mapping[str, Mapping[str, float]]) -> None:
         for name, row in table.items()
     ]
     print_table("95 % intervals over instances", ["", "mean of sources", *sources], rows)
-    _print_counts(
-        "wrong answers and where they come from",
-        ["questions", "missing_answers", "wrong", *(f"failure/{cause}" for cause in CAUSES)],
-        table,
-    )
-    spent = ["policy_calls", "policy_prompt_tokens", "policy_completion_tokens", "answer_calls", "answer_prompt_tokens"]
-    if any(row["policy_calls"] or row["answer_calls"] for row in table.values()):
-        _print_counts("calls and tokens spent", [*spent, "answer_completion_tokens", "cost"], table)
-
-
-def _print_counts(title: str, columns: Sequence[str], table: Mapping[str, Mapping[str, float]]) -> None:
-    names = ["", *(column.removeprefix("failure/").replace("_", " ") for column in columns)]
-    rows = [
-        [name, *(f"{row[c]:.4f}" if c == "cost" else f"{row[c]:.0f}" for c in columns)] for name, row in table.items()
-    ]
-    print_table(title, names, rows)
+    for measure in measures(cfg, in_training=False).values():
+        if measure.TABLE and any(row.get(column) for row in table.values() for column in measure.COLUMNS):
+            _print_columns(measure.TABLE, measure.COLUMNS, table)
 
 
 def _interval(row: Mapping[str, float], key: str, suffix: str) -> str:

@@ -289,7 +289,7 @@ def write_results(cfg: Config, workdir: Path, policy: Policy, params: Any, found
     table = {f"after {name}": evaluation.metrics for name, evaluation in found.items()}
     if agreement.is_lead() and table:
         write_atomically(workdir / "results.json", json.dumps(table, indent=1))
-        print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes})", table)
+        print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes})", table, cfg)
     metrics = {f"held-out accuracy, {name}": row["accuracy"] for name, row in table.items()}
     hf.save_pretrained(
         workdir / "hf",

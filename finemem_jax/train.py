@@ -412,7 +412,7 @@ def report(
         before = {f"before {line['policy']}": line for line in evaluations if line["step"] == 0}
         table = {**{name: e.metrics for name, e in baselines.items()}, **before, **after}
         write_atomically(workdir / "results.json", json.dumps(table, indent=1))
-        print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes or 'all'})", table)
+        print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes or 'all'})", table, cfg)
         plot_run(
             workdir / "curves.png",
             read_lines(workdir / "metrics.jsonl", holds_numbers),

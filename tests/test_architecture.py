@@ -22,6 +22,7 @@ HOST = {
     "reporting",
     "schema",
     "baselines",
+    "measures",
     "evaluation",
 }
 # rooms that hold both kinds: these files of theirs are plain Python
@@ -57,6 +58,7 @@ LEAF_FOLDERS = (
     "answerers",
     "benchmarks",
     "baselines",
+    "measures",
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 

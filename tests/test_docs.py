@@ -398,6 +398,17 @@ def test_the_baseline_of_the_page_keeps_its_contract_and_is_a_name_of_the_config
     assert {name: row.metrics["accuracy"] for name, row in found.items()} == {"no_memory": 0.0, name: 1.0}
 
 
+def test_the_measure_of_the_page_keeps_its_contract_and_is_a_column(plugged_in, env):
+    _, name = plugged_in(next(title for title in PLUGINS if "/measures/" in title))
+    contracts.test_measures(name)
+    cfg = config.Config(eval=config.EvalConfig(baselines=("store_all",), measures=("memory_length", name)))
+    config.validate(cfg)
+    episode = fakes.episode(["a is b\nc is d", "e", "f", "g"], [("what is a?", "b")])
+    answerer = config.resolve("finemem_jax.answerers", "extractive").create(config.AnswererConfig())
+    row = evaluate_baselines(env, answerer, [episode], cfg)["store_all"].metrics
+    assert row["first_half"] == 3 / 5 and row["memory_items"] == 5 and "valid_operations" not in row
+
+
 def test_the_corpus_of_the_page_is_built(tmp_path, plugged_in):
     title = next(title for title in PLUGINS if "/corpora/" in title)
     _, name = plugged_in(title)
@@ -413,5 +424,5 @@ def test_the_corpus_of_the_page_is_built(tmp_path, plugged_in):
 
 def test_the_page_has_one_example_for_each_kind():
     assert sorted(title.split("/")[1] for title in PLUGINS) == sorted(
-        [*CONTRACTS, "codecs", "methods", "corpora", "baselines"]
+        [*CONTRACTS, "codecs", "methods", "corpora", "baselines", "measures"]
     )

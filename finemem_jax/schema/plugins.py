@@ -78,6 +78,11 @@ def _import_users(name: str, file: str) -> types.ModuleType:
         raise UserError(f"plug-in {file}, line {line}: {type(error).__name__}: {error}") from error
 
 
+def source_of(module: types.ModuleType) -> bytes:
+    """The text of a plug-in: what was computed by it is void when it changes."""
+    return Path(str(module.__file__)).read_bytes()
+
+
 def add_folder(folder: Path) -> None:
     """Makes the subfolders of `folder` a part of the package's folders of plug-ins. Raises UserError on a name that
     stands for nothing here or twice."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -13,7 +14,19 @@ from finemem_jax.env import operations
 from finemem_jax.env.environment import all_questions
 from finemem_jax.env.turns import Turns
 from finemem_jax.evaluate import evaluate_script
-from finemem_jax.types import ROLES, AnswerRequest, Completion, MemoryItem, Operation, Retrieved, ToolSpec
+from finemem_jax.types import (
+    ROLES,
+    Answer,
+    AnswerRequest,
+    Completion,
+    MemoryItem,
+    Operation,
+    Question,
+    Reply,
+    Retrieved,
+    Rollout,
+    ToolSpec,
+)
 from tests import fakes
 from tests.fake_server import FakeServer
 
@@ -129,6 +142,29 @@ def test_baselines(name, env):
         assert written and all(operation.name in known and not operation.error for operation in written)
         assert all(outcome.ok for step in rollout.steps for outcome in step.outcomes)
     assert [0.0 <= answer.score <= 1.0 for answer in rollout.final_answers] == [True, True]
+
+
+@pytest.mark.parametrize("name", files("measures"))
+def test_measures(name):
+    """Plain records that survive being written down, one value per column, and something to say of no episode."""
+    module, cfg = plugin("measures", name), config.Config()
+    question = Question("what is c?", ("d",), "exact_match")
+    reply = Reply("d", 10, 2, "key")
+    answers = [Answer(question, (), "d", 1.0, reply=reply), Answer(question, (), "", None, reply=Reply(None))]
+    rollouts = [
+        fakes.rollout([["a is b"], ["c is d"]], questions=[("what is c?", "d")] * 2, answers=answers),
+        fakes.rollout([["a is b", "e"]], outcomes=[[True, False]]),
+        Rollout(fakes.episode(["lost"]), 0, 0, (), ()),  # its server failed
+    ]
+    records = [json.loads(json.dumps(module.record(rollout, True))) for rollout in rollouts]
+    columns = [module.metrics(found, cfg) for found in ([], records[:1], records)]
+    assert all(isinstance(v, int | float) and math.isfinite(v) for found in columns for v in found.values())
+    assert columns[1] == module.metrics([module.record(rollouts[0], True)], cfg)
+    assert set(module.COLUMNS) <= {*columns[2], "questions", "missing_answers"}
+    assert all(f"{0.5:{form}}" for form in module.COLUMNS.values())
+    assert isinstance(module.TABLE, str) and module.IN_TRAINING in (True, False)
+    if hasattr(module, "questions"):
+        assert [len(module.questions(rollout)) for rollout in rollouts] == [2, 0, 0]
 
 
 def played_by_silence(game, env):

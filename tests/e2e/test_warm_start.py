@@ -11,7 +11,7 @@ from finemem_jax.config import resolve
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.tokenizer import embedded_path
 from finemem_jax.evaluate import evaluate_policy
-from finemem_jax.evaluation.records import episode_record, record_metrics
+from finemem_jax.evaluation.records import episode_record, measures, record_metrics
 from finemem_jax.loading import load_answerer, load_environment, load_policy
 
 EPISODES = 48
@@ -27,7 +27,8 @@ def metrics():
     engine = Engine(policy.model, policy.params, cfg.engine)
     answerer = load_answerer(cfg, Path("unused"))
     rollouts = evaluate_policy(engine, env, answerer, episodes, cfg, temperature=1.0)
-    return record_metrics([episode_record(rollout) for rollout in rollouts])
+    taken = measures(cfg, in_training=True)
+    return record_metrics([episode_record(rollout, taken) for rollout in rollouts], taken, cfg)
 
 
 def test_it_is_under_a_megabyte():
