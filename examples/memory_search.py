@@ -41,7 +41,7 @@ def main() -> None:
         written = operations.parse(text, flat.SPECS)
         memory, outcomes = apply(memory, written, step, cfg, visible=memory.items)
         for operation, outcome in zip(written, outcomes, strict=True):
-            print(f"step {step}: {operation.name} {outcome.item or operation.target}: {outcome.status}")
+            print(f"step {step}: {operation.name} {outcome.item or memory.target(operation)}: {outcome.status}")
     for item in memory.items:
         print(f"{item.id} (written at step {item.written_at}): {item.text}")
 

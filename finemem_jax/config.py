@@ -159,6 +159,10 @@ class ViewConfig:
     select: Literal["recent", "relevant", "both"] = "recent"
     max_items: Natural = 50  # at most this many
     max_tokens: Natural = 2048  # and at most this many tokens
+    # > 0: at most this many of every kind of item, chosen by themselves, in the place of max_items of all
+    per_kind: Natural = 0
+    # Kinds of items that are always seen, beside these limits ("text" of the memory overwrite always is)
+    pinned: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +170,8 @@ class MemoryConfig:
     name: Annotated[str, Plugin("memory")] = "flat"  # how it is kept
     max_operations: Count = 16  # operations applied per step; later ones are "over limit"
     max_items: Count = 1024  # items held at once
-    max_tokens: Count = 131072  # tokens held at once
-    max_item_tokens: Count = 512  # tokens of one item
+    max_tokens: Count = 131072  # tokens held at once; overwrite: of its text, which is cut there
+    max_item_tokens: Count = 512  # tokens of one item; overwrite: no limit
     # refuse: the write is "over limit"; evict_oldest: the oldest written items go
     overflow: Literal["refuse", "evict_oldest"] = "refuse"
     view: ViewConfig = field(default_factory=ViewConfig)
@@ -176,12 +180,12 @@ class MemoryConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptConfig:
     # full = instructions for a pretrained model; short = a few sentences, for a small one;
-    # compact = the text alone, for the tiny policy
+    # compact = the text alone, for the tiny policy; memagent, mem1 = for one text that is rewritten
     name: Annotated[str, Plugin("prompts")] = "full"
     max_prompt_tokens: Count = 6144  # a longer prompt drops items of the view, oldest first
     max_completion_tokens: Count = 2048  # a longer turn is cut off
     thinking: bool = False  # Qwen3's thinking switch in the chat template
-    # How operations are written: qwen (<tool_call> JSON), lines, …
+    # How operations are written: qwen (<tool_call> JSON), lines, …; raw, think = one text that is rewritten
     codec: Annotated[str, Plugin("codecs")] = "qwen"
 
 
@@ -193,6 +197,8 @@ class MethodConfig:
     # answerer = the frozen one of config.answerer | policy = the policy, in a turn of its own for every final question
     answers: Literal["answerer", "policy"] = "answerer"
     answer_tokens: Count = 64  # most tokens of such an answer
+    # Writing turns see what will be asked at the end (MemAgent): compare with other methods only where it is said
+    sees_question: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +212,8 @@ class RetrievalConfig:
     idf: Literal["lucene", "okapi"] = "lucene"
     # search = the k best | all = the whole memory, in the order of writing, whatever k is
     select: Literal["search", "all"] = "search"
+    per_kind: Natural = 0  # search: > 0: so many of every kind of item, searched by itself, in the place of k of all
+    pinned: tuple[Text, ...] = ()  # kinds of items that are always given, before what is found
     max_tokens: Count = 30000  # items given to the answerer, tokens; the worst leave first (all: the oldest)
 
 

@@ -23,7 +23,7 @@ from finemem_jax.benchmarks import contamination
 from finemem_jax.config import Config, resolve
 from finemem_jax.console import Progress, print_table, tell
 from finemem_jax.decoding.engine import Engine
-from finemem_jax.env.environment import Environment, Play, all_questions, play, replay
+from finemem_jax.env.environment import Environment, all_questions, play, replay
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluation.log import EvaluationLog
 from finemem_jax.evaluation.records import episode_record, full_record, interval_metrics, measures, record_metrics
@@ -69,7 +69,7 @@ class _Contestant:
     name: str
     identity: str
     play: Callable[[Sequence[Episode]], list[Rollout]]
-    has_model: bool = True  # its writing costs calls and tokens
+    env: Environment | None = None  # whose prompts its model reads; None: a script, whose writing costs nothing
 
 
 def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = "") -> dict[str, Evaluation]:
@@ -97,10 +97,13 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
         return _Player(given, load_environment(given.cfg, given.tokenizer, judge), answerer, opened)
 
     contestants = [_baseline(name, player(loaded), player) for name in cfg.eval.baselines]
-    if policy or cfg.data.on_long_chunk != "stop" or any(contestant.has_model for contestant in contestants):
-        episodes = list(fit_prompts(episodes, player(loaded).env, cfg))  # who writes without a model has no prompt
     if policy:
         contestants += [_policy(temperature, player(loaded)) for temperature in cfg.eval.temperatures]
+    envs = [contestant.env for contestant in contestants if contestant.env is not None]
+    if not envs and cfg.data.on_long_chunk != "stop":  # who writes without a model has no prompt
+        envs = [player(loaded).env]
+    for env in {(env.prompt, env.memory, env.method): env for env in envs}.values():
+        episodes = list(fit_prompts(episodes, env, cfg))
 
     found, taken = {}, measures(cfg, in_training=False)
     size = cfg.eval.block
@@ -115,7 +118,7 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
             for block in agreement.from_lead(log and log.missing()):
                 records = in_shares(
                     blocks[block],
-                    lambda own, c=contestant: [full_record(r, taken, has_model=c.has_model) for r in c.play(own)],
+                    lambda own, c=contestant: [full_record(r, taken, has_model=c.env is not None) for r in c.play(own)],
                 )
                 if log:
                     log.write(block, records)
@@ -181,14 +184,14 @@ class _Player:
     answerer: Answerer
     opened: OpenPolicies
 
-    def play(self, episodes: Sequence[Episode], temperature: float, start: Play = play) -> list[Rollout]:
+    def play(self, episodes: Sequence[Episode], temperature: float) -> list[Rollout]:
         """In the engine, or behind the policy's server."""
         env, answerer = self.env, self.answerer
         opened = self.opened.open(self.given, temperature)
         if isinstance(opened, Engine):
-            return evaluate_policy(opened, env, answerer, episodes, self.given.cfg, temperature, start)
+            return evaluate_policy(opened, env, answerer, episodes, self.given.cfg, temperature)
         asked = [all_questions(episode) for episode in episodes]
-        games = [start(env, e, a, answerer.submit) for e, a in zip(episodes, asked, strict=True)]
+        games = [play(env, e, a, answerer.submit) for e, a in zip(episodes, asked, strict=True)]
         finishes = play_by_chat(opened, env, list(zip(episodes, asked, games, strict=True)))
         env.settle(answerer)
         return [finish() for finish in finishes]
@@ -196,7 +199,7 @@ class _Player:
 
 def _policy(temperature: float, player: _Player) -> _Contestant:
     name = _temperature_name(temperature)
-    return _Contestant(name, player.given.identity, lambda episodes: player.play(episodes, temperature))
+    return _Contestant(name, player.given.identity, lambda episodes: player.play(episodes, temperature), player.env)
 
 
 def _baseline(name: str, player: _Player, make: Callable[[Given], _Player]) -> _Contestant:
@@ -207,14 +210,13 @@ def _baseline(name: str, player: _Player, make: Callable[[Given], _Player]) -> _
             name,
             hashlib.sha256(source_of(script)).hexdigest(),
             lambda episodes: evaluate_script(said, player.env, player.answerer, episodes),
-            has_model=False,
         )
     if said.by_server and given.url:
         own = dataclasses.replace(given, cfg=said.cfg)
     else:
         own = load_given(dataclasses.replace(said.cfg, model=given.base), "", given.workdir)
     model = make(own)
-    return _Contestant(name, own.identity, lambda episodes: model.play(episodes, 0.0, said.start))
+    return _Contestant(name, own.identity, lambda episodes: model.play(episodes, 0.0), model.env)
 
 
 def baseline(name: str, cfg: Config) -> Contestant:
@@ -277,7 +279,6 @@ def evaluate_policy(
     episodes: Sequence[Episode],
     cfg: Config,
     temperature: float,
-    start: Play = play,
 ) -> list[Rollout]:
     """One rollout per episode, at `temperature` (0 = greedy), all final questions asked."""
     sampling = Sampling(
@@ -286,7 +287,7 @@ def evaluate_policy(
         stop_tokens=stop_tokens(env.tokenizer),
     )
     jobs = [Job(episode, all_questions(episode)) for episode in episodes]
-    return collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.eval.seed, step=WRITING_STEP, start=start)
+    return collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.eval.seed, step=WRITING_STEP)
 
 
 def evaluate_script(

@@ -37,7 +37,7 @@ from finemem_jax.hosts import agreement
 from finemem_jax.nn.lora import check_targets
 from finemem_jax.nn.sharding import init_params, make_mesh
 from finemem_jax.run.workdir import stored_config
-from finemem_jax.types import Answerer, Chat, Episode, Judge, Question
+from finemem_jax.types import Answerer, Chat, Episode, Judge, Operation, Question
 from finemem_jax.weights import hf
 from finemem_jax.weights.checkpoints import Checkpoints
 from finemem_jax.weights.vocabulary import vocabulary_settings, with_vocabulary
@@ -148,7 +148,7 @@ class OpenPolicies:
     def __init__(self) -> None:
         self._identity: str | None = None
         self._engine: Engine | None = None
-        self._servers: dict[tuple[str, float, int | None], PolicyServer] = {}
+        self._servers: dict[tuple, PolicyServer] = {}
 
     def open(self, given: Given, temperature: float, seed: int | None = None) -> Engine | PolicyServer:
         """The engine with the policy's parameters, or its server.
@@ -156,7 +156,7 @@ class OpenPolicies:
         seed: of the server's own random numbers. It is a part of what is asked, so that the same conversation has
         another reply for every seed; the engine takes its keys with every request instead."""
         if given.url:
-            key = (given.identity, temperature, seed)
+            key = (given.identity, temperature, seed, given.cfg.prompt, given.cfg.memory.name)  # it gets their tools
             if key not in self._servers:
                 self._servers[key] = _policy_server(given, temperature, seed)
             return self._servers[key]
@@ -323,9 +323,7 @@ def _load_split(cfg: Config, split: str) -> Sequence[Episode]:
 
 def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Judge | None = None) -> Environment:
     """What every episode of a run shares. Raises UserError where model and prompt do not fit each other."""
-    specs = resolve("finemem_jax.memory", cfg.memory.name).SPECS
-    prompts.check(tokenizer, specs, cfg.prompt, max_operations=cfg.memory.max_operations)
-    return Environment(
+    env = Environment(
         tokenizer,
         tokenizers.token_counter(tokenizer),
         cfg.memory,
@@ -335,6 +333,16 @@ def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Jud
         cfg.judge.sources if judge is not None else (),
         cfg.method,
     )
+    calls = [Operation(spec.name, spec.example("It is so.")) for spec in env.specs]
+    prompts.check(
+        tokenizer,
+        env.specs,
+        cfg.prompt,
+        max_operations=cfg.memory.max_operations,
+        names_items=any(env.empty_memory().target(call) is not None for call in calls),
+        sees_question=cfg.method.sees_question,
+    )
+    return env
 
 
 def check_answerer(cfg: Config) -> None:

@@ -55,7 +55,7 @@ class MemoryItem:
     id: str
     text: str
     written_at: int  # φ(m): turn of the last INSERT or UPDATE that changed what it says
-    kind: str = ""  # the store it lives in, for layered memories; "" in a flat one
+    kind: str = ""  # the store it lives in, for a memory that has several; "" in a flat one
     writers: tuple[int, ...] = ()  # every turn that changed what it says, oldest first; the last equals `written_at`
 
 
@@ -66,12 +66,6 @@ class Operation:
     name: str
     arguments: dict[str, object] = field(default_factory=dict)
     error: str = ""
-
-    @property
-    def target(self) -> str:
-        """Id of the item the operation names, or ""."""
-        value = self.arguments.get("id", "")
-        return value if isinstance(value, str) else str(value)
 
 
 class Call(NamedTuple):
@@ -109,6 +103,10 @@ class Memory(Protocol):
     def tokens(self) -> int:
         """Length of the contents in tokens of the policy's tokenizer; ids are not counted."""
 
+    def target(self, operation: Operation) -> str | None:
+        """Id of the item that an operation names, None where it names none. It must be one in view."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
@@ -116,19 +114,33 @@ class ToolSpec:
 
     name: str
     description: str
-    parameters: dict[str, str]  # argument name -> description; all required
+    parameters: dict[str, str]  # argument name -> description
+    optional: tuple[str, ...] = ()  # arguments that may be left out
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # argument name -> the only values it may have
+
+    @property
+    def required(self) -> list[str]:
+        return [name for name in self.parameters if name not in self.optional]
 
     def schema(self) -> dict:
         """The JSON schema that chat templates take in `tools=`."""
-        properties = {name: {"type": "string", "description": text} for name, text in self.parameters.items()}
+        properties = {
+            name: {"type": "string", "description": text}
+            | ({"enum": list(self.choices[name])} if name in self.choices else {})
+            for name, text in self.parameters.items()
+        }
         return {
             "type": "function",
             "function": {
                 "name": self.name,
                 "description": self.description,
-                "parameters": {"type": "object", "properties": properties, "required": list(self.parameters)},
+                "parameters": {"type": "object", "properties": properties, "required": self.required},
             },
         }
+
+    def example(self, text: str) -> dict[str, object]:
+        """Arguments of a call, with every argument: `text`, or the first value where only some are allowed."""
+        return {name: self.choices[name][0] if name in self.choices else text for name in self.parameters}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +210,7 @@ class Retrieved:
     writers: tuple[int, ...]
     text: str
     score: float = 0.0
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

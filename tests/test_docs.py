@@ -378,8 +378,7 @@ def test_plug_ins_of_the_page_keep_their_contract(title, plugged_in):
 
 def test_the_codec_of_the_page_keeps_its_contract(plugged_in):
     _, name = plugged_in(next(title for title in PLUGINS if "/codecs/" in title))
-    for memory in config.plugins("finemem_jax.memory"):
-        contracts.test_codecs_write_and_read_every_memorys_operations(name, memory)
+    contracts.test_codecs_write_and_read_the_operations_of_every_memory_that_they_fit(name)
 
 
 def test_the_method_of_the_page_keeps_its_contract(plugged_in, env):

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finemem_jax.config import Config
-from finemem_jax.env.environment import Play, play
+from finemem_jax.config import Config, resolve
 from finemem_jax.types import Episode, Operation, Turn
 
 Writer = Callable[[Episode, Turn], Sequence[Operation]]
@@ -25,12 +24,20 @@ class Contestant:
     # a script that writes what a policy could: in the config's codec, on the prompts that a policy reads; else it names
     # any item, and chunks may be of any length
     in_prompts: bool = False
-    start: Play = play  # makes the coroutine of an episode
     by_server: bool = False  # without a script: the model may be the one that serves the policy
 
 
+def for_scripts(cfg: Config) -> Config:
+    """`cfg` with a memory that scripts can write: its own where it has the tools of memory/flat.py, else that one."""
+    if any(spec.name == "memory_insert" for spec in resolve("finemem_jax.memory", cfg.memory.name).SPECS):
+        return cfg
+    plain = replace(cfg.prompt, name="full", codec="qwen")
+    return replace(cfg, memory=replace(cfg.memory, name="flat"), prompt=plain)
+
+
 def without_limits(cfg: Config) -> Config:
-    """`cfg` with a memory that takes everything."""
+    """`cfg` for a script, with a memory that takes everything."""
+    cfg = for_scripts(cfg)
     limits: dict[str, Any] = dict.fromkeys(("max_operations", "max_items", "max_tokens", "max_item_tokens"), _UNLIMITED)
     return replace(cfg, memory=replace(cfg.memory, **limits))
 

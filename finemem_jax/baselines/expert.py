@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from finemem_jax.baselines._contestant import Contestant
+from finemem_jax.baselines._contestant import Contestant, for_scripts
 from finemem_jax.baselines._scripted import expert
 from finemem_jax.config import Config
 
 
 def contestant(cfg: Config) -> Contestant:
-    return Contestant(cfg, expert(cfg.sft.expert, cfg.memory.max_operations, cfg.eval.seed), in_prompts=True)
+    return Contestant(
+        for_scripts(cfg), expert(cfg.sft.expert, cfg.memory.max_operations, cfg.eval.seed), in_prompts=True
+    )

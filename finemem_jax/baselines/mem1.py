@@ -1,11 +1,14 @@
-"""One state that a model rewrites at every chunk, after it has thought."""
+"""MEM1 over the stream, with a model that was not trained for it: its last thought is its memory."""
 
 from __future__ import annotations
 
-from finemem_jax.baselines._contestant import Contestant, reading, without_limits
-from finemem_jax.baselines._rewriting import rewriting
+from dataclasses import replace
+
+from finemem_jax.baselines._contestant import Contestant
 from finemem_jax.config import Config
 
 
 def contestant(cfg: Config) -> Contestant:
-    return Contestant(reading(without_limits(cfg), select="all"), start=rewriting("mem1"), by_server=True)
+    rewriting = replace(cfg.memory, name="overwrite", max_tokens=cfg.prompt.max_completion_tokens)
+    prompt = replace(cfg.prompt, name="mem1", codec="think")
+    return Contestant(replace(cfg, memory=rewriting, prompt=prompt), by_server=True)

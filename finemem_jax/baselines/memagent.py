@@ -1,11 +1,14 @@
-"""One text, written anew at every chunk by a model that is told what it is for."""
+"""MemAgent with a model that was not trained for it: one text, written anew at every chunk."""
 
 from __future__ import annotations
 
-from finemem_jax.baselines._contestant import Contestant, reading, without_limits
-from finemem_jax.baselines._rewriting import rewriting
+from dataclasses import replace
+
+from finemem_jax.baselines._contestant import Contestant
 from finemem_jax.config import Config
 
 
 def contestant(cfg: Config) -> Contestant:
-    return Contestant(reading(without_limits(cfg), select="all"), start=rewriting("memagent"), by_server=True)
+    rewriting = replace(cfg.memory, name="overwrite", max_tokens=cfg.prompt.max_completion_tokens)
+    prompt = replace(cfg.prompt, name="memagent", codec="raw")
+    return Contestant(replace(cfg, memory=rewriting, prompt=prompt), by_server=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finemem_jax.baselines._contestant import Contestant
+from finemem_jax.baselines._contestant import Contestant, for_scripts
 from finemem_jax.baselines._scripted import expert
 from finemem_jax.config import Config, ExpertConfig
 
@@ -10,4 +10,4 @@ _PERFECT = ExpertConfig(keep_useful=1.0, keep_noise=0.0, update_changed=1.0, ski
 
 
 def contestant(cfg: Config) -> Contestant:
-    return Contestant(cfg, expert(_PERFECT, cfg.memory.max_operations, seed=0), in_prompts=True)
+    return Contestant(for_scripts(cfg), expert(_PERFECT, cfg.memory.max_operations, seed=0), in_prompts=True)

@@ -61,7 +61,7 @@ def _without_tail(body: str) -> str:
     return body
 
 
-def write(operations: Sequence[Operation]) -> str:
+def write(operations: Sequence[Operation], specs: Sequence[ToolSpec] = ()) -> str:
     return "\n".join(_write(operation) for operation in operations)
 
 
@@ -76,8 +76,13 @@ def instructions(specs: Sequence[ToolSpec]) -> str:
 
 
 def _tool(spec: ToolSpec) -> str:
-    lines = [f"- {key} (string): {description}" for key, description in spec.parameters.items()]
+    lines = [f"- {key} ({_form(spec, key)}): {description}" for key, description in spec.parameters.items()]
     return "\n".join([f"{spec.name}: {spec.description} Arguments:{'' if lines else ' none'}", *lines])
+
+
+def _form(spec: ToolSpec, key: str) -> str:
+    form = " or ".join(f'"{choice}"' for choice in spec.choices[key]) if key in spec.choices else "string"
+    return form if key in spec.required else f"{form}, may be left out"
 
 
 def is_taught(shown: str) -> bool:

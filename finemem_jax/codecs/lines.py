@@ -9,6 +9,7 @@ A line is a call if its first word is the mark of a tool; every other line is pr
 The mark of a tool comes of its name: `+`, `=`, `-` stand for insert, update, delete, followed by the store where it
 is another than "memory" (core_insert: `+core`); any other tool is named by its verb, with a colon if it takes
 arguments (`replace:`). Arguments stand in the order of their names, between bars; the first one may hold bars itself.
+One that may be left out, and is, is an empty field; `\\e` is an empty text in its place.
 
 Inside an argument `\\n` is a line break, `\\\\` a backslash, `\\|` a bar, `\\uXXXX` any character; a backslash before
 anything else is itself. Only a line feed ends a line; space around an argument is no part of it.
@@ -24,6 +25,7 @@ from finemem_jax.env.marks import without_marks
 from finemem_jax.types import Call, Operation, ToolSpec
 
 _SYMBOLS = {"insert": "+", "update": "=", "delete": "-"}
+_EMPTY = "\\e"
 _HEX = frozenset(string.hexdigits)
 
 _INSTRUCTIONS = """\
@@ -46,7 +48,8 @@ def find(text: str, specs: Sequence[ToolSpec], *, is_cut: bool = False) -> Itera
         names = sorted(spec.parameters)
         values = _split(rest[0] if rest else "", len(names)) if names else []
         if len(values) == len(names):
-            yield Call(spec.name, dict(zip(names, values, strict=True)))
+            given = {name: _read(value, name in spec.optional) for name, value in zip(names, values, strict=True)}
+            yield Call(spec.name, {name: value for name, value in given.items() if value is not None})
         else:
             yield Call(spec.name, error=f"{len(values)} of {len(names)} arguments: {' | '.join(names)}")
 
@@ -61,14 +64,21 @@ def _mark(name: str, arguments: object) -> str:
 
 
 def _split(text: str, count: int) -> list[str]:
-    """The last `count` arguments in `text`, from the right; fewer if it has fewer bars. An escaped bar is none."""
+    """The last `count` fields of `text`, from the right; fewer if it has fewer bars. An escaped bar is none."""
     values, end = [], len(text)
     bar = end
     while len(values) < count - 1 and (bar := text.rfind("|", 0, bar)) >= 0:
         if text[bar - 1 : bar] != "\\":
             values.append(text[bar + 1 : end])
             end = bar
-    return [_unescaped(value.strip()) for value in (text[:end], *reversed(values))]
+    return [value.strip() for value in (text[:end], *reversed(values))]
+
+
+def _read(field: str, is_optional: bool) -> str | None:
+    """The argument in a field; None where it is left out."""
+    if is_optional and field in ("", _EMPTY):
+        return "" if field else None
+    return _unescaped(field)
 
 
 def _unescaped(text: str) -> str:
@@ -90,14 +100,19 @@ def _unescaped(text: str) -> str:
     return "".join([*pieces, text[start:]])
 
 
-def write(operations: Sequence[Operation]) -> str:
-    return "\n".join(_write(operation) for operation in operations)
+def write(operations: Sequence[Operation], specs: Sequence[ToolSpec] = ()) -> str:
+    tools = {spec.name: spec for spec in specs}
+    return "\n".join(_write(operation, tools.get(operation.name)) for operation in operations)
 
 
-def _write(operation: Operation) -> str:
-    arguments = [str(operation.arguments[name]) for name in sorted(operation.arguments)]
-    escaped = [_escaped(value, has_bars=not number) for number, value in enumerate(arguments)]
-    return " ".join([_mark(operation.name, arguments), " | ".join(escaped)]) if escaped else _mark(operation.name, ())
+def _write(operation: Operation, spec: ToolSpec | None) -> str:
+    given = operation.arguments
+    names = sorted(given if spec is None else spec.parameters)
+    fields = [_escaped(str(given[name]), has_bars=not n) if name in given else "" for n, name in enumerate(names)]
+    for number, name in enumerate(names):
+        if spec is not None and name in spec.optional and given.get(name) == "":
+            fields[number] = _EMPTY
+    return " ".join([_mark(operation.name, names), " | ".join(fields)]) if names else _mark(operation.name, ())
 
 
 def _escaped(text: str, *, has_bars: bool) -> str:
@@ -118,9 +133,14 @@ def _code(character: str) -> str:
 def instructions(specs: Sequence[ToolSpec]) -> str:
     forms = []
     for spec in specs:
-        shown = " | ".join(f"<{name}>" for name in sorted(spec.parameters))
+        shown = " | ".join(_form(spec, name) for name in sorted(spec.parameters))
         forms.append(f"{_mark(spec.name, spec.parameters)} {shown}".strip() + f"   ({spec.description})")
     return _INSTRUCTIONS.format(forms="\n".join(forms))
+
+
+def _form(spec: ToolSpec, name: str) -> str:
+    form = f"<{name}: {' or '.join(spec.choices[name])}>" if name in spec.choices else f"<{name}>"
+    return form if name in spec.required else f"[{form}]"
 
 
 def is_taught(shown: str) -> bool:

@@ -72,7 +72,7 @@ def _end(text: str, start: int) -> int | None:
     return None
 
 
-def write(operations: Sequence[Operation]) -> str:
+def write(operations: Sequence[Operation], specs: Sequence[ToolSpec] = ()) -> str:
     return "\n".join(_write(operation) for operation in operations)
 
 

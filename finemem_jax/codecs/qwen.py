@@ -48,7 +48,7 @@ def find(text: str, specs: Sequence[ToolSpec], *, is_cut: bool = False) -> Itera
         yield Call("", error="no closing tag: cut off")
 
 
-def write(operations: Sequence[Operation]) -> str:
+def write(operations: Sequence[Operation], specs: Sequence[ToolSpec] = ()) -> str:
     return "\n".join(_write(operation) for operation in operations)
 
 

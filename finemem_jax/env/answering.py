@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 
-from finemem_jax.config import UserError
+from finemem_jax.config import UserError, resolve
 from finemem_jax.env import prompts, thoughts
 from finemem_jax.env.environment import Environment, decode, judged, naming, retriever, scored, taken
 from finemem_jax.types import ANSWER, Answer, Completion, Episode, Memory, Question, Reply, Retrieved, Step, Turn
@@ -24,6 +24,7 @@ def answer_turns(
     """
     questions = [judged(env, episode, question) for question in questions]
     find = retriever(memory.items, env)
+    read = getattr(resolve(prompts.PROMPTS, env.prompt.name), "read_answer", str)
     given: list[tuple[Question, tuple[Retrieved, ...], int, Callable[[], float | None], str]] = []
     for number, question in enumerate(questions):
         items = find(question.text)
@@ -34,7 +35,7 @@ def answer_turns(
             tokens,
             memory,
             (),
-            _messages(question, items, episode.query_prompt),
+            _messages(env, question, items, episode.query_prompt),
             ANSWER,
             question=number,
             max_tokens=env.method.answer_tokens,
@@ -42,7 +43,7 @@ def answer_turns(
         completion = yield turn
         is_thinking = prompts.opens_thought(env.tokenizer, tokens)
         said = decode(env.tokenizer, completion)
-        text = thoughts.without_thoughts(thoughts.OPEN + said if is_thinking else said).strip()
+        text = read(thoughts.without_thoughts(thoughts.OPEN + said if is_thinking else said)).strip()
         steps.append(taken(turn, completion, text, (), (), memory))
         reply: Future[Reply] = Future()
         reply.set_result(Reply(text))
@@ -54,23 +55,32 @@ def answer_turns(
     return collect
 
 
-def _messages(question: Question, items: Sequence[Retrieved], hint: str) -> list[dict[str, str]]:
-    notes = "\n".join(f"- {item.text}" for item in items) or "(none)"
-    system = f"{INSTRUCTIONS} {hint}".strip()
-    return [{"role": "system", "content": system}, {"role": "user", "content": f"Notes:\n{notes}\n\n{question.text}"}]
+def _messages(env: Environment, question: Question, items: Sequence[Retrieved], hint: str) -> list[dict[str, str]]:
+    say = getattr(resolve(prompts.PROMPTS, env.prompt.name), "answer_messages", _default_messages)
+    system, user = say(question.text, [item.text for item in items], hint)
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def _default_messages(question: str, notes: Sequence[str], hint: str) -> tuple[str, str]:
+    listed = "\n".join(f"- {note}" for note in notes) or "(none)"
+    return f"{INSTRUCTIONS} {hint}".strip(), f"Notes:\n{listed}\n\n{question}"
 
 
 def _render(
     env: Environment, question: Question, items: tuple[Retrieved, ...], hint: str
 ) -> tuple[tuple[int, ...], tuple[Retrieved, ...]]:
-    """The prompt's tokens and the items in it; the worst leave while it is longer than `prompt.max_prompt_tokens`."""
+    """The prompt's tokens and the items in it; the worst that are not pinned leave while it is longer than
+    `prompt.max_prompt_tokens`."""
     while True:
-        tokens = prompts.apply_template(env.tokenizer, _messages(question, items, hint), (), env.prompt, tokenize=True)
+        messages = _messages(env, question, items, hint)
+        tokens = prompts.apply_template(env.tokenizer, messages, (), env.prompt, tokenize=True)
         if len(tokens) <= env.prompt.max_prompt_tokens:
             return tuple(tokens), items
-        if not items:
+        loose = [item for item in items if item.kind not in env.always_read]
+        if not loose:
             raise UserError(
                 f"a question makes a prompt of {len(tokens)} tokens, more than "
                 f"config.prompt.max_prompt_tokens={env.prompt.max_prompt_tokens}: raise it"
             )
-        items = items[: len(items) // 2]
+        gone = loose[len(loose) // 2 :]
+        items = tuple(item for item in items if item not in gone)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from finemem_jax.config import UserError
 from finemem_jax.corpora import keep, split_text
-from finemem_jax.env import prompts, scoring
-from finemem_jax.env.environment import Environment
+from finemem_jax.env import scoring
+from finemem_jax.env.environment import Environment, seen_question, turn_prompt
 from finemem_jax.types import Chunk, CountTokens, Episode, Question
 
 _SLACK = 32  # tokens that a chunk's own may differ from what it adds to a prompt
@@ -62,11 +62,12 @@ def with_fitting_chunks(
     return split, f"{said}; split (config.data.on_long_chunk=split): {more} chunks more"
 
 
-def prompt_tokens(chunk: str, env: Environment) -> int:
-    """Tokens of the prompt that shows a chunk beside an empty memory: the least that a turn on it reads."""
-    unlimited = replace(env.prompt, max_prompt_tokens=_UNLIMITED)
-    tokens, _ = prompts.render(env.tokenizer, env.specs, chunk, (), unlimited, max_operations=env.memory.max_operations)
-    return len(tokens)
+def prompt_tokens(chunk: str, env: Environment, question: str = "") -> int:
+    """Tokens of the prompt that shows a chunk beside what memory may hold of items that are always shown, else beside
+    an empty one: the least that a turn on it must have room for."""
+    unlimited = replace(env, prompt=replace(env.prompt, max_prompt_tokens=_UNLIMITED))
+    tokens, _ = turn_prompt(unlimited, chunk, (), question)
+    return len(tokens) + env.pinned_tokens
 
 
 def _long_chunks(episodes: Iterable[Episode], env: Environment) -> Iterator[LongChunk]:
@@ -76,9 +77,18 @@ def _long_chunks(episodes: Iterable[Episode], env: Environment) -> Iterator[Long
     while some := list(itertools.islice(episodes, _AT_ONCE)):
         places = [(episode, chunk) for episode in some for chunk in episode.chunks]
         counts = _counts(env.count_tokens, [chunk.text for _, chunk in places])
+        asked = dict(zip(map(id, some), _counts(env.count_tokens, [_question(e, env) for e in some]), strict=True))
         for (episode, chunk), count in zip(places, counts, strict=True):
-            if around + count + _SLACK > most and (tokens := prompt_tokens(chunk.text, env)) > most:
+            if around + count + asked[id(episode)] + _SLACK <= most:
+                continue
+            tokens = prompt_tokens(chunk.text, env, _question(episode, env))
+            if tokens > most:
                 yield LongChunk(episode.id, episode.source, chunk.index, tokens)
+
+
+def _question(episode: Episode, env: Environment) -> str:
+    """The most that a turn says of the episode's questions."""
+    return seen_question(env, episode.questions)
 
 
 def _counts(count_tokens: CountTokens, texts: list[str]) -> list[int]:
@@ -107,8 +117,10 @@ def _split(episode: Episode, env: Environment) -> Episode:
     answer; where none does, the evidence is all of them, and a question is asked behind the last."""
     chunks: list[Chunk] = []
     parts_of: dict[int, list[Chunk]] = {}  # old index -> its parts
+    asked = _question(episode, env)
     for chunk in episode.chunks:
-        texts = [chunk.text] if prompt_tokens(chunk.text, env) <= env.prompt.max_prompt_tokens else _parts(chunk, env)
+        is_short = prompt_tokens(chunk.text, env, asked) <= env.prompt.max_prompt_tokens
+        texts = [chunk.text] if is_short else _parts(chunk, env, asked)
         parts = [replace(chunk, text=text, index=len(chunks) + i, questions=()) for i, text in enumerate(texts)]
         for question in chunk.questions:
             at = (_holders(question, parts) or parts[-1:])[0].index - len(chunks)
@@ -131,18 +143,18 @@ def _holders(question: Question, parts: Sequence[Chunk]) -> list[Chunk]:
     return [part for part in parts if len(parts) == 1 or scoring.substring_match(part.text, question.answers)]
 
 
-def _parts(chunk: Chunk, env: Environment) -> list[str]:
+def _parts(chunk: Chunk, env: Environment, asked: str) -> list[str]:
     """The texts of the parts, each under the chunk's first line where that is a header in brackets, its date mostly."""
     first, _, rest = chunk.text.partition("\n")
     has_header = first.startswith("[") and first.endswith("]") and len(first) <= _HEADER_CHARACTERS and rest.strip()
     header, body = (f"{first}\n", rest) if has_header else ("", chunk.text)
-    budget = env.prompt.max_prompt_tokens - prompt_tokens(header, env)
+    budget = env.prompt.max_prompt_tokens - prompt_tokens(header, env, asked)
     while budget >= _LEAST_TOKENS:
         texts = [header + body[span.start : span.end] for span in split_text(body, budget, env.count_tokens)]
-        if all(prompt_tokens(text, env) <= env.prompt.max_prompt_tokens for text in texts):
+        if all(prompt_tokens(text, env, asked) <= env.prompt.max_prompt_tokens for text in texts):
             return texts
         budget -= max(budget // 16, 1)  # the template counts for more beside this text than beside none
     raise UserError(
         f"config.prompt.max_prompt_tokens={env.prompt.max_prompt_tokens} leaves no room for a chunk: the prompt "
-        f"without one has {prompt_tokens(header, env)} tokens"
+        f"without one has {prompt_tokens(header, env, asked)} tokens"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -53,7 +53,7 @@ from finemem_jax.types import (
     pass_on,
 )
 
-METHODS = "finemem_jax.methods"
+METHODS, MEMORY = "finemem_jax.methods", "finemem_jax.memory"
 
 LLM_JUDGE = "llm_judge"  # the metric that no function of the texts computes
 
@@ -75,7 +75,23 @@ class Environment:
 
     @property
     def specs(self) -> Sequence[ToolSpec]:
-        return resolve("finemem_jax.memory", self.memory.name).SPECS
+        return resolve(MEMORY, self.memory.name).SPECS
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Kinds of items that every turn sees, by the memory's own word and the config's."""
+        return (*getattr(resolve(MEMORY, self.memory.name), "PINNED", ()), *self.memory.view.pinned)
+
+    @property
+    def pinned_tokens(self) -> int:
+        """The most tokens that items of these kinds can have, as far as the memory says; 0 where it does not."""
+        limit = getattr(resolve(MEMORY, self.memory.name), "pinned_tokens", None)
+        return limit(self.memory) if limit else 0
+
+    @property
+    def always_read(self) -> tuple[str, ...]:
+        """The same for answering."""
+        return (*getattr(resolve(MEMORY, self.memory.name), "PINNED", ()), *self.retrieval.pinned)
 
     def settle(self, answerer: Answerer) -> None:
         """What answerer and judge put off is done now; the judge after the answers it judges."""
@@ -84,11 +100,10 @@ class Environment:
             self.judge.settle()
 
     def empty_memory(self) -> Memory:
-        return resolve("finemem_jax.memory", self.memory.name).create(self.memory, self.count_tokens)
+        return resolve(MEMORY, self.memory.name).create(self.memory, self.count_tokens)
 
 
 Game = Generator[Turn, Completion, Callable[[], Rollout]]
-Play = Callable[..., Game]  # `play`, or another coroutine with its arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,12 +234,12 @@ def apply(
     says that nothing is to be done: beside other calls, or a second time, it is no operation, else every further one
     would buy a share of the format reward.
     """
-    known = {item.id for item in visible}
+    known = {None, *(item.id for item in visible)}
     outcomes = []
     for position, operation in enumerate(parsed):
         if position >= cfg.max_operations:
             outcomes.append(Outcome("over limit", ok=False))
-        elif not operation.error and "id" in operation.arguments and operation.target not in known:
+        elif not operation.error and memory.target(operation) not in known:
             outcomes.append(Outcome("unknown id", ok=False))
         else:
             memory, outcome = memory.apply(operation, turn)
@@ -233,18 +248,36 @@ def apply(
     return memory, tuple(outcomes)
 
 
+def turn_prompt(
+    env: Environment, chunk: str, items: Sequence[MemoryItem], question: str = ""
+) -> tuple[tuple[int, ...], tuple[MemoryItem, ...]]:
+    """Token ids of a writing turn's prompt and the items that are really in it (`prompts.render`)."""
+    return prompts.render(
+        env.tokenizer,
+        env.specs,
+        chunk,
+        items,
+        env.prompt,
+        max_operations=env.memory.max_operations,
+        question=question,
+        pinned=env.pinned,
+    )
+
+
+def seen_question(env: Environment, questions: Sequence[Question]) -> str:
+    """What a writing turn says of the questions that will be asked at the end; "" unless it may know them."""
+    return "\n".join(question.text for question in questions) if env.method.sees_question else ""
+
+
 def view(memory: Memory, chunk: str, cfg: ViewConfig, env: Environment) -> tuple[MemoryItem, ...]:
     """The items the policy may see, oldest first: the most recently written, those relevant to the chunk,
-    or half and half; at most `cfg.max_items` of them and `cfg.max_tokens` tokens."""
+    or half and half; at most `cfg.max_items` of them, or `cfg.per_kind` of every kind, and `cfg.max_tokens` tokens.
+    Beside them stand all items of the pinned kinds."""
     items = memory.items
-    recent = sorted(range(len(items)), key=lambda i: (-items[i].written_at, -i))
-    if cfg.select == "recent":
-        order = recent
-    else:
-        relevant = [i for i, _ in _index(items, env.retrieval).search(chunk, cfg.max_items)]
-        order = relevant if cfg.select == "relevant" else _alternate(relevant, recent)
-    chosen, tokens = [], 0
-    for i in order[: cfg.max_items]:
+    most = cfg.per_kind or cfg.max_items
+    orders = [_view_order(items, kind, most, chunk, cfg, env) for kind in _kinds(items, env.pinned, cfg.per_kind)]
+    chosen, tokens = [i for i, item in enumerate(items) if item.kind in env.pinned], 0
+    for i in _alternate(*orders):
         tokens += env.count_tokens(items[i].text)
         if tokens > cfg.max_tokens:
             break
@@ -252,11 +285,32 @@ def view(memory: Memory, chunk: str, cfg: ViewConfig, env: Environment) -> tuple
     return tuple(items[i] for i in sorted(chosen))
 
 
-def _alternate(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    """Both orders interleaved, each index once."""
+def _view_order(
+    items: Sequence[MemoryItem], among: Sequence[int], most: int, chunk: str, cfg: ViewConfig, env: Environment
+) -> list[int]:
+    """The first `most` indices of `among`, the items of most interest first."""
+    recent = sorted(among, key=lambda i: (-items[i].written_at, -i))
+    if cfg.select == "recent":
+        return recent[:most]
+    index = _index([items[i] for i in among], env.retrieval)
+    relevant = [among[i] for i, _ in index.search(chunk, most)]
+    return (relevant if cfg.select == "relevant" else _alternate(relevant, recent))[:most]
+
+
+def _kinds(items: Sequence[MemoryItem], pinned: Collection[str], is_split: int) -> list[list[int]]:
+    """Indices of the items that are not pinned, those of every kind by themselves where they are split; never none."""
+    by_kind: dict[str, list[int]] = {}
+    for i, item in enumerate(items):
+        if item.kind not in pinned:
+            by_kind.setdefault(item.kind if is_split else "", []).append(i)
+    return [by_kind[kind] for kind in sorted(by_kind)] or [[]]
+
+
+def _alternate(*orders: Sequence[int]) -> list[int]:
+    """The orders interleaved, each index once."""
     merged: dict[int, None] = {}
-    for i in range(max(len(first), len(second))):
-        for order in (first, second):
+    for i in range(max(map(len, orders))):
+        for order in orders:
             if i < len(order):
                 merged.setdefault(order[i])
     return list(merged)
@@ -329,23 +383,33 @@ def probe(
 
 
 def retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], tuple[Retrieved, ...]]:
-    """From a question to the items its answerer sees, within `retrieval.max_tokens`."""
-    cfg, index = env.retrieval, _index(items, env.retrieval)
-    whole = sorted(_fitting(reversed(range(len(items))), items, env)) if cfg.select == "all" else []
+    """From a question to the items its answerer sees, within `retrieval.max_tokens`: those of the pinned kinds, then
+    the `retrieval.k` best, or the `retrieval.per_kind` best of every kind."""
+    cfg = env.retrieval
+    pinned = [i for i, item in enumerate(items) if item.kind in env.always_read]
+    if cfg.select == "all":
+        index = _index(items, cfg)
+        whole = sorted(_fitting(_alternate(pinned + list(reversed(range(len(items))))), items, env))
+
+        def find_all(question: str) -> tuple[Retrieved, ...]:
+            scores = dict(index.search(question, len(items)))
+            return tuple(_retrieved(items[i], scores.get(i, 0.0)) for i in whole)
+
+        return find_all
+    split = _kinds(items, env.always_read, cfg.per_kind)
+    indices = [(among, _index([items[i] for i in among], cfg)) for among in split]
 
     def find(question: str) -> tuple[Retrieved, ...]:
-        if cfg.select == "all":
-            scores = dict(index.search(question, len(items)))
-            chosen = [(i, scores.get(i, 0.0)) for i in whole]
-        else:
-            scores = dict(index.search(question, cfg.k))
-            chosen = [(i, scores[i]) for i in _fitting(scores, items, env)]
-        return tuple(
-            Retrieved(item.id, item.written_at, item.writers, item.text, score)
-            for item, score in ((items[i], score) for i, score in chosen)
-        )
+        found = [[(among[i], s) for i, s in index.search(question, cfg.per_kind or cfg.k)] for among, index in indices]
+        scores = {i: score for of_kind in found for i, score in of_kind}
+        order = _alternate(*([i for i, _ in of_kind] for of_kind in found))
+        return tuple(_retrieved(items[i], scores.get(i, 0.0)) for i in _fitting([*pinned, *order], items, env))
 
     return find
+
+
+def _retrieved(item: MemoryItem, score: float) -> Retrieved:
+    return Retrieved(item.id, item.written_at, item.writers, item.text, score, item.kind)
 
 
 def _fitting(order: Iterable[int], items: Sequence[MemoryItem], env: Environment) -> list[int]:

@@ -1,4 +1,5 @@
-"""Where the marks of a format stand in a text, and how to write a mark that is not to be taken for one."""
+"""Where the marks of a format stand in a text, how to write a mark that is not to be taken for one, and the mark of a
+text that was cut off."""
 
 from __future__ import annotations
 
@@ -23,3 +24,13 @@ def without_marks(text: str, marks: Sequence[str]) -> str:
     for mark in marks:
         text = text.replace(mark, f"\\u{ord(mark[0]):04x}{mark[1:]}")
     return text
+
+
+CUT = "[cut off here]"
+
+
+def cut_off(text: str) -> str:
+    """A text that ended before its end, without its last word, which may be half of one, and with the mark CUT."""
+    whole = text.removesuffix(CUT).rstrip()
+    border = max(whole.rfind(" "), whole.rfind("\n"))
+    return f"{whole[: border if border > 0 else -1].rstrip()} {CUT}".strip()

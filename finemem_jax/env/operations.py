@@ -2,7 +2,8 @@
 
 How operations are written is a codec's matter (`codecs/`). Any text is safe: `parse` never raises on what a policy
 wrote, takes linear time, and returns exactly one `Operation` per call found (of the first `MOST_CALLS`), with `error`
-set where the call is malformed: cut off, not readable, unknown name, or a missing, further or non-string argument.
+set where the call is malformed: cut off, not readable, unknown name, or an argument that is missing, too many, no
+string, or none of its choices.
 """
 
 from __future__ import annotations
@@ -27,23 +28,32 @@ def parse(
 ) -> tuple[Operation, ...]:
     """Operations and parse errors of `text`, in the order written.
 
-    specs: the tools on offer; every argument of a tool is a required string.
+    specs: the tools on offer; every argument is a string.
     A call inside a thought is none (`thoughts.py`); is_thinking: the prompt ended inside one.
     is_cut: the text ended because its budget did, so that its last call may be half of one.
     An error is an Operation with `error` = "malformed: <why>", without arguments, and with the name if one was read.
     """
     known = {spec.name: spec for spec in specs}
-    written = without_thoughts(OPEN + text if is_thinking else text)
-    calls = resolve(CODECS, codec).find(written, specs, is_cut=is_cut)
+    module, written = resolve(CODECS, codec), OPEN + text if is_thinking else text
+    if not getattr(module, "READS_THOUGHTS", False):
+        written = without_thoughts(written)
+    calls = module.find(written, specs, is_cut=is_cut)
     return tuple(_read(call, known) for call in itertools.islice(calls, MOST_CALLS))
 
 
-def emit(operations: Sequence[Operation], codec: str = "qwen") -> str:
-    """The text that `parse` reads as `operations`, which must be free of errors."""
+def emit(operations: Sequence[Operation], codec: str = "qwen", specs: Sequence[ToolSpec] = ()) -> str:
+    """The text that `parse` reads as `operations`, which must be free of errors. specs: the tools, needed where
+    arguments are left out."""
     for operation in operations:
         if operation.error:
             raise ValueError(f"cannot write an operation that carries an error: {operation.error}")
-    return resolve(CODECS, codec).write(operations)
+    return resolve(CODECS, codec).write(operations, specs)
+
+
+def unfit(codec: str, specs: Sequence[ToolSpec]) -> str:
+    """Why operations of these tools cannot be written in a codec, "" where they can."""
+    says = getattr(resolve(CODECS, codec), "unfit", None)
+    return says(specs) if says else ""
 
 
 def _read(call: Call, known: dict[str, ToolSpec]) -> Operation:
@@ -62,8 +72,9 @@ def _checked_arguments(name: str, arguments: object, known: dict[str, ToolSpec])
         raise _Malformed(f"unknown tool {name!r}; known: {', '.join(known)}")
     if not isinstance(arguments, dict):
         raise _Malformed("arguments are not an object")
-    wanted = known[name].parameters
-    for key in wanted:
+    spec = known[name]
+    wanted = spec.parameters
+    for key in spec.required:
         if key not in arguments:
             raise _Malformed(f"missing argument {key!r}")
     for key, value in arguments.items():
@@ -73,7 +84,9 @@ def _checked_arguments(name: str, arguments: object, known: dict[str, ToolSpec])
             raise _Malformed(f"argument {key!r} is not a string")
         if not _is_encodable(value):  # a lone surrogate escape such as "\ud83d": breaks tokenizers and files later
             raise _Malformed(f"argument {key!r} is not valid Unicode")
-    return {key: arguments[key] for key in wanted}
+        if key in spec.choices and value not in spec.choices[key]:
+            raise _Malformed(f"argument {key!r} is {_printable(value)!r}, allowed: {', '.join(spec.choices[key])}")
+    return {key: arguments[key] for key in wanted if key in arguments}
 
 
 def _is_encodable(text: str) -> bool:

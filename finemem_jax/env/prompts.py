@@ -9,7 +9,7 @@ drops them in silence. A template without a system turn gets the same words at t
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -38,25 +38,33 @@ def render(
     cfg: PromptConfig,
     *,
     max_operations: int,
+    question: str = "",
+    pinned: Collection[str] = (),
 ) -> tuple[tuple[int, ...], tuple[MemoryItem, ...]]:
     """Token ids of the prompt, and the items that are really in it.
 
     items: those in view, oldest first; while the prompt is longer than `cfg.max_prompt_tokens` the oldest ones
-    leave it (half of what is left at a time). Raises UserError when the chunk alone does not fit.
+    leave it (half of what is left at a time), but for those of the kinds `pinned`. question: what the policy may know
+    of what it will be asked. Raises UserError when the chunk alone, with what is pinned, does not fit.
     """
     layout = find_layout(tokenizer, specs, cfg)
     shown = list(items)
     while True:
-        messages = conversation(specs, chunk, shown, cfg, max_operations=max_operations, layout=layout)
+        messages = conversation(
+            specs, chunk, shown, cfg, max_operations=max_operations, question=question, layout=layout
+        )
         tokens = apply_template(tokenizer, messages, specs if layout.tools_by_template else (), cfg, tokenize=True)
         if len(tokens) <= cfg.max_prompt_tokens:
             return tuple(tokens), tuple(shown)
-        if not shown:
+        loose = [item for item in shown if item.kind not in pinned]
+        if not loose:
+            beside = " beside what is always shown of memory" if shown else ""
             raise UserError(
-                f"a chunk makes a prompt of {len(tokens)} tokens, more than "
+                f"a chunk makes a prompt of {len(tokens)} tokens{beside}, more than "
                 f"config.prompt.max_prompt_tokens={cfg.max_prompt_tokens}: raise it, or build shorter chunks"
             )
-        shown = shown[(len(shown) + 1) // 2 :]
+        gone = {item.id for item in loose[: (len(loose) + 1) // 2]}
+        shown = [item for item in shown if item.id not in gone]
 
 
 def opens_thought(tokenizer: PreTrainedTokenizerBase, prompt_tokens: Sequence[int]) -> bool:
@@ -72,10 +80,12 @@ def conversation(
     cfg: PromptConfig,
     *,
     max_operations: int,
+    question: str = "",
     layout: Layout = Layout(),
 ) -> list[dict[str, str]]:
     """The messages of a turn. The default layout is for a server whose chat template is not known."""
-    system, user = resolve(PROMPTS, cfg.name).messages(chunk, items, max_operations=max_operations)
+    seen = {"question": question} if question else {}
+    system, user = resolve(PROMPTS, cfg.name).messages(chunk, items, max_operations=max_operations, **seen)
     if not layout.tools_by_template:
         system = f"{system}\n\n{resolve(operations.CODECS, cfg.codec).instructions(specs)}".strip()
     if layout.has_system_turn:
@@ -85,13 +95,17 @@ def conversation(
 
 def find_layout(tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec], cfg: PromptConfig) -> Layout:
     """How the tokenizer's chat template has to be given a prompt. Raises UserError where it renders none."""
-    tools = tuple((spec.name, spec.description, tuple(spec.parameters.items())) for spec in specs)
+    tools = tuple(
+        (s.name, s.description, tuple(s.parameters.items()), s.optional, tuple(s.choices.items())) for s in specs
+    )
     return _find_layout(tokenizer, str(tokenizer.chat_template), tools, cfg)
 
 
 @functools.lru_cache(maxsize=16)  # the template is part of the key: a tokenizer's can be replaced
 def _find_layout(tokenizer: PreTrainedTokenizerBase, template: str, tools: tuple, cfg: PromptConfig) -> Layout:
-    specs = [ToolSpec(name, description, dict(parameters)) for name, description, parameters in tools]
+    specs = [
+        ToolSpec(name, said, dict(given), optional, dict(choices)) for name, said, given, optional, choices in tools
+    ]
     system, user = "What is said in the system turn.", "What is said in the user turn."
     try:
         shown = apply_template(tokenizer, _turns(system, user), (), cfg, tokenize=False)
@@ -137,33 +151,61 @@ def apply_template(
 
 
 def check(
-    tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec], cfg: PromptConfig, *, max_operations: int
+    tokenizer: PreTrainedTokenizerBase,
+    specs: Sequence[ToolSpec],
+    cfg: PromptConfig,
+    *,
+    max_operations: int,
+    names_items: bool = True,
+    sees_question: bool = False,
 ) -> None:
-    """Raises UserError unless a turn says all that it should and the codec reads what the turn asks for."""
+    """Raises UserError unless a turn says all that it should and the codec reads what the turn asks for.
+
+    names_items: operations name items by their ids. sees_question: a turn says what will be asked."""
+    unfit = operations.unfit(cfg.codec, specs)
+    if unfit:
+        raise UserError(f"config.prompt.codec={cfg.codec} {unfit}; config.memory.name has {_names(specs)}")
+    if names_items and not getattr(resolve(PROMPTS, cfg.name), "SHOWS_IDS", True):
+        raise UserError(
+            f"config.prompt.name={cfg.name} shows no ids of items, which {_names(specs)} of config.memory.name need"
+        )
     where = f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
     chunk, item = "What is new in this chunk.", MemoryItem("#7", "What memory held before.", 0)
+    question = "What will be asked at the end?" if sees_question else ""
     layout = find_layout(tokenizer, specs, cfg)
-    messages = conversation(specs, chunk, [item], cfg, max_operations=max_operations, layout=layout)
+    try:
+        messages = conversation(
+            specs, chunk, [item], cfg, max_operations=max_operations, question=question, layout=layout
+        )
+    except TypeError as error:
+        raise UserError(
+            f"config.method.sees_question: messages() of prompts/{cfg.name}.py takes no question ({error})"
+        ) from error
     try:
         shown = apply_template(tokenizer, messages, specs if layout.tools_by_template else (), cfg, tokenize=False)
     except Exception as error:  # whatever a template's own code raises
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{where} fails on a prompt: {reason}") from error
-    said = {"the chunk": chunk, "the items of memory": item.text, "their ids": item.id}
+    said = {"the chunk": chunk, "the items of memory": item.text, "the question": question}
+    said |= {"their ids": item.id} if names_items else {}
     if not layout.tools_by_template:  # some templates strip what they are given: line by line
         words = resolve(operations.CODECS, cfg.codec).instructions(specs)
         said["the tools"] = next((line for line in words.splitlines() if line.strip() not in shown), "")
     for what, text in said.items():
         if text not in shown:
             raise UserError(f"{where} does not print {what}: config.model.tokenizer needs one that prints messages")
-    render(tokenizer, specs, "", [], cfg, max_operations=max_operations)
+    render(tokenizer, specs, "", [], cfg, max_operations=max_operations, question=question)
     _check_codec(tokenizer, specs, cfg)
+
+
+def _names(specs: Sequence[ToolSpec]) -> str:
+    return ", ".join(spec.name for spec in specs)
 
 
 def _check_codec(tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec], cfg: PromptConfig) -> None:
     """One call of every tool, through the tokenizer and back."""
-    example = tuple(Operation(spec.name, dict.fromkeys(spec.parameters, "It is so.")) for spec in specs)
-    tokens = tokenizer.encode(operations.emit(example, cfg.codec), add_special_tokens=False)
+    example = tuple(Operation(spec.name, spec.example("It is so.")) for spec in specs)
+    tokens = tokenizer.encode(operations.emit(example, cfg.codec, specs), add_special_tokens=False)
     text = tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if operations.parse(text, specs, codec=cfg.codec) != example:
         raise UserError(

@@ -49,7 +49,7 @@ def _rollout(env: Environment, sample: int, writes: bool, probing: Probing) -> R
 
     def write(episode: Episode, turn: Turn) -> list[Operation]:
         text = episode.chunks[turn.chunk or 0].text
-        return [Operation(spec.name, dict.fromkeys(spec.parameters, text)) for spec in env.specs if writes]
+        return [Operation(spec.name, spec.example(text)) for spec in env.specs if writes]
 
     def ask(requests: Sequence[AnswerRequest]) -> list[Future[Reply]]:
         futures: list[Future[Reply]] = [Future() for _ in requests]

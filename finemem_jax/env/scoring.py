@@ -54,7 +54,7 @@ def boxed_match(prediction: str, answers: Sequence[str]) -> float:
 
     \\text{…} and the like, dollar signs and quotes are taken off; whole numbers compare by value (03 is 3).
     """
-    label = _label(_last_boxed(prediction))
+    label = _label(prediction if (boxed := last_boxed(prediction)) is None else boxed)
     return float(any(label == _label(answer) for answer in _listed(answers)))
 
 
@@ -236,7 +236,7 @@ _ROUGE_WORD = regex.compile(rf"(?V1){_LETTERS}")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|texttt|boxed)\s*+\{([^{}]*+)\}")
 
 
-def _last_boxed(text: str) -> str:
+def last_boxed(text: str) -> str | None:
     """What the last \\boxed{…} holds, up to its own closing brace; the whole text where there is no closed box.
 
     The last, because a policy that repeats the instruction ("put it in \\boxed{label}") answers after that.
@@ -247,7 +247,7 @@ def _last_boxed(text: str) -> str:
             depth += {"{": 1, "}": -1}.get(text[position], 0)
             if depth == 0:
                 return text[start:position]
-    return text
+    return None
 
 
 _BOXES = 8  # looked at, from the end: a text of nothing but open boxes must not take quadratic time

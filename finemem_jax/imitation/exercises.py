@@ -35,8 +35,8 @@ import numpy as np
 
 from finemem_jax.baselines import _scripted as scripted
 from finemem_jax.config import Config, Stage, UserError
-from finemem_jax.env import operations, prompts
-from finemem_jax.env.environment import Asked, Environment
+from finemem_jax.env import operations
+from finemem_jax.env.environment import Asked, Environment, turn_prompt
 from finemem_jax.env.tokenizer import ITEM_IDS
 from finemem_jax.imitation.examples import Example
 from finemem_jax.rollouts.collect import Job, play_scripted
@@ -169,9 +169,8 @@ class Exercises:
 
     def _example(self, lines: Sequence[str], items: Sequence[MemoryItem], written: Sequence[Operation]) -> Example:
         """A chunk of `lines` beside `items` in memory, and what is to be written."""
-        tokenizer, budget = self._env.tokenizer, self._cfg.memory.max_operations
-        chunk = NEWLINE.join(lines)
-        prompt, _ = prompts.render(tokenizer, self._env.specs, chunk, items, self._env.prompt, max_operations=budget)
+        tokenizer = self._env.tokenizer
+        prompt, _ = turn_prompt(self._env, NEWLINE.join(lines), items)
         text = f"{operations.emit(written, self._env.prompt.codec)}\n"  # in the order they are given
         return Example(prompt, (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id))
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from finemem_jax.config import AdvantageConfig, Config
-from finemem_jax.env import prompts
 from finemem_jax.env.environment import Environment, view
 from finemem_jax.env.turns import tabulate, totals
 from finemem_jax.imitation.traces import Trace, record
@@ -95,13 +94,12 @@ def _applied(step: Step) -> bool:
 def _turns(rollout: Rollout, env: Environment) -> list[tuple[Trace, int]]:
     """The rollout's turns that are fit to be imitated, with the chunks they are about."""
     found, memory = [], env.empty_memory()
+    question = seen_question(env, [answer.question for answer in rollout.final_answers])
     for step in rollout.steps:
         if step.role == WRITE and step.chunk is not None and _applied(step):
             chunk = rollout.episode.chunks[step.chunk].text
             shown = view(memory, chunk, env.memory.view, env)
-            _, visible = prompts.render(
-                env.tokenizer, env.specs, chunk, shown, env.prompt, max_operations=env.memory.max_operations
-            )
-            found.append((Trace(chunk, visible, step.operations), step.chunk))
+            _, visible = turn_prompt(env, chunk, shown, question)
+            found.append((Trace(chunk, visible, step.operations, question), step.chunk))
         memory = step.memory_after
     return found

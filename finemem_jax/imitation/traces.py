@@ -6,7 +6,9 @@
      "episode": "locomo-7", "step": 4, "sample": 0, "reward": 0.83}
 
 chunk       what is read, not empty
-memory      the items in view, oldest first, each with an id of its own; may be left out: nothing was in memory
+question    what the writer knew would be asked, as config.method.sees_question shows it; may be left out
+memory      the items in view, oldest first, each with an id of its own and, where its memory has several stores, the
+            "kind" of its own; may be left out: nothing was in memory
 operations  what was written, in order, at least one: tools of `config.memory.name` with their arguments, all strings
 episode, step, sample, reward   where it comes from; for people, and not read
 
@@ -23,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from finemem_jax.config import UserError
-from finemem_jax.env import operations, prompts
-from finemem_jax.env.environment import Environment
+from finemem_jax.env import operations
+from finemem_jax.env.environment import Environment, turn_prompt
 from finemem_jax.imitation.examples import Example
 from finemem_jax.types import MemoryItem, Operation
 
-_FIELDS = ("chunk", "memory", "operations")
+_FIELDS = ("chunk", "memory", "operations", "question")
 _REMARKS = {"episode": str, "step": int, "sample": int, "reward": (int, float, type(None))}
 
 
@@ -39,6 +41,7 @@ class Trace:
     chunk: str
     memory: tuple[MemoryItem, ...]  # those in view, oldest first
     operations: tuple[Operation, ...]
+    question: str = ""  # what is to be answered at the end, where the writer saw it (config.method.sees_question)
 
 
 class _Wrong(Exception):
@@ -47,9 +50,12 @@ class _Wrong(Exception):
 
 def record(trace: Trace, **remarks: object) -> dict[str, Any]:
     """The trace as the object of a line."""
-    memory = [{"id": item.id, "content": item.text} for item in trace.memory]
+    memory = [
+        {"id": item.id, "content": item.text} | ({"kind": item.kind} if item.kind else {}) for item in trace.memory
+    ]
     written = [{"name": operation.name, "arguments": dict(operation.arguments)} for operation in trace.operations]
-    return {**remarks, "chunk": trace.chunk, "memory": memory, "operations": written}
+    seen = {"question": trace.question} if trace.question else {}
+    return {**remarks, "chunk": trace.chunk, **seen, "memory": memory, "operations": written}
 
 
 def read_traces(path: Path) -> list[Trace]:
@@ -84,22 +90,20 @@ def _parsed(line: str) -> Trace:
         if name in fields and (not isinstance(fields[name], kind) or isinstance(fields[name], bool)):
             raise _Wrong(f"{name} is {_shown(fields[name])}")
     chunk = _text(fields["chunk"], "chunk")
-    items = [
-        _object(item, "an item of memory", ("id", "content")) for item in _list(fields.get("memory", []), "memory")
-    ]
-    memory = tuple(MemoryItem(_text(i["id"], "an id"), _text(i["content"], "the content of an item"), 0) for i in items)
+    memory = tuple(map(_item, _list(fields.get("memory", []), "memory")))
     twice = [item_id for item_id, count in Counter(item.id for item in memory).items() if count > 1]
     if twice:
         raise _Wrong(f"two items of memory have the id {_shown(twice[0])}")
     written = tuple(_operation(item) for item in _list(fields["operations"], "operations"))
     if not written:
         raise _Wrong("operations is empty; a turn that keeps nothing is a memory_skip")
-    return Trace(chunk, memory, written)
+    return Trace(chunk, memory, written, _text(fields["question"], "question") if "question" in fields else "")
 
 
 def _item(value: object) -> MemoryItem:
-    fields = _object(value, "an item of memory", ("id", "content"))
-    return MemoryItem(_text(fields["id"], "an id"), _text(fields["content"], "the content of an item"), 0)
+    fields = _object(value, "an item of memory", ("id", "content", "kind"), needed=("id", "content"))
+    kind = _text(fields["kind"], "the kind of an item") if "kind" in fields else ""
+    return MemoryItem(_text(fields["id"], "an id"), _text(fields["content"], "the content of an item"), 0, kind)
 
 
 def _operation(value: object) -> Operation:
@@ -157,18 +161,15 @@ def render_traces(traces: Sequence[Trace], env: Environment) -> tuple[list[Examp
 
 
 def _example(trace: Trace, env: Environment) -> Example:
-    limits = env.memory
     _check_operations(trace, env)
     try:
-        prompt, shown = prompts.render(
-            env.tokenizer, env.specs, trace.chunk, trace.memory, env.prompt, max_operations=limits.max_operations
-        )
+        prompt, shown = turn_prompt(env, trace.chunk, trace.memory, trace.question)
     except UserError:
         raise _Wrong(f"a chunk too long for config.prompt.max_prompt_tokens={env.prompt.max_prompt_tokens}") from None
     ids = {item.id for item in shown}
-    if any("id" in operation.arguments and operation.target not in ids for operation in trace.operations):
+    if not _targets(trace, env) <= ids:
         raise _Wrong(f"no room for an item it names in config.prompt.max_prompt_tokens={env.prompt.max_prompt_tokens}")
-    text = operations.emit(trace.operations, env.prompt.codec) + "\n"
+    text = operations.emit(trace.operations, env.prompt.codec, env.specs) + "\n"
     written = env.tokenizer.encode(text, add_special_tokens=False)
     if len(written) >= env.prompt.max_completion_tokens:
         raise _Wrong(f"longer than config.prompt.max_completion_tokens={env.prompt.max_completion_tokens}")
@@ -183,7 +184,7 @@ def _check_operations(trace: Trace, env: Environment) -> None:
     for operation in trace.operations:
         if operation.name not in known:
             raise _Wrong(f"no tool {_shown(operation.name)} in config.memory.name={limits.name}")
-    text = operations.emit(trace.operations, env.prompt.codec)
+    text = operations.emit(trace.operations, env.prompt.codec, env.specs)
     read = operations.parse(text, env.specs, codec=env.prompt.codec)
     for operation in read:
         if operation.error:
@@ -191,12 +192,17 @@ def _check_operations(trace: Trace, env: Environment) -> None:
     # Space around an argument is no part of it in some codecs.
     if [(o.name, _stripped(o)) for o in read] != [(o.name, _stripped(o)) for o in trace.operations]:
         raise _Wrong(f"operations that config.prompt.codec={env.prompt.codec} cannot spell")
-    ids = {item.id for item in trace.memory}
+    if not _targets(trace, env) <= {item.id for item in trace.memory}:
+        raise _Wrong("it names an item that is not in its memory")
     for operation in trace.operations:
-        if "id" in operation.arguments and operation.target not in ids:
-            raise _Wrong("it names an item that is not in its memory")
         if env.count_tokens(str(operation.arguments.get("content", ""))) > limits.max_item_tokens:
             raise _Wrong(f"an item longer than config.memory.max_item_tokens={limits.max_item_tokens}")
+
+
+def _targets(trace: Trace, env: Environment) -> set[str]:
+    """Ids of the items that its operations name."""
+    targets = map(env.empty_memory().target, trace.operations)
+    return {target for target in targets if target is not None}
 
 
 def _stripped(operation: Operation) -> dict[str, str]:

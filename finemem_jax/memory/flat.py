@@ -48,6 +48,9 @@ class Flat(Memory):
     def tokens(self) -> int:
         return self.held
 
+    def target(self, operation: Operation) -> str | None:
+        return str(operation.arguments["id"]) if "id" in operation.arguments else None
+
     def apply(self, operation: Operation, step: int) -> tuple[Flat, Outcome]:
         """The memory after one parsed operation, and what became of it. Never raises on what a model wrote."""
         if operation.error:
@@ -60,12 +63,12 @@ class Flat(Memory):
             case "memory_insert":
                 return self._write(None, str(operation.arguments["content"]), step)
             case "memory_update":
-                item = self._find(operation.target)
+                item = self._find(str(operation.arguments["id"]))
                 if item is None:
                     return self, Outcome("unknown id", ok=False)
                 return self._write(item, str(operation.arguments["content"]), step)
             case "memory_delete":
-                item = self._find(operation.target)
+                item = self._find(str(operation.arguments["id"]))
                 if item is None:
                     return self, Outcome("unknown id", ok=False)
                 rest = tuple(other for other in self.items if other is not item)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from finemem_jax.env import operations, prompts
+from finemem_jax.env import operations
 from finemem_jax.env.answering import answer_turns
 from finemem_jax.env.environment import (
     Ask,
@@ -21,7 +21,9 @@ from finemem_jax.env.environment import (
     naming,
     probe,
     read,
+    seen_question,
     taken,
+    turn_prompt,
     view,
 )
 from finemem_jax.types import Completion, Episode, Operation, Turn
@@ -41,13 +43,12 @@ def play(
 ) -> Game:
     """One rollout of an episode."""
     memory, steps, pending, probing = env.empty_memory(), [], [], []
+    question = seen_question(env, asked.final)
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
         if write is None:
             shown = view(memory, chunk.text, env.memory.view, env)
             with naming(episode, f"chunk {chunk.index}"):
-                tokens, visible = prompts.render(
-                    env.tokenizer, env.specs, chunk.text, shown, env.prompt, max_operations=env.memory.max_operations
-                )
+                tokens, visible = turn_prompt(env, chunk.text, shown, question)
             turn = Turn(len(steps), tokens, memory, visible, chunk=chunk.index)
             completion = yield turn
             text, written = read(env, turn, completion)
@@ -55,7 +56,7 @@ def play(
             turn = Turn(len(steps), (), memory, memory.items, chunk=chunk.index)
             completion = Completion((), (), "stop")
             written = tuple(write(episode, turn))
-            text = operations.emit(written, env.prompt.codec)  # for people to read
+            text = operations.emit(written, env.prompt.codec, env.specs)  # for people to read
         before = memory
         memory, outcomes = apply(memory, written, turn.index, env.memory, turn.visible)
         steps.append(taken(turn, completion, text, written, outcomes, memory))

@@ -1,9 +1,16 @@
 """What a turn says (`config.prompt.name`): one file per prompt, which exports
 
-    messages(chunk, items, *, max_operations) -> (system, user)   the texts of the two turns
+    messages(chunk, items, *, max_operations, question="") -> (system, user)   the texts of the two turns
     DESCRIBES_TOOLS                                               whether tools and calls are described beside them
 
-items: those in view, oldest first. What is shared comes first, for the sake of prefix reuse: the system turn is the
+and, where it is otherwise than by default,
+
+    SHOWS_IDS = False                                 it leaves the ids of items out: no operation can name one
+    answer_messages(question, notes, hint) -> (system, user)   an answering turn's, where the policy answers
+    read_answer(text) -> str                          the answer in what it said there; by default all of it
+
+items: those in view, oldest first. question: what the policy may know of what will be asked, "" where it may not.
+ What is shared comes first, for the sake of prefix reuse: the system turn is the
 same in every prompt, the chunk in all samples of a group at step t, the memory only while they have not diverged.
 
 The description is the codec's; `env/prompts.py` puts it behind the system text. A prompt without one leaves the tools

@@ -10,8 +10,9 @@ from finemem_jax.types import MemoryItem
 DESCRIBES_TOOLS = False
 
 
-def messages(chunk: str, items: Sequence[MemoryItem], *, max_operations: int) -> tuple[str, str]:
+def messages(chunk: str, items: Sequence[MemoryItem], *, max_operations: int, question: str = "") -> tuple[str, str]:
     # The key and the id are one token of the tiny tokenizer: the id of an item is then what follows its last word,
     # here and in an UPDATE, and looking it up is copying.
     memory = "\n".join(json.dumps({"content": item.text, "id": item.id}, ensure_ascii=False) for item in items)
-    return "", f"<chunk>\n{chunk}\n</chunk>\n<memory>\n{memory}\n</memory>"
+    asked = f"\n{question}" if question else ""
+    return "", f"<chunk>\n{chunk}\n</chunk>\n<memory>\n{memory}\n</memory>{asked}"

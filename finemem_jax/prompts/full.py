@@ -20,7 +20,8 @@ Write with tool calls, all of them in this one reply:
 You may write at most {max_operations} operations in this turn."""
 
 
-def messages(chunk: str, items: Sequence[MemoryItem], *, max_operations: int) -> tuple[str, str]:
+def messages(chunk: str, items: Sequence[MemoryItem], *, max_operations: int, question: str = "") -> tuple[str, str]:
     memory = "\n".join(f"[{item.id}] {item.text}" for item in items) or "Empty."
-    user = f"<chunk>\n{chunk}\n</chunk>\n\nItems of memory you can update or delete by id:\n{memory}"
+    asked = f"\n\nWhat will be asked:\n{question}" if question else ""
+    user = f"<chunk>\n{chunk}\n</chunk>\n\nItems of memory you can update or delete by id:\n{memory}{asked}"
     return INSTRUCTIONS.format(max_operations=max_operations), user

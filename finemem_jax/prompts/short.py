@@ -15,8 +15,9 @@ can be understood by itself. If the text changes an item of memory, update that 
 At most {max_operations} operations; if there is nothing to keep, skip."""
 
 
-def messages(chunk: str, items: Sequence[MemoryItem], *, max_operations: int) -> tuple[str, str]:
+def messages(chunk: str, items: Sequence[MemoryItem], *, max_operations: int, question: str = "") -> tuple[str, str]:
     # The id follows the item's last word, as it does in an update: looking it up is copying.
     memory = "\n".join("{} | {}".format(item.text.replace("\n", "\\n"), item.id) for item in items)
-    user = f"Text:\n{chunk}\n\nMemory:\n{memory or 'empty'}"
+    asked = f"\n\nQuestion at the end:\n{question}" if question else ""
+    user = f"Text:\n{chunk}\n\nMemory:\n{memory or 'empty'}{asked}"
     return INSTRUCTIONS.format(max_operations=max_operations), user

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from finemem_jax.chat.policy import PolicyServer
 from finemem_jax.env import prompts, thoughts
-from finemem_jax.env.environment import Asked, Environment, Game
+from finemem_jax.env.environment import Asked, Environment, Game, seen_question
 from finemem_jax.types import Answer, Completion, Episode, Messages, Reply, Rollout, Turn
 
 
@@ -37,7 +37,7 @@ def play_by_chat(
 
     def ask(number: int, turn: Turn) -> None:
         turns[number] = turn
-        messages = _messages(env, players[number].episode, turn, layout)
+        messages = _messages(env, players[number], turn, layout)
         future = server.submit(turn.prompt_tokens, messages, turn.max_tokens)
         future.add_done_callback(lambda done: arrived.put((number, done)))
 
@@ -57,11 +57,18 @@ def play_by_chat(
     return finishes  # type: ignore[return-value]  # the loop ends when all of them are set
 
 
-def _messages(env: Environment, episode: Episode, turn: Turn, layout: prompts.Layout) -> Messages:
+def _messages(env: Environment, player: _Player, turn: Turn, layout: prompts.Layout) -> Messages:
     if turn.messages:
         return turn.messages
-    chunk, budget = episode.chunks[turn.chunk].text, env.memory.max_operations
-    return prompts.conversation(env.specs, chunk, turn.visible, env.prompt, max_operations=budget, layout=layout)
+    return prompts.conversation(
+        env.specs,
+        player.episode.chunks[turn.chunk].text,
+        turn.visible,
+        env.prompt,
+        max_operations=env.memory.max_operations,
+        question=seen_question(env, player.asked.final),
+        layout=layout,
+    )
 
 
 def _completion(env: Environment, turn: Turn, reply: Reply, form: str) -> Completion:

@@ -18,7 +18,7 @@ from finemem_jax.config import MethodConfig
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine, Request
 from finemem_jax.env import operations
-from finemem_jax.env.environment import Asked, Environment, Game, Play, play
+from finemem_jax.env.environment import Asked, Environment, Game, play
 from finemem_jax.types import Answerer, Completion, Episode, Rollout, Sampling, Turn
 
 
@@ -41,16 +41,15 @@ def collect_rollouts(
     *,
     seed: int,
     step: int,
-    start: Play = play,
     answering: AbstractContextManager | None = None,
 ) -> list[Rollout]:
-    """Plays every job with the engine's policy; rollouts in the order of the jobs. `start` makes the coroutine.
+    """Plays every job with the engine's policy; rollouts in the order of the jobs.
 
     `seed` and `step` (the training step) are part of every sampling key, so two steps never share noise. The answerer
     works in the background while the device decodes; its answers are waited for when the device is done, inside the
     context `answering`. Raises `EpisodesFailed` with the names of the episodes that raised, when all others are done.
     """
-    games = [start(env, job.episode, job.asked, answerer.submit, group=job.group, sample=job.sample) for job in jobs]
+    games = [play(env, job.episode, job.asked, answerer.submit, group=job.group, sample=job.sample) for job in jobs]
     words = (seed, step)
     finishes = engine.run(
         [_requests(game, job, sampling, words) for game, job in zip(games, jobs, strict=True)],
@@ -87,7 +86,7 @@ def play_scripted(env: Environment, answerer: Answerer | None, jobs: Iterable[Jo
 
 def scripted_completion(env: Environment, episode: Episode, turn: Turn, write: Writer) -> Completion:
     """What a writer writes as the completion a policy would have sampled."""
-    text = operations.emit(write(episode, turn), env.prompt.codec) + "\n"
+    text = operations.emit(write(episode, turn), env.prompt.codec, env.specs) + "\n"
     tokens = (*env.tokenizer.encode(text, add_special_tokens=False), env.tokenizer.eos_token_id)
     return Completion(tokens, (0.0,) * len(tokens), "stop")
 

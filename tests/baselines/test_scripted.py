@@ -27,7 +27,7 @@ def written(view, **settings):
 @pytest.mark.parametrize("view", [(OLD, OTHER), (OTHER, OLD)])
 def test_a_change_is_an_update_of_the_item_it_supersedes(view):
     operation = written(view)
-    assert (operation.name, operation.target) == ("memory_update", "#1")
+    assert (operation.name, operation.arguments["id"]) == ("memory_update", "#1")
     assert operation.arguments["content"] == CHANGE
 
 
@@ -40,4 +40,4 @@ def test_it_is_inserted_where_it_is_not_to_be_updated_or_nothing_is_there_to_upd
 
 def test_an_imperfect_expert_updates_an_item_that_says_something_else():
     operation = written((OTHER,), update_wrong=1.0)
-    assert (operation.name, operation.target) == ("memory_update", "#2")
+    assert (operation.name, operation.arguments["id"]) == ("memory_update", "#2")

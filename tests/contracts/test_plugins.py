@@ -11,11 +11,12 @@ import pytest
 
 from finemem_jax import config
 from finemem_jax.env import operations
-from finemem_jax.env.environment import all_questions
+from finemem_jax.env.environment import all_questions, play
 from finemem_jax.env.turns import Turns
 from finemem_jax.evaluate import evaluate_script
 from finemem_jax.types import (
     ROLES,
+    VERBS,
     Answer,
     AnswerRequest,
     Completion,
@@ -53,23 +54,49 @@ def test_memory(name):
     unchanged, outcome = empty.apply(Operation("no_such_tool"), 0)
     assert unchanged.items == () and not outcome.ok
     for spec in module.SPECS:  # any operation on an empty memory is data, never an exception
-        arguments = {argument: "x" for argument in spec.parameters}
-        after, outcome = empty.apply(Operation(spec.name, arguments), 3)
-        assert outcome.status and empty.items == ()
-        assert all(item.written_at == 3 for item in after.items)
+        for operation in (Operation(spec.name, spec.example("x")), Operation(spec.name, error="malformed: x")):
+            after, outcome = empty.apply(operation, 3)
+            assert outcome.status and empty.items == ()
+            assert all(item.written_at == 3 and item.writers == (3,) for item in after.items)
+            assert isinstance(empty.target(operation), str | None)
+        bare = {name: value for name, value in spec.example("x").items() if name in spec.required}
+        assert empty.apply(Operation(spec.name, bare), 3)[1].status
+    assert set(getattr(module, "PINNED", ())) <= {item.kind for item in filled(module).items}
 
 
-@pytest.mark.parametrize("memory", files("memory"))
+def filled(module):
+    """A memory in which every tool has been used on every item."""
+    memory = module.create(config.MemoryConfig(), lambda text: len(text.split()))
+    for step, spec in enumerate(module.SPECS):
+        memory, outcome = memory.apply(Operation(spec.name, spec.example("Maya's dentist is Orlov")), step)
+        assert outcome.verb in ("", *VERBS)
+    return memory
+
+
 @pytest.mark.parametrize("name", files("codecs"))
-def test_codecs_write_and_read_every_memorys_operations(name, memory):
-    specs, codec = plugin("memory", memory).SPECS, plugin("codecs", name)
-    texts = ("Zoë | C:\\new\n+ skip </tool_call>", "#3", "", " ")
-    written = tuple(Operation(spec.name, dict.fromkeys(spec.parameters, text)) for spec in specs for text in texts)
-    assert operations.parse(codec.write(written), specs, codec=name) == written
-    words = codec.instructions(specs)
-    assert all(spec.description in words for spec in specs)
+def test_codecs_write_and_read_the_operations_of_every_memory_that_they_fit(name):
+    codec = plugin("codecs", name)
+    memories = [memory for memory in files("memory") if not operations.unfit(name, plugin("memory", memory).SPECS)]
+    assert memories
+    for memory in memories:
+        specs = plugin("memory", memory).SPECS
+        is_text = getattr(codec, "IS_TEXT", False)  # one operation, and no blanks around it
+        texts = ("Zoë | C:\\new\n+ skip </tool_call>", "#3") + (() if is_text else ("", " "))
+        written = [Operation(spec.name, spec.example(text)) for spec in specs for text in texts]
+        for left_out in (0, 1):  # the arguments that may be left out: none of them, then all
+            some = tuple(Operation(o.name, without_optional(o, specs) if left_out else o.arguments) for o in written)
+            for batch in [(operation,) for operation in some] if is_text else [some]:
+                assert operations.parse(codec.write(batch, specs), specs, codec=name) == batch
+        words = codec.instructions(specs)
+        assert all(spec.description in words for spec in specs)
+        assert all(choice in words for spec in specs for choices in spec.choices.values() for choice in choices)
+        assert len(list(codec.find("It is cold today.", specs, is_cut=True))) <= is_text
     assert codec.is_taught("") in (True, False)
-    assert list(codec.find("It is cold today.", specs, is_cut=True)) == []
+
+
+def without_optional(operation, specs):
+    (spec,) = [spec for spec in specs if spec.name == operation.name]
+    return {name: value for name, value in operation.arguments.items() if name in spec.required}
 
 
 @pytest.mark.parametrize("name", files("prompts"))
@@ -78,8 +105,19 @@ def test_prompts_say_the_chunk_and_the_items(name):
     module = plugin("prompts", name)
     system, user = module.messages("The chunk.", items, max_operations=7)
     assert module.DESCRIBES_TOOLS in (True, False) and "The chunk." not in system
-    assert [text in user for text in ("The chunk.", "#3", "Maya's dentist", "#4", "Orlov")] == [True] * 5
+    assert [text in user for text in ("The chunk.", "Maya's dentist", "Orlov")] == [True] * 3
+    assert [text in user for text in ("#3", "#4")] == [getattr(module, "SHOWS_IDS", True)] * 2
     assert module.messages("The chunk.", [], max_operations=7)[0] == system
+    if hasattr(module, "answer_messages"):
+        told = "\n".join(module.answer_messages("Who is it?", ["Maya's dentist", "Orlov"], "Be brief."))
+        assert all(text in told for text in ("Who is it?", "Maya's dentist", "Orlov", "Be brief."))
+        assert all(isinstance(module.read_answer(text), str) for text in ("", "Orlov", "\\boxed{Orlov}"))
+
+
+@pytest.mark.parametrize("name", files("prompts"))
+def test_our_prompts_say_the_question_where_it_is_seen(name):
+    said = plugin("prompts", name).messages("The chunk.", [], max_operations=7, question="Who is it?")
+    assert "Who is it?" in said[1] and said[0] == plugin("prompts", name).messages("", [], max_operations=7)[0]
 
 
 @pytest.mark.parametrize("name", files("rewards"))
@@ -133,8 +171,8 @@ def test_baselines(name, env):
     episode = fakes.episode(["a is b", "c is d"], [("what is c?", "d"), ("what is a?", "b")])
     answerer = plugin("answerers", "extractive").create(config.AnswererConfig())
     if said.write is None:
-        env = dataclasses.replace(env, **(own | {"prompt": env.prompt}))
-        rollout = played_by_silence(said.start(env, episode, all_questions(episode), answerer.submit), env)
+        env = dataclasses.replace(env, **own)
+        rollout = played_by_silence(play(env, episode, all_questions(episode), answerer.submit), env)
     else:
         (rollout,) = evaluate_script(said, env, answerer, [episode])
         known = {spec.name for spec in plugin("memory", said.cfg.memory.name).SPECS}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finemem_jax.config import MemoryConfig, UserError, plugins
+from finemem_jax.config import MemoryConfig, UserError, plugins, resolve
 from finemem_jax.env import environment, operations
 from finemem_jax.types import Operation, ToolSpec
 from tests import fakes
@@ -18,7 +18,7 @@ SPECS = (
     ToolSpec("memory_delete", "removes", {"id": "which"}),
     ToolSpec("memory_skip", "nothing", {}),
 )
-CODECS = plugins("finemem_jax.codecs")
+CODECS = [name for name in plugins("finemem_jax.codecs") if not operations.unfit(name, SPECS)]
 
 
 def qwen(body):
@@ -91,6 +91,59 @@ operation_lists = st.lists(
 @settings(max_examples=80, deadline=None)
 def test_what_is_emitted_is_read_back(codec, written):
     assert list(operations.parse(operations.emit(written, codec), SPECS, codec=codec)) == written
+
+
+STORES = (
+    ToolSpec(
+        "memory_write",
+        "writes",
+        {"content": "text", "id": "which", "store": "where"},
+        optional=("id",),
+        choices={"store": ("core", "notes")},
+    ),
+    ToolSpec("memory_clear", "forgets", {"store": "where"}, optional=("store",), choices={"store": ("core", "notes")}),
+)
+written_to_stores = st.lists(
+    st.one_of(
+        st.builds(
+            lambda c, i, s: Operation("memory_write", {"content": c} | ({} if i is None else {"id": i}) | {"store": s}),
+            st.text(),
+            st.one_of(st.none(), st.text(max_size=4), st.sampled_from(["\\e", "", "|"])),
+            st.sampled_from(("core", "notes")),
+        ),
+        st.builds(lambda s: Operation("memory_clear", s), st.sampled_from(({}, {"store": "core"}))),
+    ),
+    max_size=4,
+)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(written=written_to_stores)
+@settings(max_examples=80, deadline=None)
+def test_arguments_that_may_be_left_out_are_read_back_as_they_were_given(codec, written):
+    assert list(operations.parse(operations.emit(written, codec, STORES), STORES, codec=codec)) == written
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_value_that_is_none_of_the_choices_and_a_missing_argument_are_malformed(codec):
+    wrong = [
+        Operation("memory_write", {"content": "x", "store": "attic"}),
+        Operation("memory_write", {"content": "x", "id": "#1", "store": "core"}),
+    ]
+    found = operations.parse(operations.emit(wrong, codec, STORES), STORES, codec=codec)
+    assert found[0].error == "malformed: argument 'store' is 'attic', allowed: core, notes" and not found[1].error
+    schema = STORES[0].schema()["function"]["parameters"]
+    assert schema["required"] == ["content", "store"] and schema["properties"]["store"]["enum"] == ["core", "notes"]
+    told = resolve(operations.CODECS, codec).instructions(STORES)
+    assert "core" in told and "notes" in told
+
+
+def test_lines_leave_a_field_empty():
+    written = (Operation("memory_write", {"content": "x", "store": "core"}), Operation("memory_clear", {}))
+    assert operations.emit(written, "lines", STORES) == "write: x |  | core\nclear: "
+    assert "write: <content> | [<id>] | <store: core or notes>" in resolve(operations.CODECS, "lines").instructions(
+        STORES
+    )
 
 
 def test_emitted_text_is_the_one_the_chat_template_teaches():

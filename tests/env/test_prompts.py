@@ -7,11 +7,15 @@ import copy
 import pytest
 
 from finemem_jax.config import PromptConfig, UserError, plugins, resolve
-from finemem_jax.env import prompts
+from finemem_jax.env import operations, prompts
 from finemem_jax.memory import flat
 from finemem_jax.types import MemoryItem
 
 ITEMS = (MemoryItem("#3", "Maya's dentist is Orlov", 0, (0,)), MemoryItem("#12", "two\nlines", 1, (1,)))
+CODECS = [name for name in plugins("finemem_jax.codecs") if not operations.unfit(name, flat.SPECS)]
+PROMPTS = [
+    name for name in plugins("finemem_jax.prompts") if getattr(resolve(prompts.PROMPTS, name), "SHOWS_IDS", True)
+]
 CHUNK = "now Petrov Maya dentist"
 
 PLAIN = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}</{{ m.role }}>\n{% endfor %}<assistant>\n"
@@ -63,8 +67,8 @@ def test_the_quickstarts_prompt_is_what_its_policy_was_trained_on(tiny_tokenizer
 
 
 @pytest.mark.parametrize("template", [PLAIN, NO_SYSTEM, DROPS_SYSTEM, QWEN, LLAMA])
-@pytest.mark.parametrize("codec", plugins("finemem_jax.codecs"))
-@pytest.mark.parametrize("name", plugins("finemem_jax.prompts"))
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("name", PROMPTS)
 def test_every_template_shows_the_tools_the_format_and_the_memory(tiny_tokenizer, template, codec, name):
     cfg, tokenizer = PromptConfig(name=name, codec=codec), with_template(tiny_tokenizer, template)
     text = rendered(tokenizer, cfg)
@@ -101,8 +105,7 @@ def test_the_prompt_over_http_is_the_local_one(tiny_tokenizer):
 
 @pytest.mark.parametrize("name", plugins("finemem_jax.prompts"))
 def test_no_two_codecs_have_the_same_prompt(tiny_tokenizer, name):
-    codecs = plugins("finemem_jax.codecs")
-    assert len({rendered(tiny_tokenizer, PromptConfig(name=name, codec=codec)) for codec in codecs}) == len(codecs)
+    assert len({rendered(tiny_tokenizer, PromptConfig(name=name, codec=codec)) for codec in CODECS}) == len(CODECS)
 
 
 def test_the_short_prompt_in_lines_costs_less_than_half_of_the_full_one_in_json(tiny_tokenizer):

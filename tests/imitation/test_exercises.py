@@ -48,7 +48,7 @@ def test_an_update_exercise_names_the_item_that_each_line_supersedes(exercises):
         updates = [call for call in calls if call.name != "memory_insert"]
         assert 1 <= len(updates) <= 4
         for update in updates:
-            line, old = update.arguments["content"], items[update.target]
+            line, old = update.arguments["content"], items[update.arguments["id"]]
             assert update.name == "memory_update" and line in chunk and line.startswith("now ")
             assert line.split()[2:] == old.split()[1:]  # the same subject
             assert sum(item.split()[1:] == line.split()[2:] for item in items.values()) == 1

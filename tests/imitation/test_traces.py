@@ -87,7 +87,7 @@ WRONG = [
     ("{", "not JSON"),
     ("null", "a line must be an object, not null"),
     ("[" * 100_000, "not JSON"),
-    ({**GOOD, "prompt": "x"}, 'a line has no field "prompt"; it has chunk, memory, operations, episode'),
+    ({**GOOD, "prompt": "x"}, 'a line has no field "prompt"; it has chunk, memory, operations, question, episode'),
     ({"chunk": "a"}, "a line lacks operations"),
     ({**GOOD, "chunk": "  "}, 'chunk must be a text that is not empty, not "  "'),
     ({**GOOD, "chunk": "\ud83d"}, "chunk is not valid Unicode"),
