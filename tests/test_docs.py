@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import re
 import shlex
 import sys
@@ -19,7 +20,10 @@ import pytest
 import yaml
 
 from finemem_jax import bench, config, main
+from finemem_jax.env.environment import all_questions, play
+from finemem_jax.env.turns import advantages, tabulate
 from finemem_jax.evaluate import evaluate_baselines
+from finemem_jax.types import Completion
 from tests import fakes
 from tests.contracts import test_plugins as contracts
 
@@ -363,7 +367,9 @@ CONTRACTS = {
     "prompts": (contracts.test_prompts_say_the_chunk_and_the_items,),
     "memory": (contracts.test_memory,),
     "answerers": (contracts.test_answerers_answer_in_order_and_take_an_empty_retrieval,),
-    "benchmarks": (contracts.test_benchmarks_export_load, contracts.test_benchmarks_without_files),
+    "benchmarks": (contracts.test_benchmarks,),
+    "measures": (contracts.test_measures,),
+    "codecs": (contracts.test_codecs_write_and_read_the_operations_of_every_memory_that_they_fit,),
     "models": (contracts.test_model_families,),
 }
 
@@ -374,11 +380,6 @@ def test_plug_ins_of_the_page_keep_their_contract(title, plugged_in):
     assert name in config.plugins(f"finemem_jax.{folder}")
     for contract in CONTRACTS[folder]:
         contract(name)
-
-
-def test_the_codec_of_the_page_keeps_its_contract(plugged_in):
-    _, name = plugged_in(next(title for title in PLUGINS if "/codecs/" in title))
-    contracts.test_codecs_write_and_read_the_operations_of_every_memory_that_they_fit(name)
 
 
 def test_the_method_of_the_page_keeps_its_contract(plugged_in, env):
@@ -397,9 +398,8 @@ def test_the_baseline_of_the_page_keeps_its_contract_and_is_a_name_of_the_config
     assert {name: row.metrics["accuracy"] for name, row in found.items()} == {"no_memory": 0.0, name: 1.0}
 
 
-def test_the_measure_of_the_page_keeps_its_contract_and_is_a_column(plugged_in, env):
+def test_the_measure_of_the_page_is_a_column(plugged_in, env):
     _, name = plugged_in(next(title for title in PLUGINS if "/measures/" in title))
-    contracts.test_measures(name)
     cfg = config.Config(eval=config.EvalConfig(baselines=("store_all",), measures=("memory_length", name)))
     config.validate(cfg)
     episode = fakes.episode(["a is b\nc is d", "e", "f", "g"], [("what is a?", "b")])
@@ -411,6 +411,7 @@ def test_the_measure_of_the_page_keeps_its_contract_and_is_a_column(plugged_in, 
 def test_the_corpus_of_the_page_is_built(tmp_path, plugged_in):
     title = next(title for title in PLUGINS if "/corpora/" in title)
     _, name = plugged_in(title)
+    contracts.test_corpora(name, tmp_path)
     raw = tmp_path / "raw"
     raw.mkdir()
     for number in range(2):
@@ -421,7 +422,63 @@ def test_the_corpus_of_the_page_is_built(tmp_path, plugged_in):
     assert report.instances == 2 and report.chunks == 4
 
 
-def test_the_page_has_one_example_for_each_kind():
-    assert sorted(title.split("/")[1] for title in PLUGINS) == sorted(
-        [*CONTRACTS, "codecs", "methods", "corpora", "baselines", "measures"]
+CHOSEN_BY = {
+    "rewards": "rewards.weights.{}=1.0",
+    "credit": "advantage.credit={}",
+    "methods": "method.name={}",
+    "memory": "memory.name={}",
+    "codecs": "prompt.codec={}",
+    "prompts": "prompt.name={}",
+    "answerers": "answerer.name={}",
+    "benchmarks": "data.name={}",
+    "baselines": "eval.baselines=('{}',)",
+    "measures": "eval.measures=('{}',)",
+    "models": "model.family={}",
+}
+
+
+@pytest.mark.parametrize("title", [title for title in PLUGINS if "/corpora/" not in title])
+def test_a_file_that_is_dropped_in_is_a_name_that_the_config_takes(title, plugged_in):
+    folder, name = title.split("/")[1], Path(title).stem
+    override = f"--config.{CHOSEN_BY[folder]}"
+    with pytest.raises(config.UserError, match=name):
+        main.load_config("quickstart", [override.format(name)])
+    plugged_in(title)
+    assert main.load_config("quickstart", [override.format(name)]) != main.load_config("quickstart", [])
+
+
+def test_files_that_are_dropped_in_work_together(plugged_in, env):
+    """A method, a memory, a codec and a prompt, a reward term and a credit rule, none of which was there before."""
+    names = dict(plugged_in(title) for title in PLUGINS)
+    env = dataclasses.replace(
+        env,
+        memory=config.MemoryConfig(name=names["memory"]),
+        prompt=config.PromptConfig(name=names["prompts"], codec=names["codecs"]),
+        method=config.MethodConfig(name=names["methods"]),
     )
+    episode = fakes.episode(["a is b", "c is d"], [("what is a?", "b")])
+    answerer = config.resolve("finemem_jax.answerers", names["answerers"]).create(config.AnswererConfig())
+    said = ('@memory_insert {{"content": "a is b {}"}}', "@memory_skip {{}}")
+
+    def rollout(text):
+        game, number = play(env, episode, all_questions(episode), answerer.submit), itertools.count()
+        turn = next(game)
+        while True:
+            assert "Keep what will be asked for" in env.tokenizer.decode(turn.prompt_tokens)
+            tokens = env.tokenizer.encode(text.format(next(number)), add_special_tokens=False)
+            try:
+                turn = game.send(Completion((*tokens, env.tokenizer.eos_token_id), (0.0,) * (len(tokens) + 1), "stop"))
+            except StopIteration as end:
+                return end.value()
+
+    group = [rollout(text) for text in said]
+    assert [len(r.steps) for r in group] == [4, 4] and [len(r.memory.items) for r in group] == [4, 0]
+    assert [r.final_answers[0].text for r in group] == ["a is b 0", ""]
+    weights = {names["rewards"]: 1.0, "outcome": 1.0}
+    turns = tabulate([group], config.RewardsConfig(weights=weights), env.count_tokens)
+    found = advantages(turns, weights, config.AdvantageConfig(credit=names["credit"]))
+    assert found.shape == (8,) and (found == 0).all()  # "a is b 0" is not "b": nothing tells them apart
+
+
+def test_the_page_has_one_example_for_each_kind():
+    assert sorted(title.split("/")[1] for title in PLUGINS) == sorted([*CONTRACTS, "methods", "corpora", "baselines"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from finemem_jax import config
-from finemem_jax.env import operations
-from finemem_jax.env.environment import all_questions, play
+from finemem_jax.corpora import BuildOptions
+from finemem_jax.env import operations, scoring
+from finemem_jax.env.environment import LLM_JUDGE, all_questions, play
 from finemem_jax.env.turns import Turns
 from finemem_jax.evaluate import evaluate_script
 from finemem_jax.types import (
@@ -29,6 +31,7 @@ from finemem_jax.types import (
     ToolSpec,
 )
 from tests import fakes
+from tests.corpora.conftest import WRITERS
 from tests.fake_server import FakeServer
 
 
@@ -247,23 +250,54 @@ def test_answerers_answer_in_order_and_take_an_empty_retrieval(name):
         assert [reply.text for reply in replies] == answerer.answer(requests)
 
 
-@pytest.mark.parametrize("name", ["diary"])
-def test_benchmarks_without_files(name):
+@pytest.mark.parametrize("name", files("benchmarks"))
+def test_benchmarks(name):
+    """One that reads files says so in one line when it is given none; what one without files makes up is whole."""
     cfg = config.DataConfig(name=name)
     for split in ("train", "eval"):
-        episodes = plugin("benchmarks", name).load(cfg, split, 0)
-        assert len(episodes) > 0
-        again = plugin("benchmarks", name).load(cfg, split, 0)
-        assert episodes[1] == again[1] and episodes[1] != episodes[0]
-        episode = episodes[0]
-        assert [chunk.index for chunk in episode.chunks] == list(range(len(episode.chunks)))
-        assert episode.questions and all(0 <= e < len(episode.chunks) for q in episode.questions for e in q.evidence)
-        assert len(all_questions(episode).by_chunk) == len(episode.chunks)
+        try:
+            episodes = plugin("benchmarks", name).load(cfg, split, 0)
+        except config.UserError as error:
+            assert "config.data." in str(error) and "\n" not in str(error)
+            continue
+        assert len(episodes) > 1 and episodes[1] != episodes[0]
+        assert episodes[1] == plugin("benchmarks", name).load(cfg, split, 0)[1]
+        check_episode(episodes[0])
 
 
-@pytest.mark.parametrize("name", files("benchmarks"))
-def test_benchmarks_export_load(name):
-    assert callable(plugin("benchmarks", name).load)
+def test_benchmarks_without_files_are_found():
+    assert len(plugin("benchmarks", "diary").load(config.DataConfig(name="diary"), "eval", 0)) == 64
+
+
+def check_episode(episode):
+    assert [chunk.index for chunk in episode.chunks] == list(range(len(episode.chunks)))
+    questions = [*episode.questions, *(question for chunk in episode.chunks for question in chunk.questions)]
+    assert all(0 <= place < len(episode.chunks) for question in questions for place in question.evidence)
+    assert all(question.answers and question.metric in {*scoring.METRICS, LLM_JUDGE} for question in questions)
+    assert len(all_questions(episode).by_chunk) == len(episode.chunks)
+
+
+@pytest.mark.parametrize("name", files("corpora"))
+def test_corpora(name, tmp_path):
+    """Without raw data one line, or nothing; with it, where tests/corpora can make some up, the same episodes twice."""
+
+    def read(folder):
+        options = BuildOptions(source=name, input=str(folder), output="unused.parquet", split="all", chunk_tokens=80)
+        return list(itertools.islice(plugin("corpora", name).episodes(options, lambda text: len(text.split())), 4))
+
+    (tmp_path / "empty").mkdir()
+    try:
+        assert read(tmp_path / "empty") == []
+    except config.UserError as error:
+        assert "\n" not in str(error)
+    if name in WRITERS:
+        (tmp_path / "raw").mkdir()
+        WRITERS[name](tmp_path / "raw")
+        episodes = read(tmp_path / "raw")
+        assert episodes == read(tmp_path / "raw")
+        assert len({episode.id for episode in episodes}) == len(episodes) > 0
+        for episode in episodes:
+            check_episode(episode)
 
 
 @pytest.mark.parametrize("name", files("models"))

@@ -249,7 +249,8 @@ def test_a_policy_and_its_baselines_behind_a_server(tmp_path):
         if text.startswith("<chunk>"):
             line = text.split("\n")[1].replace('"', "'")
             return f'<tool_call>\n{{"name": "memory_insert", "arguments": {{"content": "{line}"}}}}\n</tool_call>'
-        return "<state>all of it</state>" if "Next piece" in text else "an answer"
+        state = "<think>all of it</think> Done." if "Your state" in text else "all of it"
+        return state if "Next piece" in text else "an answer"
 
     with FakeServer() as server:
         server.reply = reply

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from finemem_jax import main
 from finemem_jax.config import (
     AdvantageConfig,
     MemoryConfig,
@@ -18,6 +19,7 @@ from finemem_jax.config import (
 )
 from finemem_jax.env.chunk_lengths import prompt_tokens, with_fitting_chunks
 from finemem_jax.env.environment import Asked, play
+from finemem_jax.env.rehearsal import rehearse
 from finemem_jax.env.turns import advantages, tabulate
 from finemem_jax.types import ANSWER, WRITE, Chunk, Completion, Episode, Question
 
@@ -169,3 +171,11 @@ def test_the_text_is_in_every_prompt_however_long_it_is_or_the_episode_does_not_
     tight = dataclasses.replace(own, prompt=dataclasses.replace(own.prompt, max_prompt_tokens=room - 1))
     with pytest.raises(UserError, match=r"config\.prompt\.max_prompt_tokens"):
         with_fitting_chunks((EPISODE,), tight, "stop")
+
+
+def test_a_run_in_the_manner_of_memagent_can_begin(env):
+    cfg = main.load_config("configs/neighbours/memagent.py", [])
+    own = dataclasses.replace(env, memory=cfg.memory, prompt=cfg.prompt, method=cfg.method)
+    rehearse(own, cfg.rewards, cfg.advantage)
+    turns = tabulate([[played_as(own, ["a", "b", "\\boxed{Orlov}", "red"])[0]]], cfg.rewards, env.count_tokens)
+    np.testing.assert_array_equal(turns.terms["outcome"], [0.5] * 4)
