@@ -177,7 +177,7 @@ class Slow:
 
     def apply(self, operation, step):
         """Its status."""
-        content, target = operation.arguments.get("content", ""), operation.target
+        content, target = operation.arguments.get("content", ""), operation.arguments.get("id", "")
         old = next((item for item in self.items if item[0] == target), None)
         if operation.name == "memory_skip":
             return "skipped"

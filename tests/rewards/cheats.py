@@ -103,7 +103,7 @@ def rewrite_others(cfg: Config) -> Writer:
 
     def cheat(episode: Episode, turn: Turn) -> list[Operation]:
         own = [operation for operation in write(episode, turn) if operation.name != SKIP.name]
-        taken = {operation.target for operation in own}
+        taken = {operation.arguments.get("id") for operation in own}
         others = [item for item in turn.visible if item.id not in taken and not item.text.endswith(f"so{turn.chunk}")]
         again = [update(item, f"{item.text.split(' so')[0]} so{turn.chunk}") for item in others]
         return [*own[: cfg.memory.max_operations - 1], *again][: cfg.memory.max_operations] or [SKIP]
