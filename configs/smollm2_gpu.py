@@ -5,8 +5,8 @@
     finemem sft --config=configs/smollm2_gpu.py --config.model.path=M --workdir=runs/smollm2_gpu_sft
     finemem train --config=configs/smollm2_gpu.py --config.model.path=runs/smollm2_gpu_sft/hf --workdir=runs/smollm2_gpu
 
-All parameters are trained, so the reference would cost a second copy: there is none (loss.kl_coef = 0). 8 GB of memory of
-the GPU. Not measured: no run on a GPU has been made yet.
+All parameters are trained, so the reference would cost a second copy: there is none (loss.kl_coef = 0). Not measured:
+no run on a GPU has been made yet.
 """
 
 from configs import smollm2
