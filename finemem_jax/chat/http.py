@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import heapq
 import itertools
 import json
@@ -32,6 +33,7 @@ import sys
 import threading
 import time
 import urllib.parse
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -97,7 +99,8 @@ class Traffic:
 
 
 class HttpChat(Chat):
-    """Sends at most `cfg.concurrency` requests at once from one background thread.
+    """Sends at most `cfg.concurrency` requests at once, from the one background thread that all of them share. When it
+    is no longer used by anybody, its connections are closed.
 
     Waiting requests are sent in the order of their texts: those that begin alike follow each other, and the server
     finds their common beginning in its prefix cache.
@@ -126,9 +129,9 @@ class HttpChat(Chat):
         self._idle: list[Connection] = []  # the one that was used last at the end
         self._last_success = time.monotonic()
         self._said = 0.0
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = _background()
         self._tasks: set[asyncio.Task] = set()
+        weakref.finalize(self, _close_all, self._loop, self._idle).atexit = False
 
     @property
     def identity(self) -> list:
@@ -138,11 +141,6 @@ class HttpChat(Chat):
     def submit(self, conversations: Sequence[Messages], *, max_tokens: int = 0) -> list[Future[Reply]]:
         futures: list[Future[Reply]] = [Future() for _ in conversations]
         if futures:
-            with self._lock:
-                if self._loop is None:
-                    self._loop = asyncio.new_event_loop()
-                    # A daemon: whatever is under way must not keep a process alive that wants to end.
-                    threading.Thread(target=self._loop.run_forever, name="answerer", daemon=True).start()
             self._loop.call_soon_threadsafe(self._enqueue, list(conversations), max_tokens, futures)
         return futures
 
@@ -295,6 +293,23 @@ class HttpChat(Chat):
         if time.monotonic() - self._said > _SAY_EVERY:
             self._said = time.monotonic()
             tell(f"answerer: {text}", file=sys.stderr, flush=True)
+
+
+@functools.cache
+def _background() -> asyncio.AbstractEventLoop:
+    """The loop in which the requests of this process are under way. Nothing in it may wait for another part of it."""
+    loop = asyncio.new_event_loop()
+    # A daemon: whatever is under way must not keep a process alive that wants to end.
+    threading.Thread(target=loop.run_forever, name="http", daemon=True).start()
+    return loop
+
+
+def _close_all(loop: asyncio.AbstractEventLoop, connections: list[Connection]) -> None:
+    def close() -> None:
+        for connection in connections:
+            connection.close()
+
+    loop.call_soon_threadsafe(close)
 
 
 def _sendable(asked: Messages | Sequence[int] | str) -> list | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
@@ -71,6 +72,22 @@ def test_an_answer_that_says_what_it_stands_in_is_read_without_that(said, text, 
         (plain,) = answerer.submit([AnswerRequest("who?", items)])
         assert plain.result(timeout=300).text.endswith(said[-4:]) and plain.result().cited is None
     assert ["Used:" in body["messages"][0]["content"] for body in server.bodies] == [True, False]
+
+
+def test_answerers_share_a_thread_and_leave_no_connection_behind():
+    def threads(name):
+        return [thread for thread in threading.enumerate() if name in thread.name]
+
+    with FakeServer() as server:
+        before = set(threads("process_request_thread"))
+        for number in range(20):
+            assert create(settings(server)).answer(requests(f"q{number}", f"r{number}")) != [None, None]
+        gc.collect()
+        handlers = set(threads("process_request_thread")) - before  # of the server: one for each connection
+        for thread in handlers:
+            thread.join(300)
+        assert not any(thread.is_alive() for thread in handlers)
+        assert len(server.seen) == 40 and len(threads("http")) == 1
 
 
 FAULTS = ("429/1", "500", "503", "502", "reset", "not json", "short", "no choices", "two choices", "null")
