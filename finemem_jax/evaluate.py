@@ -52,7 +52,8 @@ WRITING_STEP = 2**31  # stands for the training step in the sampling keys of an 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    metrics: dict[str, float]  # `record_metrics` in evaluation/records.py; after `evaluate`, `interval_metrics` too
+    # `record_metrics` in evaluation/records.py; after `evaluate`, `interval_metrics` too
+    metrics: dict[str, float | None]
     records: list[dict]  # one per episode
     rollouts: Sequence[Rollout] = ()  # what the records are of; the command keeps the records alone
 
@@ -316,11 +317,16 @@ def _evaluation(rollouts: Sequence[Rollout], cfg: Config) -> Evaluation:
 
 
 def headline(when: str, evaluations: Mapping[str, Evaluation]) -> str:
-    scores = (f"{name} {evaluation.metrics['accuracy']:.3f}" for name, evaluation in evaluations.items())
+    found = {name: evaluation.metrics["accuracy"] for name, evaluation in evaluations.items()}
+    scores = (f"{name} {'missing: no answers' if x is None else f'{x:.3f}'}" for name, x in found.items())
     return f"{when}: held-out accuracy " + ", ".join(scores)
 
 
-def print_comparison(title: str, table: Mapping[str, Mapping[str, float]], cfg: Config) -> None:
+def _shown(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None else f"{value:{form}}"
+
+
+def print_comparison(title: str, table: Mapping[str, Mapping[str, float | None]], cfg: Config) -> None:
     """One row per policy or baseline: accuracy, and what the measures say beside it."""
     columns = {"accuracy": ".3f"}
     columns |= {key: ".3f" for key in sorted({k for row in table.values() for k in row if k.startswith("accuracy/")})}
@@ -332,9 +338,9 @@ def print_comparison(title: str, table: Mapping[str, Mapping[str, float]], cfg: 
     _print_columns(title, columns, table)
 
 
-def _print_columns(title: str, columns: Mapping[str, str], table: Mapping[str, Mapping[str, float]]) -> None:
+def _print_columns(title: str, columns: Mapping[str, str], table: Mapping[str, Mapping[str, float | None]]) -> None:
     names = ["", *(column.rpartition("/")[2].replace("_", " ") for column in columns)]
-    rows = [[name, *(f"{row.get(c, 0.0):{form}}" for c, form in columns.items())] for name, row in table.items()]
+    rows = [[name, *(_shown(row.get(c), form) for c, form in columns.items())] for name, row in table.items()]
     print_table(title, names, rows)
 
 
@@ -355,7 +361,7 @@ def _print(title: str, table: Mapping[str, Mapping[str, float]], cfg: Config) ->
 
 def _interval(row: Mapping[str, float], key: str, suffix: str) -> str:
     low, high = row.get(f"low{suffix}"), row.get(f"high{suffix}")
-    return f"{row.get(key, 0.0):.3f}" + ("" if low is None or high is None else f" ({low:.3f} to {high:.3f})")
+    return _shown(row.get(key)) + ("" if low is None or high is None else f" ({low:.3f} to {high:.3f})")
 
 
 def _print_spent(answerer: Answerer) -> None:

@@ -41,8 +41,9 @@ def holds_numbers(record: dict) -> bool:
 
 
 def is_evaluation(record: dict) -> bool:
-    """A line of evaluations: a step, a policy and its numbers, the accuracy among them."""
-    return holds_numbers(record) and "policy" in record and is_number(record.get("accuracy"))
+    """A line of evaluations: a step, a policy and its numbers, the accuracy among them; null where nothing was
+    answered."""
+    return holds_numbers(record) and "policy" in record and "accuracy" in record
 
 
 def is_number(value: object) -> bool:

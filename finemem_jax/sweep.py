@@ -29,6 +29,7 @@ import numpy as np
 from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress, tell
+from finemem_jax.files import is_number
 from finemem_jax.reporting.sweep_table import Row, write_sweep
 from finemem_jax.run import workdir as workdirs
 
@@ -254,13 +255,14 @@ def compare(runs: Sequence[Run]) -> list[Row]:
 
 
 def seed_values(results: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, list[float]]]:
-    """policy -> metric -> its value with each seed, for the metrics that every seed's results.json holds."""
+    """policy -> metric -> its value with each seed, for the metrics that every seed's results.json has a number for: an
+    accuracy that one seed got no answers for is missing from the row."""
     policies = [name for name in results[0] if all(name in result for result in results)]
     return {
         policy: {
             metric: [float(result[policy][metric]) for result in results]
             for metric, first in results[0][policy].items()
-            if isinstance(first, float) and all(metric in result[policy] for result in results)
+            if isinstance(first, float) and all(is_number(result[policy].get(metric)) for result in results)
         }
         for policy in policies
     }

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -381,8 +380,10 @@ def engine_metrics(prefix: str, engine: Engine, seconds: float) -> dict[str, flo
 
 def live_values(line: Mapping[str, float], timing: Mapping[str, float], alarms: int) -> dict[str, float | str]:
     """What the live view shows of a step."""
-    terms = {name.removeprefix("reward/"): value for name, value in line.items() if name.startswith("reward/")}
-    shown = {"reward": terms.pop("total", math.nan), **terms, "accuracy": line.get("accuracy", math.nan)}
+    terms: dict[str, float | str] = {
+        name.removeprefix("reward/"): value for name, value in line.items() if name.startswith("reward/")
+    }
+    shown = {"reward": terms.pop("total", "missing"), **terms, "accuracy": line.get("accuracy", "missing")}
     shown |= {
         "valid": line["valid_operations"],
         "memory tokens": line["memory_tokens"],
@@ -428,7 +429,13 @@ def report(
 
 
 def save_policy(
-    cfg: Config, out: Path, policy: Policy, params: Any, metrics: dict[str, float] | None = None, *, peft: bool = False
+    cfg: Config,
+    out: Path,
+    policy: Policy,
+    params: Any,
+    metrics: Mapping[str, float | None] | None = None,
+    *,
+    peft: bool = False,
 ) -> None:
     """A Hugging Face folder of the whole model, adapters merged in; with `peft`, a PEFT folder of the adapters."""
     if peft:

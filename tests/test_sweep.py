@@ -184,6 +184,21 @@ def test_a_row_counts_the_seeds_it_has(tmp_path):
     assert row.commands == ("finemem train", "finemem train")
 
 
+def test_a_row_of_which_a_seed_got_no_answers_has_no_accuracy(tmp_path, capsys):
+    for seed, accuracy in enumerate((0.5, 0.6, 0.7)):
+        path = finished_run(tmp_path, "full", seed, accuracy) / "results.json"
+        if seed:
+            results = json.loads(path.read_text())
+            for policy in ("after T=1", "after greedy"):
+                results[policy]["accuracy"] = None
+            path.write_text(json.dumps(results))
+    assert command(tmp_path) == 0
+    table = (tmp_path / "sweep.md").read_text()
+    (row, *_) = (line.split(" | ") for line in table.splitlines() if line.startswith("| full |"))
+    assert row[1:6] == ["3", "0.250 ± 0.000", "–", "–", "0.300 ± 0.124"]  # before, after, gain, changed
+    assert '"accuracy"' not in json.dumps(json.loads((tmp_path / "sweep.json").read_text())[0]["values"]["after T=1"])
+
+
 def test_a_folder_of_another_config_is_refused(tmp_path, capsys):
     folder = finished_run(tmp_path, "full", 0, 0.5)
     assert command(tmp_path, "full.py", "0", ["--config.optimizer.lr=0.5"]) == 2

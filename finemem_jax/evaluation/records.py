@@ -41,10 +41,11 @@ def episode_record(rollout: Rollout, taken: Measures, *, has_model: bool = True)
     }
 
 
-def record_metrics(records: Sequence[Mapping], taken: Measures, cfg: Config) -> dict[str, float]:
+def record_metrics(records: Sequence[Mapping], taken: Measures, cfg: Config) -> dict[str, float | None]:
     """Scores of a set of episode records, with the columns of the measures.
 
-    accuracy             mean over sources of the mean over episodes of the mean score of the final questions
+    accuracy             mean over sources of the mean over episodes of the mean score of the final questions; None
+                         where not one of them was answered: nothing is known then, least of all 0
     accuracy/KIND        mean over the questions of one kind ("fact", "changed", "label", …)
     source/NAME          mean over the episodes of one source
     missing_answers      questions the answerer failed on; they are in no mean
@@ -56,7 +57,7 @@ def record_metrics(records: Sequence[Mapping], taken: Measures, cfg: Config) -> 
                 by_kind[kind].append(score)
     sources = {name: _mean(values) for name, values in _by_source(records).items()}
     return {
-        "accuracy": _mean(list(sources.values())),
+        "accuracy": _mean(list(sources.values())) if sources else None,
         **{f"accuracy/{kind}": _mean(values) for kind, values in sorted(by_kind.items())},
         **({f"source/{name}": value for name, value in sources.items()} if len(sources) > 1 else {}),
         **_measured(records, taken, cfg),

@@ -50,7 +50,7 @@ def _accuracy(evaluations: Sequence[Mapping], results: Mapping) -> dict:
     steps = [min(e["step"] for e in evaluations), max(e["step"] for e in evaluations)]
     for name, row in results.items():
         if not name.startswith(("before ", "after ")):
-            series.append({"name": name, "x": steps, "y": [row["accuracy"]] * 2, "dash": True})
+            series.append({"name": name, "x": steps, "y": [row.get("accuracy")] * 2, "dash": True})
     return _chart("Held-out accuracy", series, "By policy; dotted: baselines.", (0.0, 1.0))
 
 
@@ -102,15 +102,20 @@ def results_table(results: Mapping[str, Mapping]) -> dict:
 
 
 def verdict(results: Mapping[str, Mapping]) -> str:
-    """One sentence: what training did to held-out accuracy."""
-    parts = []
+    """In words: what training did to held-out accuracy."""
+    parts, unknown = [], []
     for name, row in results.items():
         after = results.get(name.replace("before ", "after ", 1))
         if name.startswith("before ") and after:
-            change = after["accuracy"] - row["accuracy"]
-            policy = name.removeprefix("before ")
-            parts.append(f"{row['accuracy']:.3f} to {after['accuracy']:.3f} ({change:+.3f}) {_sampled(policy)}")
-    return f"Held-out accuracy went from {', and from '.join(parts)}." if parts else ""
+            found = [score for score in (row.get("accuracy"), after.get("accuracy")) if score is not None]
+            policy = _sampled(name.removeprefix("before "))
+            if len(found) == 2:
+                parts.append(f"{found[0]:.3f} to {found[1]:.3f} ({found[1] - found[0]:+.3f}) {policy}")
+            else:
+                unknown.append(policy)
+    said = [f"Held-out accuracy went from {', and from '.join(parts)}."] if parts else []
+    said += [f"What became of it {policy} is not known: an evaluation got no answers." for policy in unknown]
+    return " ".join(said)
 
 
 def _sampled(policy: str) -> str:

@@ -18,7 +18,11 @@ import matplotlib.pyplot as plt
 
 
 def plot_run(
-    path: Path, metrics: Sequence[Mapping], evaluations: Sequence[Mapping], baselines: Mapping[str, float], title: str
+    path: Path,
+    metrics: Sequence[Mapping],
+    evaluations: Sequence[Mapping],
+    baselines: Mapping[str, float | None],
+    title: str,
 ) -> None:
     """Left: held-out accuracy over the steps, with the baselines. Right: the reward terms of the training rollouts.
 
@@ -27,15 +31,16 @@ def plot_run(
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
     for name in dict.fromkeys(line["policy"] for line in evaluations):
         lines = [line for line in evaluations if line["policy"] == name]
-        left.plot([line["step"] for line in lines], [line["accuracy"] for line in lines], marker="o", label=name)
+        left.plot([line["step"] for line in lines], _values(lines, "accuracy"), marker="o", label=name)
     for i, (name, value) in enumerate(baselines.items()):
+        if value is None:  # it got no answer
+            continue
         left.axhline(value, linestyle=":", color=f"C{i + 4}", label=f"{name} {value:.2f}")
     left.set(xlabel="step", ylabel="held-out question accuracy", ylim=(0, 1), title=title)
     left.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves, never over them
     terms = dict.fromkeys(key for line in metrics for key in line if key.startswith("reward/"))
     for term in terms:  # a step that could not measure a term has no such value
-        values = [math.nan if line.get(term) is None else line[term] for line in metrics]
-        right.plot([line["step"] for line in metrics], values, label=term.removeprefix("reward/"))
+        right.plot([line["step"] for line in metrics], _values(metrics, term), label=term.removeprefix("reward/"))
     right.set(xlabel="step", ylabel="mean over the step's rollouts", title="reward terms")
     if terms:
         right.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
@@ -43,6 +48,10 @@ def plot_run(
     figure.savefig(temporary, dpi=110, metadata={"Software": None})
     plt.close(figure)
     temporary.replace(path)
+
+
+def _values(lines: Sequence[Mapping], metric: str) -> list[float]:
+    return [math.nan if line.get(metric) is None else line[metric] for line in lines]
 
 
 def write_figures(folder: Path, charts: Sequence[Mapping]) -> list[Path]:

@@ -304,12 +304,16 @@ def _latest(evaluations: Sequence[Mapping]) -> dict[str, Mapping]:
 
 
 def _results(path: Path, notes: Notes) -> dict[str, Mapping]:
-    """Of each policy and baseline its metrics; those without are left out."""
+    """Of each policy and baseline its metrics; those without are left out. One that got no answer has no accuracy."""
     table = _object(path, notes)
-    found = {name: row for name, row in table.items() if isinstance(row, dict) and is_number(row.get("accuracy"))}
+    found = {name: row for name, row in table.items() if isinstance(row, dict) and _has_accuracy(row)}
     if len(found) < len(table):
         notes.damaged(path, f"{len(table) - len(found)} of {len(table)} rows")
     return {name: {k: v for k, v in row.items() if is_number(v)} for name, row in found.items()}
+
+
+def _has_accuracy(row: Mapping[str, object]) -> bool:
+    return "accuracy" in row and (row["accuracy"] is None or is_number(row["accuracy"]))
 
 
 def _object(path: Path, notes: Notes) -> dict:

@@ -8,7 +8,7 @@ run goes on or ends by `config.guards.disk_full`: lines are kept and written lat
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +86,13 @@ class Journal:
     def write(self, log: JsonLines, step: int, values: Mapping[str, object]) -> None:
         self.attempt(f"a line of {log.path.name}", log.write, step, values)
 
-    def write_evaluation(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+    def write_evaluation(self, step: int, metrics: Mapping[str, Mapping[str, float | None]]) -> None:
         """metrics: of each evaluation of the state before `step`, by the policy's name."""
         for name, values in metrics.items():
             self.write(self.evaluations, step, {"policy": name, **values})
-        self.checkpoints.score(step, _score(metrics.values()))
+        score = _score(metrics.values())
+        if score is not None:
+            self.checkpoints.score(step, score)
 
     def sound(self, alarms: list[Alarm], step: int) -> None:
         """Prints and records alarms."""
@@ -157,11 +159,13 @@ class Journal:
 
 
 def scores(workdir: Path) -> dict[int, float]:
-    """Mean held-out accuracy of the evaluated steps of a run: what the best checkpoint is chosen by."""
+    """Mean held-out accuracy of the evaluated steps of a run: what the best checkpoint is chosen by. A step of which a
+    policy got no answer has none."""
     by_step: dict[int, list[dict]] = {}
     for line in _lines(workdir / EVALUATIONS, is_evaluation):
         by_step.setdefault(line["step"], []).append(line)
-    return {step: _score(lines) for step, lines in by_step.items()}
+    found = {step: _score(lines) for step, lines in by_step.items()}
+    return {step: score for step, score in found.items() if score is not None}
 
 
 def say(text: str) -> None:
@@ -169,8 +173,9 @@ def say(text: str) -> None:
         tell(text, file=sys.stderr, flush=True)
 
 
-def _score(evaluations) -> float:
-    return float(np.mean([values["accuracy"] for values in evaluations]))
+def _score(evaluations: Iterable[Mapping[str, Any]]) -> float | None:
+    found = [values["accuracy"] for values in evaluations]
+    return None if not found or None in found else float(np.mean(found))
 
 
 def _lines(path: Path, expected: Expected) -> list[dict]:

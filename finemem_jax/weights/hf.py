@@ -169,7 +169,7 @@ def save_pretrained(
     max_shard_bytes: int = 5_000_000_000,
     dtype: Any = None,
     run_config: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, float] | None = None,
+    metrics: Mapping[str, float | None] | None = None,
     files: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a folder that transformers, vLLM and SGLang serve; adapters are merged into the weights.
@@ -256,7 +256,7 @@ def _model_card(
     tensors: list[Tensor],
     dtype: np.dtype,
     run_config: Mapping[str, Any] | None,
-    metrics: Mapping[str, float] | None,
+    metrics: Mapping[str, float | None] | None,
 ) -> str:
     count = sum(tensor.nbytes for tensor in tensors) // dtype.itemsize
     lines = [
@@ -274,7 +274,7 @@ def _model_card(
     ]
     if metrics:
         lines += ["", "## Metrics", "", "| metric | value |", "|---|---|"]
-        lines += [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
+        lines += [f"| {n} | {'missing' if value is None else f'{value:.4g}'} |" for n, value in metrics.items()]
     if shown := _card_fields(run_config or {}):
         lines += ["", "## Run configuration", "", "```json", json.dumps(shown, indent=2), "```"]
     return "\n".join(lines) + "\n"

@@ -23,6 +23,7 @@ from finemem_jax.corpora._build import build
 from finemem_jax.evaluate import evaluate
 from finemem_jax.evaluation.causes import CAUSES
 from finemem_jax.files import read_lines
+from finemem_jax.reporting import report
 from finemem_jax.types import AnswererDown
 from tests.corpora.conftest import WRITERS
 from tests.fake_server import FakeServer
@@ -79,6 +80,21 @@ def test_every_baseline_and_the_policy_are_scored(everything):
     assert table["no_memory"]["failure/construction"] == table["no_memory"]["wrong"] == 42
     assert table["expert"]["policy_calls"] == 0 and table["greedy"]["policy_calls"] == 24
     assert table["greedy"]["policy_prompt_tokens"] > table["greedy"]["policy_completion_tokens"] > 0
+
+
+def test_an_evaluation_without_an_answer_has_no_accuracy(tmp_path, capsys):
+    with FakeServer(lambda question, attempt: "400") as server:
+        found = evaluate(with_endpoint(server), tmp_path, policy=False)
+    table = json.loads((tmp_path / "evaluation.json").read_text())
+    for name in ("store_all", "rag"):
+        assert table[name]["accuracy"] is None and found[name].metrics["accuracy"] is None
+        assert table[name]["missing_answers"] == table[name]["questions"] == 42 and table[name]["wrong"] == 0
+        assert not any(key.startswith(("low", "high", "accuracy/", "source/")) for key in table[name])
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines() if line.split()[1:2] in (["store_all"], ["rag"])]
+    assert [row[3] for row in rows[:4]] == ["–"] * 4  # in the table of results and in that of the intervals
+    data = report.report_data(tmp_path, 1000)
+    assert [row["values"][0] for row in data["table"]["rows"]] == [None, None] and data["notes"] == []
 
 
 def test_every_question_is_on_record_with_what_was_retrieved_and_which_step_wrote_it(everything):

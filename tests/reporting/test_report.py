@@ -10,8 +10,10 @@ import re
 import pytest
 
 from finemem_jax import main
-from finemem_jax.files import JsonLines, read_lines
-from finemem_jax.reporting import charts
+from finemem_jax.evaluate import Evaluation, headline, print_comparison
+from finemem_jax.files import JsonLines, read_lines, write_json_lines
+from finemem_jax.reporting import charts, report
+from finemem_jax.reporting.plots import plot_run, write_figures
 from finemem_jax.reporting.report import MAX_BYTES, evenly, write_report
 from tests.reporting import runs
 
@@ -64,6 +66,34 @@ def test_the_table_is_the_results(run, data):
     for row in table["rows"]:
         assert row["values"][:2] == [results[row["name"]]["accuracy"], results[row["name"]]["accuracy/fact"]]
     assert data["verdict"].startswith("Held-out accuracy went from 0.250 to 0.500 (+0.250) at temperature 1")
+
+
+def test_an_accuracy_that_is_missing_is_no_number_anywhere(tmp_path, capsys):
+    run = runs.write_run(tmp_path / "run")
+    results = json.loads((run / "results.json").read_text())
+    for name in ("after T=1", "oracle"):
+        results[name]["accuracy"] = None
+    (run / "results.json").write_text(json.dumps(results))
+    path = run / "evaluations.jsonl"
+    lines = [line | {"accuracy": None} if line["step"] else line for line in read_lines(path)]
+    write_json_lines(path, lines)
+    data = report.report_data(run, 10_000)
+    assert not any("Damaged" in note for note in data["notes"])
+    shown = {row["name"]: row["values"][0] for row in data["table"]["rows"]}
+    assert shown["after T=1"] is None and shown["oracle"] is None and shown["before T=1"] == 0.25
+    assert data["verdict"] == (
+        "Held-out accuracy went from 0.250 to 0.500 (+0.250) greedily. "
+        "What became of it at temperature 1 is not known: an evaluation got no answers."
+    )
+    held_out = {line["name"]: line["y"] for line in data["charts"][0]["series"]}
+    assert held_out == {"T=1": [0.25, None], "greedy": [0.25, None], "oracle": [None, None]}
+    plot_run(run / "curves.png", [], lines, {"oracle": None, "rag": 0.5}, "a run")
+    write_figures(run / "figures", data["charts"])
+    evaluation = Evaluation(results["after T=1"], [])
+    assert headline("after", {"T=1": evaluation}) == "after: held-out accuracy T=1 missing: no answers"
+    print_comparison("a run", results)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "after T=1" in line or "oracle" in line]
+    assert ["–" in row for row in rows] == [True, True] and not any("0.000" in row for row in rows)
 
 
 def test_a_sample_of_rollouts_is_in_the_report_as_recorded(run, data):

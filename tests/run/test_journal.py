@@ -14,7 +14,7 @@ from finemem_jax import exits
 from finemem_jax.config import Config, EvalConfig, OptimizerConfig, TrainConfig
 from finemem_jax.files import read_lines
 from finemem_jax.rl.train_state import create_train_state, make_optimizer
-from finemem_jax.run.journal import Journal
+from finemem_jax.run.journal import Journal, scores
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,14 +102,14 @@ def state():
     return create_train_state({"kernel": jax.random.normal(jax.random.key(0), (4, 4))}, optimizer)
 
 
-def a_run(folder: Path, state) -> Config:
+def a_run(folder: Path, state, accuracy=lambda step: 0.1 * step) -> Config:
     """Four steps, an evaluation at steps 0, 2 and 4, checkpoints after steps 2 and 4."""
     cfg = Config(train=TrainConfig(steps=8, checkpoint_every=2, eval_every=2), eval=EvalConfig(temperatures=(1.0, 0.0)))
     journal = Journal(cfg, folder)
     journal.resume(state)
     for step in range(5):
         if journal.needs_evaluation(step):
-            journal.write_evaluation(step, {p: {"accuracy": 0.1 * step} for p in ("T=1", "greedy")})
+            journal.write_evaluation(step, {p: {"accuracy": accuracy(step)} for p in ("T=1", "greedy")})
         if step < 4:
             for log in (journal.metrics, journal.timings):
                 journal.write(log, step, {"value": 0.5})
@@ -136,6 +136,17 @@ def test_no_log_that_is_damaged_stops_a_resume(tmp_path, state, capsys):
     assert said.count("1 of 4 lines cannot be read") == 4 and said.count("1 of 6 lines cannot be read") == 1
     assert f"{tmp_path / 'metrics.jsonl'} lacks 1 of the 4 steps" in said
     assert len(list(tmp_path.glob("*.damaged-1"))) == 5
+
+
+def test_an_evaluation_without_answers_stands_and_makes_no_checkpoint_the_best(tmp_path, state, capsys):
+    accuracies = {0: 0.1, 2: 0.3, 4: None}
+    cfg = a_run(tmp_path, state, lambda step: accuracies[step])
+    assert [line["accuracy"] for line in read_lines(tmp_path / "evaluations.jsonl")] == [0.1, 0.1, 0.3, 0.3, None, None]
+    assert scores(tmp_path) == {0: 0.1, 2: 0.3}
+    journal = Journal(cfg, tmp_path)
+    _, first = journal.resume(state)
+    assert first == 4 and not journal.needs_evaluation(4) and journal.checkpoints.best() == 2
+    assert "damaged" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
