@@ -309,7 +309,7 @@ def _results(path: Path, notes: Notes) -> dict[str, Mapping]:
     found = {name: row for name, row in table.items() if isinstance(row, dict) and _has_accuracy(row)}
     if len(found) < len(table):
         notes.damaged(path, f"{len(table) - len(found)} of {len(table)} rows")
-    return {name: {k: v for k, v in row.items() if is_number(v)} for name, row in found.items()}
+    return {name: {k: v for k, v in row.items() if is_number(v) or k == "accuracy"} for name, row in found.items()}
 
 
 def _has_accuracy(row: Mapping[str, object]) -> bool:
