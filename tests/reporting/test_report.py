@@ -10,6 +10,7 @@ import re
 import pytest
 
 from finemem_jax import main
+from finemem_jax.config import Config
 from finemem_jax.evaluate import Evaluation, headline, print_comparison
 from finemem_jax.files import JsonLines, read_lines, write_json_lines
 from finemem_jax.reporting import charts, report
@@ -91,7 +92,7 @@ def test_an_accuracy_that_is_missing_is_no_number_anywhere(tmp_path, capsys):
     write_figures(run / "figures", data["charts"])
     evaluation = Evaluation(results["after T=1"], [])
     assert headline("after", {"T=1": evaluation}) == "after: held-out accuracy T=1 missing: no answers"
-    print_comparison("a run", results)
+    print_comparison("a run", results, Config())
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "after T=1" in line or "oracle" in line]
     assert ["–" in row for row in rows] == [True, True] and not any("0.000" in row for row in rows)
 
