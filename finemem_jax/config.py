@@ -161,7 +161,7 @@ class ViewConfig:
     max_tokens: Natural = 2048  # and at most this many tokens
     # > 0: at most this many of every kind of item, chosen by themselves, in the place of max_items of all
     per_kind: Natural = 0
-    # Kinds of items that are always seen, beside these limits ("text" of the memory overwrite always is)
+    # Kinds of items that are always seen, beside these limits ("text" of overwrite and "core" of layered always are)
     pinned: tuple[Text, ...] = ()
 
 
@@ -169,7 +169,8 @@ class ViewConfig:
 class MemoryConfig:
     name: Annotated[str, Plugin("memory")] = "flat"  # how it is kept
     max_operations: Count = 16  # operations applied per step; later ones are "over limit"
-    max_items: Count = 1024  # items held at once
+    # items held at once; layered: this and the limits below hold for each of its lists
+    max_items: Count = 1024
     max_tokens: Count = 131072  # tokens held at once; overwrite: of its text, which is cut there
     max_item_tokens: Count = 512  # tokens of one item; overwrite: no limit
     # refuse: the write is "over limit"; evict_oldest: the oldest written items go
@@ -180,7 +181,8 @@ class MemoryConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptConfig:
     # full = instructions for a pretrained model; short = a few sentences, for a small one;
-    # compact = the text alone, for the tiny policy; memagent, mem1 = for one text that is rewritten
+    # compact = the text alone, for the tiny policy; memagent, mem1 = for one text that is rewritten; memalpha = for
+    # a memory of several parts
     name: Annotated[str, Plugin("prompts")] = "full"
     max_prompt_tokens: Count = 6144  # a longer prompt drops items of the view, oldest first
     max_completion_tokens: Count = 2048  # a longer turn is cut off

@@ -107,6 +107,10 @@ class Memory(Protocol):
         """Id of the item that an operation names, None where it names none. It must be one in view."""
         return None
 
+    def notice(self) -> str:
+        """What its writer is to be told at the next turn, e.g. that a write was refused; "" = nothing."""
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:

@@ -164,3 +164,33 @@ def test_plug_ins_are_never_imported_by_name(name):
 @pytest.mark.parametrize("name", list(FILES))
 def test_no_file_is_named_for_its_type(name):
     assert Path(name).stem not in {"utils", "common", "helpers", "misc", "lib", "manager"}
+
+
+# What a method of the neighbourhood brought; everything else of it was there, or is settings.
+NEIGHBOURS = {
+    "memagent": ("memory/overwrite.py", "codecs/raw.py", "prompts/memagent.py"),
+    "mem1": ("memory/overwrite.py", "codecs/think.py", "prompts/mem1.py"),
+    "memalpha": ("memory/layered.py", "prompts/memalpha.py"),
+}
+
+
+@pytest.mark.parametrize("method", NEIGHBOURS)
+def test_adding_a_method_touched_only_its_own_files(method):
+    """No module imports its files, and none but the contestants of an evaluation says their names."""
+    own = NEIGHBOURS[method]
+    modules = {"finemem_jax." + name.removesuffix(".py").replace("/", ".") for name in own}
+    assert {name: found for name in FILES if (found := imports(name) & modules)} == {}
+    names = {Path(name).stem for name in own} - {"memalpha"}  # a benchmark's name, too
+    said = {name: found for name in FILES if (found := constants(FILES[name].read_text(encoding="utf-8")) & names)}
+    assert set(said) <= {"baselines/mem1.py", "baselines/memagent.py"}
+
+
+def constants(source: str) -> set[str]:
+    """Texts that a file says, each as a whole."""
+    nodes = ast.walk(ast.parse(source))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def test_the_scan_sees_what_a_file_says():
+    assert constants("if name == 'overwrite':\n    import this") == {"overwrite"}
+    assert "overwrite" in constants(FILES["baselines/memagent.py"].read_text(encoding="utf-8"))

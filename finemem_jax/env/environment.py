@@ -249,7 +249,7 @@ def apply(
 
 
 def turn_prompt(
-    env: Environment, chunk: str, items: Sequence[MemoryItem], question: str = ""
+    env: Environment, chunk: str, items: Sequence[MemoryItem], question: str = "", notice: str = ""
 ) -> tuple[tuple[int, ...], tuple[MemoryItem, ...]]:
     """Token ids of a writing turn's prompt and the items that are really in it (`prompts.render`)."""
     return prompts.render(
@@ -260,6 +260,7 @@ def turn_prompt(
         env.prompt,
         max_operations=env.memory.max_operations,
         question=question,
+        notice=notice,
         pinned=env.pinned,
     )
 

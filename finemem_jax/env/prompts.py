@@ -39,19 +39,21 @@ def render(
     *,
     max_operations: int,
     question: str = "",
+    notice: str = "",
     pinned: Collection[str] = (),
 ) -> tuple[tuple[int, ...], tuple[MemoryItem, ...]]:
     """Token ids of the prompt, and the items that are really in it.
 
     items: those in view, oldest first; while the prompt is longer than `cfg.max_prompt_tokens` the oldest ones
     leave it (half of what is left at a time), but for those of the kinds `pinned`. question: what the policy may know
-    of what it will be asked. Raises UserError when the chunk alone, with what is pinned, does not fit.
+    of what it will be asked. notice: what memory tells its writer. Raises UserError when the chunk alone, with what is
+    pinned, does not fit.
     """
     layout = find_layout(tokenizer, specs, cfg)
     shown = list(items)
     while True:
         messages = conversation(
-            specs, chunk, shown, cfg, max_operations=max_operations, question=question, layout=layout
+            specs, chunk, shown, cfg, max_operations=max_operations, question=question, notice=notice, layout=layout
         )
         tokens = apply_template(tokenizer, messages, specs if layout.tools_by_template else (), cfg, tokenize=True)
         if len(tokens) <= cfg.max_prompt_tokens:
@@ -81,11 +83,13 @@ def conversation(
     *,
     max_operations: int,
     question: str = "",
+    notice: str = "",
     layout: Layout = Layout(),
 ) -> list[dict[str, str]]:
     """The messages of a turn. The default layout is for a server whose chat template is not known."""
     seen = {"question": question} if question else {}
     system, user = resolve(PROMPTS, cfg.name).messages(chunk, items, max_operations=max_operations, **seen)
+    user = f"{user}\n\n{notice}" if notice else user
     if not layout.tools_by_template:
         system = f"{system}\n\n{resolve(operations.CODECS, cfg.codec).instructions(specs)}".strip()
     if layout.has_system_turn:

@@ -99,7 +99,7 @@ def _turns(rollout: Rollout, env: Environment) -> list[tuple[Trace, int]]:
         if step.role == WRITE and step.chunk is not None and _applied(step):
             chunk = rollout.episode.chunks[step.chunk].text
             shown = view(memory, chunk, env.memory.view, env)
-            _, visible = turn_prompt(env, chunk, shown, question)
+            _, visible = turn_prompt(env, chunk, shown, question, memory.notice())
             found.append((Trace(chunk, visible, step.operations, question), step.chunk))
         memory = step.memory_after
     return found

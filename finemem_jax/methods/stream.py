@@ -48,7 +48,7 @@ def play(
         if write is None:
             shown = view(memory, chunk.text, env.memory.view, env)
             with naming(episode, f"chunk {chunk.index}"):
-                tokens, visible = turn_prompt(env, chunk.text, shown, question)
+                tokens, visible = turn_prompt(env, chunk.text, shown, question, memory.notice())
             turn = Turn(len(steps), tokens, memory, visible, chunk=chunk.index)
             completion = yield turn
             text, written = read(env, turn, completion)

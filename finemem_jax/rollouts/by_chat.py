@@ -67,6 +67,7 @@ def _messages(env: Environment, player: _Player, turn: Turn, layout: prompts.Lay
         env.prompt,
         max_operations=env.memory.max_operations,
         question=seen_question(env, player.asked.final),
+        notice=turn.memory.notice(),
         layout=layout,
     )
 
