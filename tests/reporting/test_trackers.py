@@ -38,6 +38,7 @@ def test_scalars_histograms_and_texts_come_back(tmp_path):
             board.scalars(step, {"accuracy": step / 4, "reward/format": 1.0, "policy": "not a number"})
             board.rollouts(step, groups, terms, -terms["format"])
         board.evaluation(3, "T=1", {"accuracy": 0.75})
+        board.evaluation(3, "greedy", {"accuracy": None})  # it got no answers
     found = read(tmp_path)
     assert set(found.Tags()["scalars"]) == {"accuracy", "reward/format", "eval/T_1/accuracy"}
     assert [(e.step, e.value) for e in found.Scalars("accuracy")] == [(0, 0), (1, 0.25), (2, 0.5)]
