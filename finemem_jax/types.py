@@ -256,6 +256,16 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge said of something that a turn wrote, because a reward term wanted to know."""
+
+    term: str  # file in rewards/ that asked
+    turn: int  # index of the turn
+    place: int  # of the operation, in the turn
+    score: float | None  # in [0, 1], or None when the judge failed: missing, not wrong
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One sampled trajectory of an episode: sample `sample` of group `group`."""
 
@@ -265,6 +275,7 @@ class Rollout:
     steps: tuple[Step, ...]  # every turn, in order, whatever its role
     answers: tuple[Answer, ...]
     probes: tuple[Probe, ...] = ()
+    judgements: tuple[Judgement, ...] = ()
 
     def of(self, role: str) -> tuple[Step, ...]:
         """The turns of one role, in order."""

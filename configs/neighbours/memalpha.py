@@ -8,7 +8,7 @@ on the validation tasks is the mean of its cells only for some rows: compare by 
 
 Where we differ, or it does not say:
 
-    content      the judge of what was written (weight 0.1 there) is no term here: the other three are as there
+    content      the judge says yes or no; there it fills in a form, and a wrong form is a no
     calls        to delete an unknown id, and to insert what a list says already, are no successes
     credit       each turn of a rollout is compared with all turns of its group, as there
     prompts      in our words, the chunk before the memory; the released weights were trained to read others
@@ -39,7 +39,9 @@ def get_config():
     cfg.answerer.max_tokens = 2048
     cfg.answerer.extra = '{"chat_template_kwargs": {"enable_thinking": false}}'
     off = {name: 0.0 for name in cfg.rewards.weights}
-    cfg.rewards.weights = off | {"outcome": 1.0, "format": 1.0, "compression": 0.05}
+    cfg.rewards.weights = off | {"outcome": 1.0, "format": 1.0, "compression": 0.05, "content": 0.1}
+    cfg.judge.name = "endpoint"  # the answerer's server and model
+    cfg.judge.sources = ("lme_train",)
     cfg.rewards.question_share = 1.0
     cfg.advantage.credit = "instance"
     cfg.advantage.min_std = 0.0

@@ -37,6 +37,7 @@ from finemem_jax.types import (
     CountTokens,
     Episode,
     Judge,
+    Judgement,
     JudgeRequest,
     Memory,
     MemoryItem,
@@ -196,13 +197,15 @@ def finisher(
     group: int = 0,
     sample: int = 0,
     probing: Sequence[Callable[[], list[Probe]]] = (),
+    judging: Sequence[Callable[[], list[Judgement]]] = (),
 ) -> Callable[[], Rollout]:
     """What waits for the answers and gives the rollout."""
 
     def finish() -> Rollout:
         answers = tuple(answer for collect in pending for answer in collect())
         probes = tuple(probe for collect in probing for probe in collect())
-        return Rollout(episode, group, sample, tuple(steps), answers, probes)
+        judgements = tuple(judgement for collect in judging for judgement in collect())
+        return Rollout(episode, group, sample, tuple(steps), answers, probes, judgements)
 
     return finish
 

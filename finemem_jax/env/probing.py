@@ -29,6 +29,7 @@ class Probing:
     rule: str = ""  # attribution whose subsets are asked: leave_one_out | shapley; "" = none
     permutations: int = 0  # shapley beyond the items whose subsets are all asked
     cites: bool = False
+    judged_by: tuple[str, ...] = ()  # terms that have what a turn wrote judged, while the episode goes on
 
 
 NO_PROBING = Probing()
@@ -53,11 +54,29 @@ def wanted(cfg: RewardsConfig) -> Probing:
         rule=cfg.evidence.attribution if SUBSETS in asked else "",
         permutations=cfg.evidence.permutations if SUBSETS in asked else 0,
         cites=CITED in asked,
+        judged_by=judging_terms(cfg),
     )
 
 
+def judging_terms(cfg: RewardsConfig) -> tuple[str, ...]:
+    """Terms with a weight that export `judgement(item) -> JudgeRequest`, what a judge is asked of an item written."""
+    weighted = [name for name, weight in cfg.weights.items() if weight != 0]
+    return tuple(name for name in weighted if hasattr(resolve("finemem_jax.rewards", name), "judgement"))
+
+
 def check_probing(cfg: Config) -> None:
-    """Raises UserError where a term asks what the method or its answers cannot be asked."""
+    """Raises UserError where a term asks what the method or its answers cannot be asked, or a judge that is none."""
+    judging = judging_terms(cfg.rewards)
+    if judging and cfg.judge.name == "none":
+        raise UserError(
+            f"config.rewards.weights.{judging[0]}={cfg.rewards.weights[judging[0]]:g} asks a judge: set "
+            "config.judge.name (endpoint, local)"
+        )
+    if judging and not getattr(resolve("finemem_jax.methods", cfg.method.name), "PROBES", False):
+        raise UserError(
+            f"config.rewards.weights.{judging[0]} asks a judge while the episode goes on, which "
+            f"config.method.name={cfg.method.name} does not; stream does"
+        )
     further = sorted(asked_by(cfg.rewards) - {CHUNK})
     if not further:
         return

@@ -26,6 +26,7 @@ from finemem_jax.env.environment import (
     turn_prompt,
     view,
 )
+from finemem_jax.env.judging import judge_writes
 from finemem_jax.types import Completion, Episode, Operation, Turn
 
 PROBES = True  # it asks what `asked.probing` says
@@ -42,7 +43,7 @@ def play(
     write: Callable[[Episode, Turn], Sequence[Operation]] | None = None,
 ) -> Game:
     """One rollout of an episode."""
-    memory, steps, pending, probing = env.empty_memory(), [], [], []
+    memory, steps, pending, probing, judging = env.empty_memory(), [], [], [], []
     question = seen_question(env, asked.final)
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
         if write is None:
@@ -60,6 +61,8 @@ def play(
         before = memory
         memory, outcomes = apply(memory, written, turn.index, env.memory, turn.visible)
         steps.append(taken(turn, completion, text, written, outcomes, memory))
+        if asked.probing.judged_by:
+            judging.append(judge_writes(env, steps[-1], asked.probing.judged_by))
         if questions:
             pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
             if asked.probing.before and turn.index:
@@ -70,4 +73,4 @@ def play(
         pending.append((yield from answer_turns(env, episode, memory, asked.final, steps)))
     else:
         pending.append(ask_questions(env, episode, memory, asked.final, ask, None, asked.probing))
-    return finisher(episode, steps, pending, group, sample, probing)
+    return finisher(episode, steps, pending, group, sample, probing, judging)
