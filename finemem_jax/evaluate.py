@@ -26,7 +26,14 @@ from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import Environment, all_questions, play, replay
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.evaluation.log import EvaluationLog
-from finemem_jax.evaluation.records import episode_record, full_record, interval_metrics, measures, record_metrics
+from finemem_jax.evaluation.records import (
+    Evaluation,
+    episode_record,
+    full_record,
+    interval_metrics,
+    measures,
+    record_metrics,
+)
 from finemem_jax.files import write_atomically, write_json_lines
 from finemem_jax.hosts import agreement
 from finemem_jax.loading import (
@@ -48,14 +55,6 @@ from finemem_jax.types import Answerer, Episode, Rollout, Sampling
 
 _T = TypeVar("_T")
 WRITING_STEP = 2**31  # stands for the training step in the sampling keys of an evaluation
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    # `record_metrics` in evaluation/records.py; after `evaluate`, `interval_metrics` too
-    metrics: dict[str, float | None]
-    records: list[dict]  # one per episode
-    rollouts: Sequence[Rollout] = ()  # what the records are of; the command keeps the records alone
 
 
 # --------------------------------------------------------------------------------------------------------------

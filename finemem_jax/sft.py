@@ -33,6 +33,7 @@ from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import Environment
 from finemem_jax.env.settings import settings_file
 from finemem_jax.evaluate import Evaluation, evaluate_all, headline, print_comparison
+from finemem_jax.evaluation.records import write_heldout
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import write_atomically
 from finemem_jax.hosts import agreement
@@ -51,7 +52,6 @@ from finemem_jax.loading import (
     load_policy,
     load_training,
 )
-from finemem_jax.reporting.rollout_records import write_heldout
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.train_state import create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_sft_step, state_shardings

@@ -42,6 +42,7 @@ from finemem_jax.env.settings import settings_file
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.env.turns import advantages, asks_chunk_questions, compared, tabulate, totals
 from finemem_jax.evaluate import Evaluation, evaluate_all, evaluate_baselines, headline, print_comparison
+from finemem_jax.evaluation.records import group_record, write_heldout
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import holds_numbers, is_evaluation, read_lines, write_atomically
 from finemem_jax.hosts import agreement
@@ -61,7 +62,6 @@ from finemem_jax.nn.lora import without_adapters
 from finemem_jax.plan.formula import check_memory
 from finemem_jax.reporting.plots import plot_run
 from finemem_jax.reporting.report import write_report
-from finemem_jax.reporting.rollout_records import group_record, write_heldout
 from finemem_jax.reporting.trackers import Trackers
 from finemem_jax.rewards._balance import forgetting_pays
 from finemem_jax.rl import metrics as metrics_lib

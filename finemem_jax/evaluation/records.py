@@ -1,26 +1,56 @@
-"""What an evaluation counts: rollouts -> one plain record per episode -> metrics.
+"""What is kept of rollouts: plain records, JSON-able. Those that an evaluation counts, and those for people to look at.
 
-The records are what is saved while an evaluation goes on, so the table of one that was killed and went on is the
-table of one that was not: both are computed from the same records. Scores are counted here; all else is a measure's
-(`measures/`).
+Counted: one record per episode, of which the metrics are made. They are saved while an evaluation goes on, so the
+table of one that was killed and went on is the table of one that was not: both are computed from the same records.
+Scores are counted here; all else is a measure's (`measures/`).
+
+Looked at:
+    rollouts.jsonl              a line per group in training: {"step", "episode", "source", "chunks", "samples"}
+    heldout/episodes.jsonl      a line per held-out episode: {"episode", "source", "chunks"}
+    heldout/WHEN POLICY.jsonl   a line per held-out episode: {"episode", "samples"}, one sample each; WHEN is "before",
+                                "after" (the newest evaluation) or "baseline"
+A sample holds its steps (raw text, operations with their outcome, what changed in memory) and its answers; a sample of
+training also its reward terms and advantages per step. Memory is not repeated: M_t is M_{t-1} without `removed`, with
+every item of `written` put in its place or appended.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 from finemem_jax.config import Config, resolve
+from finemem_jax.evaluation.causes import failures
 from finemem_jax.evaluation.intervals import bootstrap_interval
-from finemem_jax.types import Answer, Retrieved, Rollout
+from finemem_jax.files import write_json_lines
+from finemem_jax.types import Answer, Memory, Rollout, Step
+
+HELDOUT = "heldout"
+EPISODES = "episodes.jsonl"
 
 _SHOWN_ITEMS = 20  # with more items than this retrieved, only the beginning of each is recorded
 _SHOWN_CHARACTERS = 200
 
 Measures = Mapping[str, ModuleType]  # files of measures/ by name
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    # Those of `record_metrics`; after the command `evaluate` those of `interval_metrics`, too. None: nothing to count.
+    metrics: dict[str, float | None]
+    records: list[dict]  # one per episode
+    rollouts: Sequence[Rollout] = ()  # what the records are of; the command keeps the records alone
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What an evaluation counts
+# --------------------------------------------------------------------------------------------------------------
 
 
 def measures(cfg: Config, *, in_training: bool) -> Measures:
@@ -109,22 +139,28 @@ def question_records(rollout: Rollout, taken: Measures) -> list[dict]:
 
 def _question_record(rollout: Rollout, answer: Answer) -> dict:
     most = _SHOWN_CHARACTERS if len(answer.retrieved) > _SHOWN_ITEMS else None
+    whose = {"episode": rollout.episode.id, "source": rollout.episode.source}
+    problem = answer.reply.problem if answer.reply is not None else ""  # why it is missing
+    return {**whose, **answer_record(answer, {"problem": problem}, most)}
+
+
+def answer_record(answer: Answer, said: Mapping[str, object], most: int | None = None) -> dict:
+    """A question, how it was answered, and what was retrieved for it (which step wrote it; its first `most`
+    characters). said: what else there is to say of it."""
+    question = answer.question
     return {
-        "episode": rollout.episode.id,
-        "source": rollout.episode.source,
-        "question": answer.question.text,
-        "kind": answer.question.kind,
-        "gold": list(answer.question.answers),
-        "metric": answer.question.metric,
+        "question": question.text,
+        "kind": question.kind,
+        "gold": list(question.answers),
+        "metric": question.metric,
         "answer": answer.text,
         "score": answer.score,
-        "problem": answer.reply.problem if answer.reply is not None else "",  # why it is missing
-        "retrieved": [_retrieved_record(item, most) for item in answer.retrieved],
+        **said,
+        "retrieved": [
+            {"id": item.id, "step": item.written_at, "text": item.text[:most], "bm25": round(item.score, 6)}
+            for item in answer.retrieved
+        ],
     }
-
-
-def _retrieved_record(item: Retrieved, most: int | None) -> dict:
-    return {"id": item.id, "step": item.written_at, "text": item.text[:most], "bm25": round(item.score, 6)}
 
 
 def _by_source(records: Sequence[Mapping]) -> dict[str, list[float]]:
@@ -139,3 +175,84 @@ def _by_source(records: Sequence[Mapping]) -> dict[str, list[float]]:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else 0.0
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What people look at
+# --------------------------------------------------------------------------------------------------------------
+
+
+def group_record(
+    group: Sequence[Rollout],
+    terms: Mapping[str, Sequence[np.ndarray]],
+    total: Sequence[np.ndarray],
+    advantages: Sequence[np.ndarray],
+) -> dict:
+    """A group of training rollouts. terms, total, advantages: of each sample [turns], NaN where missing (null in
+    JSON)."""
+    samples = []
+    for s, rollout in enumerate(group):
+        rewards = {name: of_samples[s].tolist() for name, of_samples in terms.items()}
+        scored = {"rewards": rewards, "total": total[s].tolist(), "advantage": advantages[s].tolist()}
+        samples.append(sample_record(rollout) | scored)
+    return stream_record(group[0]) | {"samples": samples}
+
+
+def stream_record(rollout: Rollout) -> dict:
+    """What the rollout read."""
+    episode = rollout.episode
+    return {"episode": episode.id, "source": episode.source, "chunks": [chunk.text for chunk in episode.chunks]}
+
+
+def sample_record(rollout: Rollout) -> dict:
+    """One rollout, without its episode. An answer's `step` is the chunk's index for a chunk question, null for a final
+    one; its `failure` is where a wrong one comes from (evaluation/causes.py)."""
+    before = {}
+    steps = []
+    for step in rollout.steps:
+        steps.append(_step_record(step, before))
+        before = {item.id: item for item in step.memory_after.items}
+    causes = iter(failures(rollout))  # of the final questions
+    answers = [
+        {"step": a.chunk, **answer_record(a, {"failure": next(causes) if a.chunk is None else ""})}
+        for a in rollout.answers
+    ]
+    return {"sample": rollout.sample, "steps": steps, "answers": answers}
+
+
+def _step_record(step: Step, before: Mapping[str, object]) -> dict:
+    memory: Memory = step.memory_after
+    after = {item.id: item for item in memory.items}
+    return {
+        "text": step.text,
+        "finish": step.completion.finish,
+        "operations": [
+            {
+                "name": operation.name,
+                "arguments": operation.arguments,
+                "status": outcome.status,
+                "ok": outcome.ok,
+                "item": outcome.item,
+                "evicted": list(outcome.evicted),
+            }
+            for operation, outcome in zip(step.operations, step.outcomes, strict=True)
+        ],
+        "removed": [name for name in before if name not in after],
+        "written": [
+            {"id": item.id, "step": item.written_at, "text": item.text, "kind": item.kind}
+            for item in memory.items
+            if before.get(item.id) != item
+        ],
+        "memory_tokens": memory.tokens(),
+    }
+
+
+def write_heldout(workdir: Path, when: str, policies: Mapping[str, Sequence[Rollout]], limit: int) -> None:
+    """Writes the first `limit` rollouts of every policy of an evaluation, by name; files are replaced as a whole."""
+    if not limit:
+        return
+    for name, rollouts in policies.items():
+        chosen = rollouts[:limit]
+        write_json_lines(workdir / HELDOUT / EPISODES, [stream_record(rollout) for rollout in chosen])
+        records = [{"episode": rollout.episode.id, "samples": [sample_record(rollout)]} for rollout in chosen]
+        write_json_lines(workdir / HELDOUT / f"{when} {re.sub('[^A-Za-z0-9_.=-]', '-', name)}.jsonl", records)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finemem_jax.config import UserError
+from finemem_jax.evaluation.records import EPISODES, HELDOUT
 from finemem_jax.files import (
     Expected,
     has_step,
@@ -29,7 +30,6 @@ from finemem_jax.files import (
     write_atomically,
 )
 from finemem_jax.reporting import charts
-from finemem_jax.reporting.rollout_records import EPISODES, HELDOUT
 
 GENERATOR = b'<meta name="generator" content="finemem report">'  # of every page: what a page may replace
 MAX_BYTES = 20_000_000  # of the file

@@ -9,8 +9,8 @@ import numpy as np
 
 from finemem_jax import config
 from finemem_jax.config import Config
+from finemem_jax.evaluation.records import group_record, write_heldout
 from finemem_jax.files import JsonLines, write_atomically
-from finemem_jax.reporting.rollout_records import group_record, write_heldout
 from finemem_jax.types import Answer, Chunk, Episode, Question, Retrieved, Rollout
 from tests import fakes
 

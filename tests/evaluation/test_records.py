@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from finemem_jax.config import MemoryConfig
+from finemem_jax.evaluation.records import group_record, sample_record, write_heldout
 from finemem_jax.files import read_lines
-from finemem_jax.reporting.rollout_records import group_record, sample_record, write_heldout
 from finemem_jax.types import Completion, Operation, Rollout, Step
 from tests import fakes
 from tests.reporting import runs
 
 
 def replay(steps):
-    """The memory after the last step, by the rule in rollout_records.py: {id: text} in order."""
+    """The memory after the last step, by the rule in records.py: {id: text} in order."""
     memory = {}
     for step in steps:
         for item in step["removed"]:
