@@ -36,10 +36,10 @@ from finemem_jax.env.settings import with_settings_of
 from finemem_jax.hosts import agreement
 from finemem_jax.nn.lora import check_targets
 from finemem_jax.nn.sharding import init_params, make_mesh
-from finemem_jax.run.workdir import stored_config
+from finemem_jax.run.journal import CHECKPOINTS, stored_checkpoints
+from finemem_jax.run.workdir import CONFIG, stored_config
 from finemem_jax.types import Answerer, Chat, Episode, Judge, Operation, Question
 from finemem_jax.weights import hf
-from finemem_jax.weights.checkpoints import Checkpoints
 from finemem_jax.weights.vocabulary import vocabulary_settings, with_vocabulary
 
 # config.model.tokenizer: build the tiny tokenizer from the diary's words, or from the training episodes' chunks
@@ -103,7 +103,7 @@ class Given:
     identity: str
     workdir: Path
     base: ModelConfig  # what it was before training, as far as that is known
-    checkpoint: Path | None = None
+    run: Path | None = None  # folder of the run whose newest checkpoint it is
     url: str = ""
 
 
@@ -116,17 +116,15 @@ def load_given(cfg: Config, given: str, workdir: Path) -> Given:
             cfg = with_settings_of(cfg, tokenizers.resolve_path(cfg.model.path))
         return Given(cfg, load_tokenizer(cfg), f"endpoint {cfg.eval.policy_model}", workdir, cfg.model, url=given)
     folder = Path(given)
-    if given and (folder / "checkpoints").is_dir() and (folder / "config.json").is_file():
+    if given and (folder / CHECKPOINTS).is_dir() and (folder / CONFIG).is_file():
         stored = stored_config(folder)
         own = {"prompt": stored.prompt, "memory": stored.memory, "method": stored.method}
         if own != {name: getattr(cfg, name) for name in own}:
             tell(f"note: {given} was trained with its own config.{', config.'.join(own)}, used here", file=sys.stderr)
         cfg = dataclasses.replace(cfg, model=stored.model, **own)
-        step = Checkpoints(folder / "checkpoints", keep=1, read_only=True).latest()
-        if step is None:
-            raise UserError(f"no checkpoint in {folder}")
-        identity = f"{folder.resolve()} step {step} {_stamps(folder / 'checkpoints' / str(step))}"
-        return Given(cfg, load_tokenizer(cfg), identity, workdir, stored.model, folder / "checkpoints")
+        step = stored_checkpoints(folder).latest()
+        identity = f"{folder.resolve()} step {step} {_stamps(folder / CHECKPOINTS / str(step))}"
+        return Given(cfg, load_tokenizer(cfg), identity, workdir, stored.model, folder)
     base = cfg.model
     if given:
         cfg = with_settings_of(cfg, tokenizers.resolve_path(given))
@@ -169,8 +167,8 @@ class OpenPolicies:
 def _policy_engine(given: Given) -> Engine:
     policy = load_policy(given.cfg, load_mesh(given.cfg))
     params = policy.params
-    if given.checkpoint is not None:
-        params = Checkpoints(given.checkpoint, keep=1, read_only=True).restore_params(params)
+    if given.run is not None:
+        params = stored_checkpoints(given.run).restore_params(params)
     return Engine(policy.model, agreement.gather_params(policy.model, params), given.cfg.engine)
 
 

@@ -285,10 +285,10 @@ def _plan(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     _refuse_overrides(overrides)
-    from finemem_jax import train
+    from finemem_jax import export
 
     end_as_usual()
-    train.export(Path(arguments.workdir), Path(arguments.out), peft=arguments.peft, checkpoint=arguments.checkpoint)
+    export.export(Path(arguments.workdir), Path(arguments.out), peft=arguments.peft, checkpoint=arguments.checkpoint)
 
 
 def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:

@@ -10,12 +10,10 @@ stops at step k and resumes is the run that did not stop, bit for bit.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +24,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
-from finemem_jax.console import Progress, tell
+from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import Environment
-from finemem_jax.env.settings import settings_file
-from finemem_jax.evaluate import Evaluation, evaluate_all, headline, print_comparison
-from finemem_jax.evaluation.records import write_heldout
-from finemem_jax.exits import RunEnded
-from finemem_jax.files import write_atomically
+from finemem_jax.evaluate import evaluate_all, headline
+from finemem_jax.evaluation.records import Evaluation
+from finemem_jax.export import report_warm_start
 from finemem_jax.hosts import agreement
 from finemem_jax.imitation.examples import Example, choose_row_tokens, pack_examples
 from finemem_jax.imitation.exercises import Exercises, expert_examples
@@ -57,14 +52,12 @@ from finemem_jax.rl.train_state import create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_sft_step, state_shardings
 from finemem_jax.rollouts import packing
 from finemem_jax.run import workdir as workdirs
+from finemem_jax.run.beginning import alone, claim
 from finemem_jax.run.clock import Clock
-from finemem_jax.run.ending import ended
+from finemem_jax.run.ending import Reached, end_step, results_of, saved_at_the_end
 from finemem_jax.run.journal import CHECKPOINTS, Journal, say
-from finemem_jax.run.preemption import Preempted, Preemption
+from finemem_jax.run.preemption import Preemption
 from finemem_jax.run.watchdog import Watchdog
-from finemem_jax.weights import hf
-from finemem_jax.weights.checkpoints import reason
-from finemem_jax.weights.export_folder import claim_place
 
 METRICS = "sft_metrics.jsonl"
 TRIAL_BATCHES = 24  # batches of a stage that are drawn to choose the length of its rows
@@ -88,25 +81,14 @@ def sft(cfg: Config, workdir: Path, *, accept_config_change: bool = False) -> Po
     timings.jsonl, heldout/, results.json, checkpoints/, and hf/, the result as a Hugging Face folder.
     Raises RunEnded when it ends early on purpose, with the state saved.
     """
-    lock = workdirs.locked(workdir) if agreement.is_lead() else contextlib.nullcontext()
-    with lock, Preemption(cfg.guards.grace) as preemption:
-        try:
-            return _sft(cfg, workdir, preemption, accept_config_change)
-        except Preempted:
-            raise RunEnded(f"{preemption.reason} during the setup: nothing to save", preemption.code) from None
+    with alone(workdir, cfg.guards.grace) as preemption:
+        return _sft(cfg, workdir, preemption, accept_config_change)
 
 
 def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_change: bool) -> Policy:
     # --- setup -------------------------------------------------------------------------------------------------
     with preemption.interruptible():
-        changed = workdirs.claim(cfg, workdir, "sft", accept_change=accept_config_change)
-        if agreement.is_lead():
-            workdirs.mark(workdir, "sft")
-        agreement.require_same({"code": workdirs.code_version(), **workdirs.flat(config.to_dict(cfg))}, "config")
-        agreement.require_shared(workdir)
-        if changed:
-            say(f"the config of {workdir} changes: {'; '.join(changed)}")
-        claim_place(workdir / "hf")
+        changed = claim(cfg, workdir, "sft", accept_change=accept_config_change)
         check_answerer(cfg)
         mesh = load_mesh(cfg)
         if mesh is not None:
@@ -137,9 +119,13 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
             workdirs.store_config(cfg, workdir, changed, first)
         engine = Engine(policy.model, agreement.gather_params(policy.model, state.params), cfg.engine)
 
+        progress = Progress(total, "sft", is_muted=not agreement.is_lead())
+        watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, agreement.process_index())
+
     def evaluate_now(when: str) -> dict[str, Evaluation]:
-        nll = {"nll": measure(state.params, expert)} if expert else {}
-        engine.set_params(agreement.gather_params(policy.model, state.params))
+        params = reached.state.params
+        nll = {"nll": measure(params, expert)} if expert else {}
+        engine.set_params(agreement.gather_params(policy.model, params))
         found = evaluate_all(engine, env, answerer, held_out, cfg)
         engine.release()  # the updates need the memory
         found = {name: dataclasses.replace(e, metrics={**e.metrics, **nll}) for name, e in found.items()}
@@ -147,101 +133,71 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
         progress.say(", ".join([*shown, *(f"nll {value:.4f}" for value in nll.values())]))
         return found
 
-    def record(step: int, when: str, found: Mapping[str, Evaluation]) -> None:
-        with agreement.together():
-            if found:
-                journal.write_evaluation(step, {name: evaluation.metrics for name, evaluation in found.items()})
-            if agreement.is_lead():
-                rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
-                journal.attempt("heldout/", write_heldout, workdir, when, rollouts, cfg.eval.log_rollouts)
-
-    done, clock = first, None
-    is_whole = True  # `state` is that after `done` steps
-    progress = Progress(total, "sft", is_muted=not agreement.is_lead())
-    watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, agreement.process_index())
-    try:
-        with progress, watchdog:
-            progress.say(workdirs.summary(cfg))
-            if first:
-                progress.say(f"resumed at step {first} from {workdir / CHECKPOINTS}")
-            for stage in stages:
-                if done >= stage.end:
-                    continue
-                with preemption.interruptible():
-                    row_tokens = choose_row_tokens(trial_batches(exercises, stage, cfg), cfg)
-                    progress.say(f"{stage.name}: {stage.end - stage.start} steps, rows of {row_tokens} tokens")
-                    numbers = np.random.default_rng([cfg.seed, stage.index])
-                    optimizer = _optimizer(cfg, stage)
-                    if done == stage.start:
-                        # Each has an optimizer of its own: the moments of one task say little about the next.
-                        state = create_train_state(state.params, optimizer)
-                    elif journal.numbers:
-                        numbers.bit_generator.state = journal.numbers
-                    examples = exercises.stream(stage.name, numbers)
-                    update = make_sft_step(
-                        policy.model,
-                        optimizer,
-                        chunk=cfg.train.logprob_chunk,
-                        shardings=state_shardings(state) if mesh is not None else None,
-                        mesh=mesh,
-                    )
-
-                # --- steps -------------------------------------------------------------------------------------
-                for step in range(done, stage.end):
-                    preemption.check(step)
-                    clock = Clock(watchdog, progress, step, before=clock)
-                    if cfg.sft.eval_every and journal.needs_evaluation(step):
-                        with clock.phase("evaluate"), preemption.interruptible():
-                            found = evaluate_now(f"step {step}" if step else "before")
-                        record(step, "after" if step else "before", found)
-                    with clock.phase("pack"), agreement.together():
-                        batch = pack_examples(list(itertools.islice(examples, cfg.sft.batch)), cfg, row_tokens)
-                        rows = packing.to_device(batch.rows, mesh)
-                    with clock.phase("update"):
-                        state, metrics = update(state, rows)
-                        is_whole = False  # until the device has made it
-                        values = metrics_lib.read(metrics)
-                    drawn = {**numbers.bit_generator.state, "traces": digest}
-                    done, journal.numbers, is_whole = step + 1, drawn, True
-                    counts = {name: getattr(batch, name) for name in ("examples", "too_long", "tokens")}
-                    line = {"stage": stage.name, **values, **counts, "padding_share": batch.padding_share}
-                    with clock.phase("log"), agreement.together():
-                        journal.write(journal.metrics, step, line)
-                        alarms = journal.guards.check({}, [values["skipped_updates"] > 0])
-                        journal.sound(alarms, step)
-                    with agreement.together():
-                        journal.write(journal.timings, step, clock.tell())
-                    if journal.needs_checkpoint(done):
-                        with clock.phase("checkpoint"):
-                            journal.save(done, state)
-                    progress.update(done, stage=stage.name, nll=values["nll"])
-                    watchdog.step_finished()
-                    with agreement.together():
-                        for alarm in alarms:
-                            if alarm.action == "stop":
-                                raise RunEnded(f"step {step}: {alarm}", exits.STOPPED)
-
-            # --- after -----------------------------------------------------------------------------------------
-            progress.doing("evaluate")
-            watchdog.enter("evaluate", done)
+    reached, clock = Reached(state, first), None
+    with saved_at_the_end(reached, journal, preemption), progress, watchdog:
+        progress.say(workdirs.summary(cfg))
+        if first:
+            progress.say(f"resumed at step {first} from {workdir / CHECKPOINTS}")
+        for stage in stages:
+            if reached.done >= stage.end:
+                continue
             with preemption.interruptible():
-                found = evaluate_now("after")
-            record(done, "after", found)
-            watchdog.enter("export", done)
-            try:
-                write_results(cfg, workdir, policy, state.params, found)
-            except OSError as error:
-                why = f"the results of {workdir} could not be written ({reason(error)})"
-                raise RunEnded(why, exits.STOPPED) from error
-            if not journal.finish(done, state):
-                raise RunEnded(f"the last checkpoint of {workdir} could not be written", exits.STOPPED)
-            watchdog.enter("done", done)
-            return Policy(policy.tokenizer, policy.model, state.params)
-    except (Exception, Preempted) as error:
-        end = ended(error, journal, done, state, preemption, is_whole=is_whole)
-        if end is error:
-            raise
-        raise end from None
+                row_tokens = choose_row_tokens(trial_batches(exercises, stage, cfg), cfg)
+                progress.say(f"{stage.name}: {stage.end - stage.start} steps, rows of {row_tokens} tokens")
+                numbers = np.random.default_rng([cfg.seed, stage.index])
+                optimizer = _optimizer(cfg, stage)
+                if reached.done == stage.start:
+                    # Each has an optimizer of its own: the moments of one task say little about the next.
+                    reached.state = create_train_state(reached.state.params, optimizer)
+                elif journal.numbers:
+                    numbers.bit_generator.state = journal.numbers
+                examples = exercises.stream(stage.name, numbers)
+                update = make_sft_step(
+                    policy.model,
+                    optimizer,
+                    chunk=cfg.train.logprob_chunk,
+                    shardings=state_shardings(reached.state) if mesh is not None else None,
+                    mesh=mesh,
+                )
+
+            # --- steps -----------------------------------------------------------------------------------------
+            for step in range(reached.done, stage.end):
+                preemption.check(step)
+                clock = Clock(watchdog, progress, step, before=clock)
+                if cfg.sft.eval_every and journal.needs_evaluation(step):
+                    with clock.phase("evaluate"), preemption.interruptible():
+                        found = evaluate_now(f"step {step}" if step else "before")
+                    with agreement.together():
+                        journal.write_evaluation(step, "after" if step else "before", found)
+                with clock.phase("pack"), agreement.together():
+                    batch = pack_examples(list(itertools.islice(examples, cfg.sft.batch)), cfg, row_tokens)
+                    rows = packing.to_device(batch.rows, mesh)
+                with clock.phase("update"):
+                    reached.state, metrics = update(reached.state, rows)
+                    reached.is_whole = False  # until the device has made it
+                    values = metrics_lib.read(metrics)
+                drawn = {**numbers.bit_generator.state, "traces": digest}
+                reached.done, journal.numbers, reached.is_whole = step + 1, drawn, True
+                counts = {name: getattr(batch, name) for name in ("examples", "too_long", "tokens")}
+                line = {"stage": stage.name, **values, **counts, "padding_share": batch.padding_share}
+                with clock.phase("log"), agreement.together():
+                    journal.write(journal.metrics, step, line)
+                    alarms = journal.check(step, {}, [values["skipped_updates"] > 0])
+                with agreement.together():
+                    journal.write(journal.timings, step, clock.tell())
+                progress.update(reached.done, stage=stage.name, nll=values["nll"])
+                end_step(reached, journal, clock, watchdog, alarms)
+
+        # --- after ---------------------------------------------------------------------------------------------
+        progress.doing("evaluate")
+        watchdog.enter("evaluate", reached.done)
+        with preemption.interruptible():
+            found = evaluate_now("after")
+        with agreement.together():
+            journal.write_evaluation(reached.done, "after", found)
+        with results_of(reached, journal, watchdog, workdir):
+            report_warm_start(cfg, workdir, policy, reached.state.params, found)
+        return Policy(policy.tokenizer, policy.model, reached.state.params)
 
 
 def stages_of(cfg: Config) -> list[Stage]:
@@ -282,26 +238,6 @@ def trial_batches(exercises: Exercises, stage: Stage, cfg: Config) -> list[list[
     """Batches like those of the stage, from random numbers of their own."""
     examples = exercises.stream(stage.name, np.random.default_rng([cfg.seed, stage.index, 1]))
     return [list(itertools.islice(examples, cfg.sft.batch)) for _ in range(TRIAL_BATCHES)]
-
-
-def write_results(cfg: Config, workdir: Path, policy: Policy, params: Any, found: Mapping[str, Evaluation]) -> None:
-    """The final table, results.json and the Hugging Face folder."""
-    table = {f"after {name}": evaluation.metrics for name, evaluation in found.items()}
-    if agreement.is_lead() and table:
-        write_atomically(workdir / "results.json", json.dumps(table, indent=1))
-        print_comparison(f"{cfg.name}: held-out episodes ({cfg.eval.episodes})", table, cfg)
-    metrics = {f"held-out accuracy, {name}": row["accuracy"] for name, row in table.items()}
-    hf.save_pretrained(
-        workdir / "hf",
-        policy.model,
-        params,
-        policy.tokenizer,
-        dtype=cfg.sft.save_dtype,
-        metrics=metrics,
-        files=settings_file(cfg),
-    )
-    if agreement.is_lead():
-        tell(f"policy: {workdir / 'hf'} (Hugging Face format)")
 
 
 class NegativeLogLikelihood:

@@ -17,6 +17,7 @@ import numpy as np
 
 from finemem_jax.config import LoggingConfig, UserError
 from finemem_jax.console import tell
+from finemem_jax.evaluation.records import Evaluation
 from finemem_jax.types import WRITE, Rollout
 
 if TYPE_CHECKING:
@@ -60,9 +61,11 @@ class Trackers:
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
 
-    def evaluation(self, step: int, policy: str, metrics: Mapping[str, float]) -> None:
-        policy = policy.replace("=", "_")  # TensorBoard knows no "=" in names
-        self.scalars(step, {f"eval/{policy}/{name}": value for name, value in metrics.items()})
+    def evaluations(self, step: int, found: Mapping[str, Evaluation]) -> None:
+        """found: by the policy's name."""
+        for policy, evaluation in found.items():
+            prefix = f"eval/{policy.replace('=', '_')}"  # TensorBoard knows no "=" in names
+            self.scalars(step, {f"{prefix}/{name}": value for name, value in evaluation.metrics.items()})
 
     def rollouts(
         self,

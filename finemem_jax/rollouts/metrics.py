@@ -1,4 +1,4 @@
-"""What a step logs of its rollouts, rewards and updates."""
+"""What a step logs of its rollouts, rewards, updates and engine, and what the live view shows of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from finemem_jax.decoding.engine import EngineStats
 from finemem_jax.env.credit import complete
 from finemem_jax.env.turns import Turns, around_mean, step_keys, totals, variance_shares
 from finemem_jax.types import WRITE, Rollout
@@ -86,3 +87,30 @@ def loss_metrics(losses: Sequence[tuple[float, dict[str, float]]]) -> dict[str, 
     line["loss/first_log_ratio_abs_max"] = losses[0][1]["log_ratio_abs_max"]
     line["padding_share"] = float(np.mean([share for share, _ in losses]))
     return line
+
+
+def engine_metrics(prefix: str, stats: EngineStats, seconds: float) -> dict[str, float]:
+    """What the engine did in a phase that took so many seconds."""
+    return {
+        f"{prefix}/occupancy": stats.occupancy,
+        f"{prefix}/completions": stats.completions,
+        f"{prefix}/sampled_tokens": stats.sampled_tokens,
+        f"{prefix}/tokens_per_second": stats.sampled_tokens / seconds if seconds else 0.0,
+        f"{prefix}/device_seconds": stats.device_seconds,
+        f"{prefix}/host_seconds": stats.host_seconds,
+        f"{prefix}/shapes": len(stats.shapes),
+    }
+
+
+def live_values(line: Mapping[str, float], timing: Mapping[str, float], alarms: int) -> dict[str, float | str]:
+    """What the live view shows of a step. alarms: how many the run has had so far."""
+    terms: dict[str, float | str] = {
+        name.removeprefix("reward/"): value for name, value in line.items() if name.startswith("reward/")
+    }
+    shown = {"reward": terms.pop("total", "missing"), **terms, "accuracy": line.get("accuracy", "missing")}
+    shown |= {
+        "valid": line["valid_operations"],
+        "memory tokens": line["memory_tokens"],
+        "tokens/s": timing["engine/tokens_per_second"],
+    }
+    return shown | {"occupancy": timing["engine/occupancy"]} | ({"ALARMS": alarms} if alarms else {})

@@ -8,15 +8,16 @@ run goes on or ends by `config.guards.disk_full`: lines are kept and written lat
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finemem_jax import config, exits
-from finemem_jax.config import Config
+from finemem_jax.config import Config, UserError
 from finemem_jax.console import tell
+from finemem_jax.evaluation.records import Evaluation, write_heldout
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import Expected, JsonLines, has_step, holds_numbers, is_evaluation, read_lines
 from finemem_jax.hosts import agreement
@@ -86,19 +87,26 @@ class Journal:
     def write(self, log: JsonLines, step: int, values: Mapping[str, object]) -> None:
         self.attempt(f"a line of {log.path.name}", log.write, step, values)
 
-    def write_evaluation(self, step: int, metrics: Mapping[str, Mapping[str, float | None]]) -> None:
-        """metrics: of each evaluation of the state before `step`, by the policy's name."""
-        for name, values in metrics.items():
-            self.write(self.evaluations, step, {"policy": name, **values})
-        score = _score(metrics.values())
-        if score is not None:
-            self.checkpoints.score(step, score)
+    def write_evaluation(self, step: int, when: str, found: Mapping[str, Evaluation]) -> None:
+        """found: by name, the policies, evaluated in the state before `step`, or the baselines (`when` "baseline"),
+        which no step changes: only what they wrote is kept. when: see `evaluation/records.py`, heldout/."""
+        if found and when != "baseline":
+            for name, evaluation in found.items():
+                self.write(self.evaluations, step, {"policy": name, **evaluation.metrics})
+            score = _score(evaluation.metrics for evaluation in found.values())
+            if score is not None:
+                self.checkpoints.score(step, score)
+        if agreement.is_lead():
+            rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
+            self.attempt("heldout/", write_heldout, self._workdir, when, rollouts, self._cfg.eval.log_rollouts)
 
-    def sound(self, alarms: list[Alarm], step: int) -> None:
-        """Prints and records alarms."""
+    def check(self, step: int, line: Mapping[str, float], skipped: Sequence[bool]) -> list[Alarm]:
+        """The alarms that sound after a step (see `Guards.check`), printed and recorded."""
+        alarms = self.guards.check(line, skipped)
         for alarm in alarms:
             say(f"step {step}: {alarm}")
             self.write(self.alarms, step, alarm.record())
+        return alarms
 
     def needs_checkpoint(self, done: int) -> bool:
         """Whether a checkpoint is due after `done` steps."""
@@ -156,6 +164,16 @@ class Journal:
     def _is_evaluated(self, step: int) -> bool:
         lines = [line for line in _lines(self._workdir / EVALUATIONS, is_evaluation) if line["step"] == step]
         return len({line["policy"] for line in lines}) == len(lines) == len(self._cfg.eval.temperatures)
+
+
+def stored_checkpoints(workdir: Path) -> Checkpoints:
+    """The checkpoints of the run in `workdir`, to be read alone, at least one; the run may go on meanwhile. Raises
+    UserError where there is none."""
+    folder = workdir / CHECKPOINTS
+    found = Checkpoints(folder, keep=1, scores=scores(workdir), read_only=True) if folder.is_dir() else None
+    if found is None or found.latest() is None:
+        raise UserError(f"no checkpoint in {workdir}")
+    return found
 
 
 def scores(workdir: Path) -> dict[int, float]:

@@ -37,8 +37,8 @@ def test_scalars_histograms_and_texts_come_back(tmp_path):
         for step in range(3):
             board.scalars(step, {"accuracy": step / 4, "reward/format": 1.0, "policy": "not a number"})
             board.rollouts(step, groups, terms, -terms["format"])
-        board.evaluation(3, "T=1", {"accuracy": 0.75})
-        board.evaluation(3, "greedy", {"accuracy": None})  # it got no answers
+        board.evaluations(3, {"T=1": Evaluation({"accuracy": 0.75}, [])})
+        board.evaluations(3, {"greedy": Evaluation({"accuracy": None}, [])})  # it got no answers
     found = read(tmp_path)
     assert set(found.Tags()["scalars"]) == {"accuracy", "reward/format", "eval/T_1/accuracy"}
     assert [(e.step, e.value) for e in found.Scalars("accuracy")] == [(0, 0), (1, 0.25), (2, 0.5)]
@@ -145,14 +145,14 @@ def test_wandb_holds_the_documented_names(tmp_path, wandb):
     terms = {"format": np.array([[[0.0, 0.5, 1.0], [1.0, np.nan, 1.0]]])}
     logged = {step: {"accuracy": step / 4, "reward/format": 1.0, "seconds/rollout": 0.5} for step in range(3)}
     with open_trackers(tmp_path, tensorboard=False, wandb=True, sample_every=2) as board:
-        board.evaluation(0, "T=1", {"accuracy": 0.25})
+        board.evaluations(0, {"T=1": Evaluation({"accuracy": 0.25}, [])})
         for step, values in logged.items():  # in the order of a training step
             timing = values.pop("seconds/rollout")
             board.scalars(step, values)
             board.rollouts(step, groups, terms, -terms["format"])
             board.scalars(step, {"seconds/rollout": timing})
             values["seconds/rollout"] = timing
-        board.evaluation(3, "T=1", {"accuracy": 0.75})
+        board.evaluations(3, {"T=1": Evaluation({"accuracy": 0.75}, [])})
     # A run that is finished may still be on its way into its file: another process writes it, and has when that ends.
     wandb.teardown()
     rows = [

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from finemem_jax import main, train
+from finemem_jax import main
 from finemem_jax.config import GuardConfig, resolve
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine
@@ -71,7 +71,7 @@ def test_a_step_that_has_an_episode_more_than_once_draws_for_each_of_its_groups(
     watchdog = Watchdog(GuardConfig(action="off"), tmp_path, engine.describe)
     clock = Clock(watchdog, Progress(1, "rollouts", is_muted=True), 0)
     cfg = dataclasses.replace(cfg, rewards=rewards)
-    groups = train.collect_groups(engine, env, answerer, episodes, cfg, clock, step=0, position=0)
+    groups = collect.collect_groups(engine, env, answerer, episodes, cfg, clock, step=0, position=0)
     drawn: dict[str, list] = {}
     for group in groups.values():
         asked = [answer.question.text for answer in group[0].answers]

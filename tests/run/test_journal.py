@@ -12,6 +12,7 @@ import pytest
 
 from finemem_jax import exits
 from finemem_jax.config import Config, EvalConfig, OptimizerConfig, TrainConfig
+from finemem_jax.evaluation.records import Evaluation
 from finemem_jax.files import read_lines
 from finemem_jax.rl.train_state import create_train_state, make_optimizer
 from finemem_jax.run.journal import Journal, scores
@@ -26,6 +27,7 @@ import jax
 from finemem_jax.config import Config, GuardsConfig, OptimizerConfig, TrainConfig
 from finemem_jax.exits import RunEnded
 from finemem_jax.run.journal import Journal
+from finemem_jax.evaluation.records import Evaluation
 from finemem_jax.files import read_lines
 from finemem_jax.rl.train_state import create_train_state, make_optimizer
 
@@ -109,7 +111,8 @@ def a_run(folder: Path, state, accuracy=lambda step: 0.1 * step) -> Config:
     journal.resume(state)
     for step in range(5):
         if journal.needs_evaluation(step):
-            journal.write_evaluation(step, {p: {"accuracy": accuracy(step)} for p in ("T=1", "greedy")})
+            found = {policy: Evaluation({"accuracy": accuracy(step)}, []) for policy in ("T=1", "greedy")}
+            journal.write_evaluation(step, "after", found)
         if step < 4:
             for log in (journal.metrics, journal.timings):
                 journal.write(log, step, {"value": 0.5})
