@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from finemem_jax.config import Config, LossConfig
 from finemem_jax.hosts import agreement
 from finemem_jax.rollouts import packing
-from finemem_jax.rollouts.packing import Lengths, TrainSequence
+from finemem_jax.rollouts.packing import Lengths, TrainSequence, longest_row
 
 ROW_STEP = 32  # tokens: candidates for the length of a row lie so far apart
 WORTH = 1.02  # a longer row is taken for at least this much less to compute: attention costs the square of its length
@@ -55,26 +52,12 @@ def pack_examples(examples: Sequence[Example], cfg: Config, row_tokens: int) -> 
         microbatch_rows=cfg.train.microbatch_rows,
         multiple=cfg.mesh.sequence,
     )
-    rows = layout.rows[agreement.process_index()]
-    own = [shares[row.owner][index] for row in rows for index in row.members]
-    ends = np.cumsum([0, *(len(row.members) for row in rows)])
-    packed = packing.pack_rollouts(
-        own,
-        np.zeros(len(own), np.float32),
-        LossConfig(aggregation="token_mean"),
-        rows=[range(start, end) for start, end in itertools.pairwise(ends)],
-        row_tokens=layout.row_tokens,
-        microbatch_rows=cfg.train.microbatch_rows,
-        totals=layout.totals,
-        min_microbatches=layout.microbatches,
-    )
+    rows = [
+        [(shares[row.owner][index], 0.0) for index in row.members] for row in layout.rows[agreement.process_index()]
+    ]
+    packed = packing.pack_layout(rows, layout, LossConfig(aggregation="token_mean"), cfg.train.microbatch_rows)
     tokens = sum(map(len, sequences))
     return Batch(packed, len(sequences), len(examples) - len(sequences), tokens, layout.padding_share)
-
-
-def longest_row(cfg: Config) -> int:
-    """Tokens of the longest row there can be: an example that is longer is left out."""
-    return cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
 
 
 def choose_row_tokens(batches: Sequence[Sequence[Example]], cfg: Config) -> int:

@@ -21,9 +21,8 @@ from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.nn.sharding import make_mesh, mesh_sizes
 from finemem_jax.plan.collectives import gathered_shapes
-from finemem_jax.plan.formula import CACHE, UPDATE, memory_parts
+from finemem_jax.plan.formula import CACHE, GIB, UPDATE, memory_parts
 from finemem_jax.plan.programs import (
-    GIB,
     Chip,
     Program,
     compiled,

@@ -23,6 +23,7 @@ from finemem_jax.config import Config, UserError, resolve
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import has_adapters, split_adapters
+from finemem_jax.rollouts.packing import longest_row
 from finemem_jax.weights import hf
 
 GIB = 2**30
@@ -94,8 +95,7 @@ def update_bytes(cfg: Config, shape: Any, devices: int) -> float:
     """Bytes of activations on one device in the update of a microbatch: what the layers keep for the backward pass,
     what one layer needs while it is at work, three times the logits of a chunk, and the head's gradient and cast."""
     rows = max(1, cfg.train.microbatch_rows // max(1, devices // max(1, cfg.mesh.tensor * cfg.mesh.sequence)))
-    seq = cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
-    seq = -(-seq // cfg.mesh.sequence)  # of a row, on one device
+    seq = -(-longest_row(cfg) // cfg.mesh.sequence)  # of a row, on one device
     size = jnp.dtype(cfg.model.dtype).itemsize
     attended = (shape.num_heads + shape.num_kv_heads) * shape.head_dim
     # Norms, rotation and softmax are in float32, the MLP is in the compute dtype.

@@ -28,12 +28,13 @@ from finemem_jax.nn.lora import without_adapters
 from finemem_jax.nn.mesh import ROWS, SEQUENCE
 from finemem_jax.nn.sharding import make_mesh, param_shardings
 from finemem_jax.plan.collectives import Collectives, collectives
+from finemem_jax.plan.formula import GIB
 from finemem_jax.rl.batch import RolloutBatch
 from finemem_jax.rl.train_state import TrainState, abstract_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step
+from finemem_jax.rollouts.packing import longest_row
 from finemem_jax.weights.hf import read_config
 
-GIB = 2**30
 FLAT = ("v5e", "v6e")  # generations whose slices are a grid and not a cube
 
 
@@ -131,8 +132,7 @@ def planned_model(cfg: Config) -> Any:
 
 def row_tokens(cfg: Config) -> int:
     """Tokens of a packed row, the longest that training would choose."""
-    longest = cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
-    return -(-longest // cfg.mesh.sequence) * cfg.mesh.sequence
+    return -(-longest_row(cfg) // cfg.mesh.sequence) * cfg.mesh.sequence
 
 
 def train_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[Callable, tuple]:

@@ -7,7 +7,6 @@ that rewards, advantages, metrics and the layout of a mini-batch come out alike 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import random
 from collections.abc import Sequence
 
@@ -17,7 +16,7 @@ from finemem_jax.config import Config, UserError
 from finemem_jax.env.environment import Environment
 from finemem_jax.hosts import agreement
 from finemem_jax.rollouts import packing
-from finemem_jax.rollouts.packing import Lengths, TrainSequence
+from finemem_jax.rollouts.packing import Lengths, TrainSequence, Weighted
 from finemem_jax.types import Rollout, Step
 
 StepLengths = dict[int, list[list[Lengths]]]
@@ -117,10 +116,6 @@ def _without_tokens(rollout: Rollout) -> Rollout:
     return dataclasses.replace(rollout, steps=tuple(steps))
 
 
-Weighted = tuple[TrainSequence, float]
-"""A sequence and its advantage."""
-
-
 def pack_groups(
     chosen: Sequence[int],
     own: dict[int, list[Rollout]],
@@ -143,25 +138,13 @@ def pack_groups(
     ]
     layout = packing.lay_out(
         [_counted(chosen, theirs, advantages) for theirs in lengths],
-        cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens,
+        packing.longest_row(cfg),
         row_tokens=cfg.train.row_tokens,
         microbatch_rows=cfg.train.microbatch_rows,
         multiple=cfg.mesh.sequence,
     )
     rows = rows_of(layout, me, made, agreement.all_gather(lent(layout, me, made)))
-    sequences, values = zip(*(sequence for row in rows for sequence in row), strict=True) if rows else ((), ())
-    ends = np.cumsum([0, *map(len, rows)])
-    packed = packing.pack_rollouts(
-        sequences,
-        np.array(values, np.float32),
-        cfg.loss,
-        rows=[range(start, end) for start, end in itertools.pairwise(ends)],
-        row_tokens=layout.row_tokens,
-        microbatch_rows=cfg.train.microbatch_rows,
-        totals=layout.totals,
-        min_microbatches=layout.microbatches,
-    )
-    return packed, layout.padding_share
+    return packing.pack_layout(rows, layout, cfg.loss, cfg.train.microbatch_rows), layout.padding_share
 
 
 def _sequence(step: Step, lengths: Lengths) -> TrainSequence:

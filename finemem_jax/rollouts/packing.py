@@ -6,6 +6,7 @@ single tokens, so that the device only sums. Deterministic: the same sequences g
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from finemem_jax.config import LossConfig, UserError
+from finemem_jax.config import Config, LossConfig, UserError
 from finemem_jax.nn.blockwise import PREFIX
 from finemem_jax.nn.mesh import ROWS, SEQUENCE
 from finemem_jax.rl.batch import RolloutBatch
@@ -140,6 +141,33 @@ def pack_rollouts(
         advantages=split(row_advantages),
         used_rows=len(rows),
     )
+
+
+Weighted = tuple[TrainSequence, float]
+"""A sequence and its advantage."""
+
+
+def pack_layout(
+    rows: Sequence[Sequence[Weighted]], layout: Layout, cfg: LossConfig, microbatch_rows: int
+) -> PackedRows:
+    """The rows that a process packs of a layout, which says how large the batch is everywhere."""
+    members = [member for row in rows for member in row]
+    ends = np.cumsum([0, *map(len, rows)])
+    return pack_rollouts(
+        [sequence for sequence, _ in members],
+        np.array([advantage for _, advantage in members], np.float32),
+        cfg,
+        rows=[range(start, end) for start, end in itertools.pairwise(ends)],
+        row_tokens=layout.row_tokens,
+        microbatch_rows=microbatch_rows,
+        totals=layout.totals,
+        min_microbatches=layout.microbatches,
+    )
+
+
+def longest_row(cfg: Config) -> int:
+    """Tokens of the longest row that there can be, before it is lengthened to split over the mesh axis sequence."""
+    return cfg.train.row_tokens or cfg.prompt.max_prompt_tokens + cfg.prompt.max_completion_tokens
 
 
 def token_weight(length: int, totals: Totals, cfg: LossConfig) -> float:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from finemem_jax import main
-from finemem_jax.imitation.examples import Example, choose_row_tokens, longest_row, pack_examples
+from finemem_jax.imitation.examples import Example, choose_row_tokens, pack_examples
+from finemem_jax.rollouts.packing import longest_row
 
 LIMIT = 2048 + 256
 
