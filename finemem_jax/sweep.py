@@ -5,7 +5,7 @@
 A run lives in WORKDIR/ROW/seed-SEED and is an ordinary run of `finemem train`: a sweep that was stopped and is started
 again leaves finished runs alone and resumes the others. What is compared comes from each run's results.json.
 
-The folder belongs to one sweep at a time, and its runs save and end with it, however it ends (run/attached.py). A run
+The folder belongs to one sweep at a time, and its runs save and end with it, however it ends (attached.py). A run
 that another process still has, such as one that a killed sweep has left to save its state, is waited for.
 """
 
@@ -187,7 +187,7 @@ def _start(run: Run, environment: Mapping[str, str], end: int) -> subprocess.Pop
     run.workdir.mkdir(parents=True, exist_ok=True)
     with (run.workdir / "log.txt").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "finemem_jax.run.attached", str(end), *run.arguments],
+            [sys.executable, "-m", "finemem_jax.attached", str(end), *run.arguments],
             pass_fds=(end,),
             stdin=subprocess.DEVNULL,
             stdout=log,

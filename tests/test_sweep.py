@@ -351,7 +351,7 @@ def test_a_killed_sweep_takes_its_runs_along(tmp_path, started):
 
 STAYING = """
 import signal, sys, threading
-from finemem_jax.run import attached
+from finemem_jax import attached
 told = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: told.set())
 attached.watch(int(sys.argv[1]))

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from finemem_jax.config import EngineConfig, UserError, resolve, unknown
-from finemem_jax.decoding.engine import Engine, EngineStats
+from finemem_jax.decoding.engine import Engine
+from finemem_jax.decoding.request import EngineStats
 from finemem_jax.nn.sharding import init_params
 from finemem_jax.types import Completion, Sampling
 

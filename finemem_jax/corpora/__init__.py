@@ -8,9 +8,9 @@ The folder is the registry: a new file is a new `--source`. Files whose name sta
 """
 
 from finemem_jax.corpora._build import BuildReport, add_arguments, build
-from finemem_jax.corpora._chunking import keep, pack, split_text, token_counter
 from finemem_jax.corpora._dialogue import wrap
 from finemem_jax.corpora._options import BuildOptions
+from finemem_jax.env.chunking import keep, pack, split_text, token_counter
 
 __all__ = [
     "BuildOptions",

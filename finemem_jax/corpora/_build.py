@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from finemem_jax.config import UserError, resolve
-from finemem_jax.corpora._chunking import keep, token_counter
 from finemem_jax.corpora._options import BuildOptions, parse_options
+from finemem_jax.env.chunking import keep, token_counter
 from finemem_jax.files import write_atomically
 from finemem_jax.types import Episode, Question
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finemem_jax.corpora import _chunking
+from finemem_jax.env import chunking
 from finemem_jax.types import CountTokens
 
 
@@ -25,7 +25,7 @@ def split_session(date: str, turns: Sequence[tuple[str, str]], budget: int, coun
         body += f"<{speaker}>{' '.join(text.split())}\n"
     ends = [*starts[1:], len(body)]
     parts = []
-    for span in _chunking.split_text(body, max(1, budget - count_tokens(header)), count_tokens):
+    for span in chunking.split_text(body, max(1, budget - count_tokens(header)), count_tokens):
         inside = tuple(i for i in range(len(turns)) if starts[i] < span.end and span.start < ends[i])
         parts.append(Part(header + body[span.start : span.end], inside))
     return parts

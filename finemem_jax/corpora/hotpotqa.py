@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finemem_jax.corpora import _chunking, _fields, _options, _questions, _reading
+from finemem_jax.corpora import _fields, _options, _questions, _reading
+from finemem_jax.env import chunking
 from finemem_jax.types import CountTokens, Episode, Question
 
 
@@ -58,12 +59,12 @@ def _chunked(
         for sentence in sentences:
             body += sentence if sentence.startswith(" ") or not body else f" {sentence}"
             starts.append(len(body) - len(sentence.lstrip()))
-        for span in _chunking.split_text(body, max(1, options.chunk_tokens - count_tokens(header)), count_tokens):
+        for span in chunking.split_text(body, max(1, options.chunk_tokens - count_tokens(header)), count_tokens):
             for number, start in enumerate(starts):
                 if span.start <= start < span.end:
                     piece_of[title, number] = len(pieces)
             pieces.append(header + body[span.start : span.end])
-    groups = _chunking.pack(pieces, options.chunk_tokens, count_tokens)
+    groups = chunking.pack(pieces, options.chunk_tokens, count_tokens)
     chunk_of = {piece: chunk for chunk, group in enumerate(groups) for piece in group}
     questions = []
     for asked in run:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from finemem_jax.corpora import _chunking, _fields, _options, _questions, _reading, _sessions
+from finemem_jax.corpora import _fields, _options, _questions, _reading, _sessions
+from finemem_jax.env import chunking
 from finemem_jax.types import CountTokens, Episode, Question
 
 _ADVERSARIAL = 5
@@ -98,7 +99,7 @@ def chunked(
             for turn in part.turns:
                 holders.setdefault(session.turns[turn]["dia_id"], []).append(len(pieces))
             pieces.append(part.text)
-    groups = _chunking.pack(pieces, chunk_tokens, count_tokens)
+    groups = chunking.pack(pieces, chunk_tokens, count_tokens)
     chunk_of = {piece: chunk for chunk, group in enumerate(groups) for piece in group}
     questions = []
     for text, answers, category, named in conversation.asked:

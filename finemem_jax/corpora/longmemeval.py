@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from finemem_jax.corpora import _chunking, _fields, _options, _questions, _reading, _sessions
+from finemem_jax.corpora import _fields, _options, _questions, _reading, _sessions
+from finemem_jax.env import chunking
 from finemem_jax.types import CountTokens, Episode, Question
 
 
@@ -96,7 +97,7 @@ def chunked(
             if asker in holders and (not is_marked or any(turns[t].get("has_answer") for t in part.turns)):
                 holders[asker].append(len(pieces))
             pieces.append(part.text)
-    groups = _chunking.pack(pieces, chunk_tokens, count_tokens)
+    groups = chunking.pack(pieces, chunk_tokens, count_tokens)
     chunk_of = {piece: chunk for chunk, group in enumerate(groups) for piece in group}
     questions = []
     for row in run:

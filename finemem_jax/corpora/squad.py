@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from finemem_jax.corpora import _chunking, _fields, _questions, _reading
+from finemem_jax.corpora import _fields, _questions, _reading
 from finemem_jax.corpora._options import BuildOptions
+from finemem_jax.env import chunking
 from finemem_jax.types import CountTokens, Episode, Question
 
 
@@ -28,7 +29,7 @@ def episodes(options: BuildOptions, count_tokens: CountTokens) -> Iterator[Episo
     chosen = options.of_split(articles)
     options.rng(options.split, "articles").shuffle(chosen)
     pieces = [p for article in chosen for paragraph in article for p in _pieces(paragraph, options, count_tokens)]
-    groups = _chunking.pack([piece.text for piece in pieces], options.chunk_tokens, count_tokens)
+    groups = chunking.pack([piece.text for piece in pieces], options.chunk_tokens, count_tokens)
     texts = ["\n\n".join(pieces[i].text for i in group) for group in groups]
     questions = [
         Question(text, answers, evidence=(chunk,))
@@ -70,7 +71,7 @@ def _read_paragraph(given: object, where: str, paragraphs: dict[str, dict]) -> N
 
 def _pieces(paragraph: dict, options: BuildOptions, count_tokens: CountTokens) -> list[_Piece]:
     context = paragraph["context"]
-    spans = _chunking.split_text(context, options.chunk_tokens, count_tokens)
+    spans = chunking.split_text(context, options.chunk_tokens, count_tokens)
     pieces = [_Piece(context[span.start : span.end], []) for span in spans]
     for text, asked in paragraph["qas"].items():
         answers = [a for a in asked["answers"] if _questions.is_short(a["text"], options)]

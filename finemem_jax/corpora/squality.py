@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from finemem_jax.corpora import _chunking, _fields, _options, _questions, _reading
+from finemem_jax.corpora import _fields, _options, _questions, _reading
+from finemem_jax.env import chunking
 from finemem_jax.types import CountTokens, Episode, Question
 
 
@@ -31,7 +32,7 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
                 questions.append(Question(_fields.text(asked, "question_text", where).strip(), answers))
     number = 0
     for text, questions in options.of_split(list(stories.items())):
-        spans = _chunking.split_text(text, options.chunk_tokens, count_tokens)
+        spans = chunking.split_text(text, options.chunk_tokens, count_tokens)
         if questions and (not options.chunks or len(spans) <= options.chunks):
             texts = [text[span.start : span.end] for span in spans]
             yield _questions.episode("squality", number, texts, questions, options)

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finemem_jax.config import UserError
-from finemem_jax.corpora import _chunking, _fields, _options, _questions, _reading
+from finemem_jax.corpora import _fields, _options, _questions, _reading
+from finemem_jax.env import chunking
 from finemem_jax.types import CountTokens, Episode, Question
 
 
 def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
     number = 0
     for where, text, questions in options.of_split(list(_documents(options.input))):
-        spans = _chunking.split_text(text, options.chunk_tokens, count_tokens)
+        spans = chunking.split_text(text, options.chunk_tokens, count_tokens)
         texts = [text[span.start : span.end] for span in spans]
         size = options.chunks or len(texts)
         if questions and len(texts) > size:

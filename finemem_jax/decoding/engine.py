@@ -5,16 +5,14 @@ them (`decoding/schedule.py` decides what runs when). A completion is a function
 alone, never of the schedule; and the schedule is a function of the requests and the lengths of their completions,
 never of the clock.
 
-The host speaks to the device once per `decode_chunk` tokens. All device shapes come from short lists of buckets:
-rows in powers of SHRINK, pages in two sizes per octave, prefills in powers of two (`Engine.warm_up` compiles them all).
+The host speaks to the device once per `decode_chunk` tokens. All device shapes come from short lists (buckets.py), so
+that all of them can be compiled ahead.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,79 +23,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from finemem_jax.config import EngineConfig
 from finemem_jax.decoding import generate as device
 from finemem_jax.decoding import placement
+from finemem_jax.decoding.buckets import listed_bucket, past_bucket, prefill_rows, prefill_width, row_bucket
 from finemem_jax.decoding.pages import Pages
+from finemem_jax.decoding.request import EngineStats, Episode, Request
+from finemem_jax.decoding.schedule import Run
 from finemem_jax.nn.mesh import HEADS
 from finemem_jax.nn.paged_cache import PageCopies, PagePool
 from finemem_jax.types import Completion, Sampling
 
-if TYPE_CHECKING:
-    from finemem_jax.decoding.schedule import Run
-
-MIN_ROWS = 4  # fewest rows that get a compiled decode of their own
-SHRINK = 4  # the decode batch shrinks to a quarter, or not at all
-PREFILL_ROWS = 8  # prompts per prefill call, at most
 MEMORY_SHARE = 0.8  # of the device's free memory, for the cache
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One completion to be sampled. `key`: words that make its randomness its own, e.g. (seed, step, group, …).
-    `name`: what to call it in an error."""
-
-    prompt: tuple[int, ...]
-    sampling: Sampling
-    key: tuple[int, ...]
-    name: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name or 'the request'} with key {self.key}"
-
-
-Episode = Generator[Request, Completion, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Cancelled:
-    """Stands for the result of an episode whose request was cancelled."""
-
-    request: Request
-
-
-class EpisodesFailed(Exception):
-    """Some episodes raised; all others were driven to their ends.
-
-    failures: (index, name, error) of each. results: those of `Engine.run`, None where an episode failed.
-    """
-
-    def __init__(self, failures: Sequence[tuple[int, str, Exception]], results: list[Any]):
-        self.failures, self.results = list(failures), results
-        named = "; ".join(f"{name}: {type(error).__name__}: {error}" for _, name, error in failures)
-        super().__init__(f"{len(failures)} of {len(results)} episodes failed, the others finished: {named}")
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """What the engine did since the last `reset_stats`. Times in seconds of wall clock."""
-
-    completions: int = 0
-    prompt_tokens: int = 0  # of all requests
-    prefilled_tokens: int = 0  # really run: what no page held; padding not counted
-    sampled_tokens: int = 0
-    decode_steps: int = 0
-    slot_steps: int = 0  # decode steps times rows
-    prefill_calls: int = 0
-    decode_calls: int = 0
-    preemptions: int = 0  # requests whose pages were taken for older ones, and that went on later
-    device_seconds: float = 0.0  # from the first device call of a round to its last result
-    overlapped_seconds: float = 0.0  # of these, the host was at work as well
-    prefill_seconds: float = 0.0  # of these, prefill; only measured where `Engine.is_timed`
-    host_seconds: float = 0.0  # everything else: the device had nothing to do
-    shapes: set = field(default_factory=set)  # distinct device calls, each compiled once
-
-    @property
-    def occupancy(self) -> float:
-        """Share of the decoded rows that made a token of a completion."""
-        return self.sampled_tokens / self.slot_steps if self.slot_steps else 0.0
 
 
 class Engine:
@@ -170,10 +104,7 @@ class Engine:
         it first lets the episodes go on, so that no row stays idle for want of a request. An exception in an episode
         ends that episode; `EpisodesFailed` tells of it by name (default: its index) when the others are through.
         """
-        from finemem_jax.decoding.schedule import Run  # it is built upon this module
-
-        self._ensure_pool()
-        self._running = Run(self, list(episodes), names)
+        self._running = Run(self, self._ensure_pool(), list(episodes), names)
         try:
             return self._running.drive()
         except BaseException:
@@ -229,13 +160,15 @@ class Engine:
             listed, words, truncate = sizes
             self.decode(placement.idle_rows(rows, listed, words), 0, truncate)
 
-    def _ensure_pool(self) -> None:
-        if self.pool is None:
+    def _ensure_pool(self) -> Pages:
+        """The pages of the pool, which is made where there is none."""
+        if self.pool is None or self.pages is None:
             self._page_count = self._page_count or self._pool_pages()
             pool = placement.pool_of(self.model, self.cfg, self.mesh, self._page_count, self.device.platform)()
             # Bound to its device like the pools that calls return: else the first call counts as another shape.
             self.pool = pool if self.mesh is not None else jax.device_put(pool, self.device)
             self.pages = Pages(self.pool.pages, self.pool.page)
+        return self.pages
 
     def _pool_pages(self) -> int:
         """Pages of the pool: for all slots at full length, unless config or memory hold fewer."""
@@ -274,42 +207,3 @@ class Engine:
             self.params, self.pool, *inputs, steps=self.cfg.decode_chunk, truncate=truncate
         )
         return sampled
-
-
-# ---- buckets ----
-
-
-def row_bucket(rows: int, most: int) -> int:
-    """The smallest of most, most / SHRINK, … (not below MIN_ROWS) that holds `rows`; `most` when none does."""
-    bucket = most
-    while bucket // SHRINK >= max(rows, MIN_ROWS):
-        bucket //= SHRINK
-    return bucket
-
-
-def listed_bucket(pages: int, rows: int) -> int:
-    """The smallest of rows * (2, 4, 6, 8, 12, 16, 24, …) that holds so many pages."""
-    each = 2
-    while rows * each < pages:
-        each += 2 if each < 8 else 2 ** (each.bit_length() - 2)
-    return rows * each
-
-
-def prefill_width(pages: int, most: int) -> int:
-    """Pages of a row's next prefill, of which `pages` (at least one) are left: a power of two or `most`.
-
-    The next above where a quarter of it at most is padding; else the next below, and the rest in another call."""
-    above = 2 ** math.ceil(math.log2(pages))
-    if above > most:
-        return most
-    return above if pages >= 0.75 * above else above // 2
-
-
-def past_bucket(pages: int) -> int:
-    """0 or the smallest of 4, 16, 64, … that holds so many pages of a prefill's past."""
-    return 4 ** max(1, math.ceil(math.log(pages, 4) - 1e-9)) if pages else 0
-
-
-def prefill_rows(seq: int, budget: int) -> int:
-    """Rows of a full prefill call of `seq` tokens each: a power of two, at most PREFILL_ROWS, within the budget."""
-    return 2 ** int(math.log2(min(PREFILL_ROWS, max(1, budget // seq))))

@@ -30,6 +30,11 @@ class Pages:
         self._next = 0
 
     @property
+    def usable(self) -> int:
+        """Pages that there are, held or not."""
+        return len(self._holders) - 1
+
+    @property
     def available(self) -> int:
         """Pages that `take` can give out."""
         return len(self._free) + len(self._idle)

@@ -12,15 +12,16 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from finemem_jax.config import UserError
-from finemem_jax.decoding import engine as buckets
+from finemem_jax.config import EngineConfig, UserError
+from finemem_jax.decoding import buckets
 from finemem_jax.decoding import generate as device
-from finemem_jax.decoding.engine import Cancelled, Engine, Episode, EpisodesFailed, Request
+from finemem_jax.decoding.pages import Pages
+from finemem_jax.decoding.request import Cancelled, EngineStats, Episode, EpisodesFailed, Request
 from finemem_jax.decoding.sampling import NO_STOP, STOP_TOKENS
 from finemem_jax.nn.paged_cache import SCRATCH, PageCopies
 from finemem_jax.types import AnswererDown, Completion, Sampling
@@ -64,11 +65,24 @@ class Part:
     copies: list[tuple[int, int]]  # (page of the part, page of the pool)
 
 
+class Device(Protocol):
+    """What a run asks of the engine: two calls that are dispatched, not waited for."""
+
+    cfg: EngineConfig
+    stats: EngineStats
+    is_timed: bool  # the time of prefills is measured
+    cancelled: set[tuple[int, ...]]  # keys of requests
+
+    def prefill(self, rows: device.PrefillRows) -> None: ...
+
+    def decode(self, rows: device.DecodeRows, floor: int, truncate: bool) -> device.Sampled: ...
+
+
 class Run:
     """The state of one `Engine.run`."""
 
-    def __init__(self, engine: Engine, episodes: list[Episode], names: Sequence[str]):
-        self.engine, self.cfg, self.stats, self.pages = engine, engine.cfg, engine.stats, engine.pages
+    def __init__(self, engine: Device, pages: Pages, episodes: list[Episode], names: Sequence[str] = ()):
+        self.engine, self.cfg, self.stats, self.pages = engine, engine.cfg, engine.stats, pages
         self.episodes = episodes
         self.names = names or [f"episode {i}" for i in range(len(episodes))]
         self.results: list[Any] = [None] * len(episodes)
@@ -145,7 +159,7 @@ class Run:
         advice = "raise it, or lower config.prompt.max_prompt_tokens or config.prompt.max_completion_tokens"
         if prompt + sampling.max_tokens > self.cfg.cache_tokens:
             raise UserError(f"{asked} config.engine.cache_tokens={self.cfg.cache_tokens}: {advice}")
-        held = (self.engine.pool.pages - 1) * self.pages.page
+        held = self.pages.usable * self.pages.page
         if self.pages.count(prompt + sampling.max_tokens) * self.pages.page > held:
             knob = f"config.engine.pool_tokens={self.cfg.pool_tokens}"
             raise UserError(

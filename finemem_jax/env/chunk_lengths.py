@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from finemem_jax.config import UserError
-from finemem_jax.corpora import keep, split_text
 from finemem_jax.env import scoring
+from finemem_jax.env.chunking import keep, split_text
 from finemem_jax.env.environment import Environment, seen_question, turn_prompt
 from finemem_jax.types import Chunk, CountTokens, Episode, Question
 

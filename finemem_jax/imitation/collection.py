@@ -19,7 +19,8 @@ import numpy as np
 from finemem_jax import __version__, config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress, print_table
-from finemem_jax.decoding.engine import Engine, EpisodesFailed
+from finemem_jax.decoding.engine import Engine
+from finemem_jax.decoding.request import EpisodesFailed
 from finemem_jax.env.environment import Asked, Environment, play, training_questions
 from finemem_jax.env.episodes import stream_indices
 from finemem_jax.env.tokenizer import stop_tokens

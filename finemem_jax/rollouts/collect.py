@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from finemem_jax.baselines._scripted import Writer
 from finemem_jax.config import Config, MethodConfig
 from finemem_jax.console import Progress
-from finemem_jax.decoding.engine import Engine, Request
+from finemem_jax.decoding.engine import Engine
+from finemem_jax.decoding.request import Request
 from finemem_jax.env import operations
 from finemem_jax.env.environment import Asked, Environment, Game, play, training_questions
 from finemem_jax.env.episodes import stream_indices

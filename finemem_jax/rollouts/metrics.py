@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from finemem_jax.decoding.engine import EngineStats
+from finemem_jax.decoding.request import EngineStats
 from finemem_jax.env.credit import complete
 from finemem_jax.env.turns import Turns, around_mean, step_keys, totals, variance_shares
 from finemem_jax.types import WRITE, Rollout

@@ -17,7 +17,7 @@ import jax
 
 from finemem_jax import exits
 from finemem_jax.config import UserError
-from finemem_jax.decoding.engine import EpisodesFailed
+from finemem_jax.decoding.request import EpisodesFailed
 from finemem_jax.exits import RunEnded
 from finemem_jax.hosts import agreement
 from finemem_jax.rl.train_state import TrainState

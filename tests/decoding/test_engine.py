@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from finemem_jax.config import EngineConfig, UserError
-from finemem_jax.decoding import engine as buckets
-from finemem_jax.decoding.engine import Cancelled, Engine, EpisodesFailed, Request
+from finemem_jax.decoding import buckets
+from finemem_jax.decoding.engine import Engine
+from finemem_jax.decoding.request import Cancelled, EpisodesFailed, Request
 from finemem_jax.nn.sharding import DECODE_RULES, make_mesh, param_shardings
 from finemem_jax.rl.logprobs import logprobs_of, token_logprobs
 from finemem_jax.types import Completion, Sampling

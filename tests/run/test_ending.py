@@ -8,7 +8,7 @@ import pytest
 from finemem_jax import exits
 from finemem_jax.config import Config, GuardConfig, OptimizerConfig, TrainConfig, UserError
 from finemem_jax.console import Progress
-from finemem_jax.decoding.engine import EpisodesFailed
+from finemem_jax.decoding.request import EpisodesFailed
 from finemem_jax.exits import RunEnded
 from finemem_jax.rl.train_state import create_train_state, make_optimizer
 from finemem_jax.run.clock import Clock

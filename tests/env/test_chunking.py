@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finemem_jax.corpora import _chunking, _sessions
+from finemem_jax.corpora import _sessions
+from finemem_jax.env import chunking
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.counting import TokenCounter, WordCounter
 
@@ -17,7 +18,7 @@ def words(text):
 
 
 def pieces(text, budget, count=words):
-    return [text[span.start : span.end] for span in _chunking.split_text(text, budget, count)]
+    return [text[span.start : span.end] for span in chunking.split_text(text, budget, count)]
 
 
 @pytest.mark.parametrize(
@@ -48,8 +49,8 @@ def test_pieces_keep_to_the_budget_and_lose_only_white_space(text, budget):
 
 
 def test_pieces_are_packed_in_order():
-    assert _chunking.pack(["a b", "c", "d e f g", "h"], 3, words) == [[0, 1], [2], [3]]
-    assert _chunking.pack([], 3, words) == []
+    assert chunking.pack(["a b", "c", "d e f g", "h"], 3, words) == [[0, 1], [2], [3]]
+    assert chunking.pack([], 3, words) == []
 
 
 def test_every_part_of_a_session_has_its_date_and_keeps_to_the_budget():
@@ -112,7 +113,7 @@ def test_it_is_cut_and_packed_as_if_every_stretch_were_counted_by_itself(tiny, t
     plain = lambda part: len(tiny.encode(part, add_special_tokens=False))  # noqa: E731
     counter = {"words": words, "signs": WordCounter(), "bytes": TokenCounter(tiny), "characters": len}[kind]
     expected = counted_afresh(text, budget, plain if kind == "bytes" else counter)
-    found = _chunking.split_text(text, budget, counter)
+    found = chunking.split_text(text, budget, counter)
     assert [tuple(span) for span in found] == expected
     parts, groups = [text[start:end] for start, end in expected], []
     for i, part in enumerate(parts):
@@ -120,7 +121,7 @@ def test_it_is_cut_and_packed_as_if_every_stretch_were_counted_by_itself(tiny, t
             groups[-1].append(i)
         else:
             groups.append([i])
-    assert _chunking.pack(parts, 2 * budget, counter) == groups
+    assert chunking.pack(parts, 2 * budget, counter) == groups
 
 
 class Tally:
@@ -149,9 +150,9 @@ def test_a_text_is_read_a_few_times_however_long_it_is(unit, action):
     for size in (20_000, 160_000):
         text, tally = unit * (size // len(unit)), Tally()
         if action == "split":
-            _chunking.split_text(text, 1000, tally)
+            chunking.split_text(text, 1000, tally)
         else:
-            _chunking.pack(re.findall(r"(?s).{1,40}", text), 1000, tally)
+            chunking.pack(re.findall(r"(?s).{1,40}", text), 1000, tally)
         assert tally.seen < 6 * len(text)
 
 
@@ -166,7 +167,7 @@ def test_a_real_tokenizer_is_shown_a_text_a_few_times(tiny):
     counter = Counted(tiny)
     text = UNITS["no punctuation"] * 2000
     counter.of = lambda make, *what: make()  # nothing from an earlier run
-    spans = _chunking.split_text(text, 300, counter)
+    spans = chunking.split_text(text, 300, counter)
     assert len(spans) > 20 and counter.seen < 6 * len(text)
 
 
@@ -211,7 +212,7 @@ def test_the_next_run_need_not_tokenize_what_this_one_cut(tiny, tmp_path, monkey
 
     def run():
         counter = Located(tiny)
-        found = _chunking.split_text(text, 100, counter), _chunking.pack([text[:900], text[900:]], 50, counter)
+        found = chunking.split_text(text, 100, counter), chunking.pack([text[:900], text[900:]], 50, counter)
         counts = counter.counts([text, "short", text[5:]])
         counter.keep()
         return (*found, counts), counter.located, counter.counted
@@ -231,6 +232,6 @@ def test_a_cache_folder_that_cannot_be_written_costs_time_alone(tiny, tmp_path, 
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FINEMEM_CACHE", str(tmp_path / "file" / "folder"))
     counter = Located(tiny)
-    assert _chunking.split_text(UNITS["prose"] * 50, 100, counter)
+    assert chunking.split_text(UNITS["prose"] * 50, 100, counter)
     counter.keep()
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]

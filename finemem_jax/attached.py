@@ -1,4 +1,4 @@
-"""A run that ends with the process that started it: `python -m finemem_jax.run.attached FD COMMAND …`.
+"""A run that ends with the process that started it: `python -m finemem_jax.attached FD COMMAND …`.
 
 It is `finemem COMMAND …` otherwise.
 FD is the reading end of a pipe whose writing end the starter alone holds. When that closes, however the starter ended

@@ -98,8 +98,8 @@ class _Located:
 
     def __init__(self, text: str, budget: int, count_tokens: CountTokens):
         self.text, self.budget, self._count_tokens = text, budget, count_tokens
-        located = hasattr(count_tokens, "ends")
-        self._ends: array = count_tokens.ends(text) if located else ends_by_words(text, count_tokens)
+        locate = getattr(count_tokens, "ends", None)  # a tokenizer's counter knows; others only count
+        self._ends: array = locate(text) if locate else ends_by_words(text, count_tokens)
 
     def before(self, position: int) -> int:
         """Tokens that end at a position or before it."""
