@@ -169,7 +169,7 @@ def _policy_engine(given: Given) -> Engine:
     params = policy.params
     if given.run is not None:
         params = stored_checkpoints(given.run).restore_params(params)
-    return Engine(policy.model, agreement.gather_params(policy.model, params), given.cfg.engine)
+    return Engine(policy.model, params, given.cfg.engine)
 
 
 def _policy_server(given: Given, temperature: float, seed: int | None) -> PolicyServer:

@@ -117,7 +117,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
             )
         if agreement.is_lead():
             workdirs.store_config(cfg, workdir, changed, first)
-        engine = Engine(policy.model, agreement.gather_params(policy.model, state.params), cfg.engine)
+        engine = Engine(policy.model, state.params, cfg.engine)
 
         progress = Progress(total, "sft", is_muted=not agreement.is_lead())
         watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, agreement.process_index())
@@ -125,7 +125,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
     def evaluate_now(when: str) -> dict[str, Evaluation]:
         params = reached.state.params
         nll = {"nll": measure(params, expert)} if expert else {}
-        engine.set_params(agreement.gather_params(policy.model, params))
+        engine.set_params(params)
         found = evaluate_all(engine, env, answerer, held_out, cfg)
         engine.release()  # the updates need the memory
         found = {name: dataclasses.replace(e, metrics={**e.metrics, **nll}) for name, e in found.items()}

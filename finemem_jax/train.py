@@ -165,7 +165,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         state, first = journal.resume(state)
         if agreement.is_lead():
             workdirs.store_config(cfg, workdir, changed, first)
-        engine = Engine(policy.model, agreement.gather_params(policy.model, state.params), cfg.engine)
+        engine = Engine(policy.model, state.params, cfg.engine)
         if cfg.engine.warm_up:
             warm_up(engine)
         is_lead = agreement.is_lead()
@@ -188,7 +188,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             work = {}
             if journal.needs_evaluation(step):
                 with clock.phase("evaluate"), preemption.interruptible():
-                    engine.set_params(agreement.gather_params(policy.model, reached.state.params))
+                    engine.set_params(reached.state.params)
                     found = evaluate_all(engine, env, answerer, held_out, cfg)
                 work |= engine_metrics("engine/evaluate", engine.reset_stats(), clock.seconds["seconds/evaluate"])
                 results |= {} if step else {f"before {name}": evaluation for name, evaluation in found.items()}
@@ -198,7 +198,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     trackers.evaluations(step, found)
 
             with clock.phase("rollout"), preemption.interruptible():
-                engine.set_params(agreement.gather_params(policy.model, reached.state.params))
+                engine.set_params(reached.state.params)
                 with agreement.together():
                     own = collect_groups(
                         engine, env, answerer, parts.episodes, cfg, clock, step=step, position=journal.episodes_drawn
@@ -268,7 +268,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         progress.doing("evaluate")
         watchdog.enter("evaluate", reached.done)
         with preemption.interruptible():
-            engine.set_params(agreement.gather_params(policy.model, reached.state.params))
+            engine.set_params(reached.state.params)
             found = evaluate_all(engine, env, answerer, held_out, cfg)
             baselines = evaluate_baselines(env, answerer, held_out, cfg)
         with agreement.together():

@@ -38,9 +38,12 @@ def decode_mesh(shape: Any, devices: list, tensor: int = 0) -> Mesh | None:
             f"config.engine.tensor={tensor}: {len(devices)} local device(s) and a model of {shape.num_heads} heads, "
             f"{shape.num_kv_heads} kv heads and mlp width {shape.intermediate_size} do not split so; 0 chooses"
         )
-    if ways == 1:
-        return None
-    return Mesh(np.array(devices[:ways]).reshape(1, 1, 1, ways), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return None if ways == 1 else _copies(devices[:ways], ways)
+
+
+def _copies(devices: list, ways: int) -> Mesh:
+    """Copies of the parameters, each split `ways` ways."""
+    return Mesh(np.array(devices).reshape(-1, 1, 1, ways), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def local_devices(params: Any) -> list:
@@ -51,7 +54,8 @@ def local_devices(params: Any) -> list:
 def weights_for_decoding(model: nn.Module, params: Any, mesh: Mesh | None, weights: str) -> Any:
     """The parameters on the decode mesh, in the dtype that the matmuls read (`model.cfg.dtype`), or as int8.
 
-    The cast is the one that the model would make at every token; done once, it halves what a token reads.
+    The cast is the one that the model would make at every token; done once, it halves what a token reads. Parameters
+    that lie over several processes are gathered, so all of those must call this at the same point.
     """
     dtype = jnp.dtype(model.cfg.dtype)
 
@@ -62,11 +66,32 @@ def weights_for_decoding(model: nn.Module, params: Any, mesh: Mesh | None, weigh
         params = jax.jit(
             partial(jax.tree_util.tree_map_with_path, lambda p, x: x.astype(dtype) if needs_cast(p, x) else x)
         )(params)
+    is_spread = not jax.tree.leaves(params)[0].is_fully_addressable
+    if is_spread:
+        params = _own_copy(model, params, 1 if mesh is None else mesh.shape[HEADS])
     if mesh is not None:
         params = jax.device_put(params, param_shardings(model, mesh, DECODE_RULES))
-    elif len(local_devices(params)) > 1:
+    elif is_spread or len(local_devices(params)) > 1:
         params = jax.device_put(params, local_devices(params)[0])
     return jax.jit(quantized)(params) if weights == "int8" else params
+
+
+def _own_copy(model: nn.Module, params: Any, ways: int) -> Any:
+    """A whole copy of parameters that lie over several processes, in each of them: on its first `ways` devices, split
+    over them. One collective, after which no process waits for another."""
+    ways = ways if jax.local_device_count() % ways == 0 else 1
+    processes = range(jax.process_count())
+    devices = [[d for d in jax.devices() if d.process_index == process] for process in processes]
+    everywhere = _copies([d for own in devices for d in own], ways)
+    here = _copies(devices[jax.process_index()][:ways], ways)
+
+    def take_own(array: jax.Array, sharding: NamedSharding) -> jax.Array:
+        shards = {shard.device: shard.data for shard in array.addressable_shards}
+        own = [shards[device] for device in here.devices.flat]
+        return jax.make_array_from_single_device_arrays(array.shape, sharding, own)
+
+    gathered = jax.device_put(params, param_shardings(model, everywhere, DECODE_RULES))
+    return jax.tree.map(take_own, gathered, param_shardings(model, here, DECODE_RULES))
 
 
 def pool_of(model: nn.Module, cfg: EngineConfig, mesh: Mesh | None, pages: int, platform: str) -> Callable:

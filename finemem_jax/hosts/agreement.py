@@ -19,11 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
 
 from finemem_jax import exits
 from finemem_jax.config import UserError
@@ -31,7 +29,6 @@ from finemem_jax.exits import RunEnded
 from finemem_jax.hosts.peers import Peers, end_now
 from finemem_jax.hosts.place import Place
 from finemem_jax.hosts.secret import run_secret
-from finemem_jax.nn.sharding import DECODE_RULES, param_shardings
 from finemem_jax.types import AnswererDown
 
 T = TypeVar("T")
@@ -269,35 +266,3 @@ def _dump(value: object, shared: Sequence[object]) -> bytes:
 
 def _load(data: bytes, shared: Sequence[object]) -> Any:
     return _Unpickler(io.BytesIO(data), shared).load()
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Where parameters are for decoding
-# --------------------------------------------------------------------------------------------------------------
-
-
-def gather_params(model: nn.Module, params: Any) -> Any:
-    """The parameters for decoding: a whole copy on the devices of each host, so that no host waits for another.
-
-    One collective per step, from the training layout; over a host's own devices they are split as far as the sizes
-    of the model divide. A run of one process decodes from the training layout.
-    """
-    if jax.process_count() == 1:
-        return params
-    local = jax.local_device_count()
-    cfg = model.cfg
-    ways = int(np.gcd.reduce([local, cfg.num_heads, cfg.num_kv_heads, cfg.intermediate_size, cfg.vocab_size]))
-    hosts = [[d for d in jax.devices() if d.process_index == p] for p in range(jax.process_count())]
-    everywhere, here = (_decode_mesh(devices, ways) for devices in (hosts, jax.local_devices()))
-
-    def take_own(array: jax.Array, sharding: NamedSharding) -> jax.Array:
-        shards = [shard.data for shard in array.addressable_shards]
-        return jax.make_array_from_single_device_arrays(array.shape, sharding, shards)
-
-    gathered = jax.device_put(params, param_shardings(model, everywhere, DECODE_RULES))
-    return jax.tree.map(take_own, gathered, param_shardings(model, here, DECODE_RULES))
-
-
-def _decode_mesh(devices: list, ways: int) -> Mesh:
-    """Copies of the parameters, each split `ways` ways."""
-    return Mesh(np.array(devices).reshape(-1, ways), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
