@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,7 @@ MODULES = {
 }
 
 
+@functools.cache
 def imports(name: str) -> set[str]:
     """Modules a file imports, anywhere in it: inside functions and for type checkers, too."""
     return imports_of(FILES[name].read_text(encoding="utf-8"))

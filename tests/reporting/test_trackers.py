@@ -16,6 +16,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from finemem_jax.config import LoggingConfig, UserError
+from finemem_jax.evaluation.records import Evaluation
 from finemem_jax.reporting import trackers
 from finemem_jax.reporting.trackers import Trackers
 from tests.reporting import runs
