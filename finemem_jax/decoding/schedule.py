@@ -12,7 +12,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -65,6 +65,7 @@ class Part:
     copies: list[tuple[int, int]]  # (page of the part, page of the pool)
 
 
+@runtime_checkable
 class Device(Protocol):
     """What a run asks of the engine: two calls that are dispatched, not waited for."""
 
