@@ -304,6 +304,9 @@ def _background() -> asyncio.AbstractEventLoop:
     return loop
 
 
+os.register_at_fork(after_in_child=_background.cache_clear)  # a fork has none of its parent's threads
+
+
 def _close_all(loop: asyncio.AbstractEventLoop, connections: list[Connection]) -> None:
     def close() -> None:
         for connection in connections:

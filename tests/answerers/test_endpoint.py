@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 import urllib.parse
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +92,28 @@ def test_answerers_share_a_thread_and_leave_no_connection_behind():
             thread.join(300)
         assert not any(thread.is_alive() for thread in handlers)
         assert len(server.seen) == 40 and len(threads("http")) == 1
+
+
+ASKED_IN_A_FORK = """
+import os, sys
+from finemem_jax.answerers._model import open_endpoint
+from finemem_jax.config import AnswererConfig
+cfg = AnswererConfig(name="endpoint", url=sys.argv[1], model="m")
+asked = lambda text: open_endpoint(cfg).submit([[{"role": "user", "content": text}]])[0].result(timeout=300).text
+assert asked("first") == "re: first"
+child = os.fork()
+if not child:
+    os._exit(asked("second") != "re: second")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_asks_in_a_thread_of_its_own():
+    with FakeServer() as server:
+        server.reply = lambda question: f"re: {question}"
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run([sys.executable, "-c", ASKED_IN_A_FORK, server.url], env=environment, timeout=600)
+    assert done.returncode == 0
 
 
 FAULTS = ("429/1", "500", "503", "502", "reset", "not json", "short", "no choices", "two choices", "null")
