@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finemem_jax.config import AdvantageConfig, Config
-from finemem_jax.env.environment import Environment, view
+from finemem_jax.env.environment import Environment, seen_question, turn_prompt, view
 from finemem_jax.env.turns import tabulate, totals
 from finemem_jax.imitation.traces import Trace, record
 from finemem_jax.types import WRITE, Rollout, Step
