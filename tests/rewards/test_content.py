@@ -35,9 +35,9 @@ WRITTEN = [
 ]
 
 
-def played(env, say, rewards=REWARDS):
+def played(env, say, rewards=REWARDS, memory="layered"):
     chat = fakes.EchoChat(say)
-    env = dataclasses.replace(env, memory=config.MemoryConfig(name="layered"), judge=ModelJudge(chat))
+    env = dataclasses.replace(env, memory=config.MemoryConfig(name=memory), judge=ModelJudge(chat))
     asked = training_questions(EPISODE, rewards, asks_chunks=False, seed="0")
     finish = replay(env, EPISODE, asked, lambda requests: [], lambda episode, turn: WRITTEN[turn.chunk])
     env.judge.settle()
@@ -69,6 +69,13 @@ def test_a_text_that_a_later_call_of_its_turn_replaced_is_not_judged(env, monkey
     rollout, asked = played(env, lambda text: "yes")
     assert len(asked) == 1 and "Answer: Maya" in asked[0]
     assert content.turn_rewards(rollout, REWARDS, fakes.count_words).tolist() == [0.5, 0, 0]
+
+
+def test_what_a_turn_left_as_it_was_is_not_judged(env, monkeypatch):
+    texts = ("Maya", "Maya.", "Leo")
+    monkeypatch.setitem(globals(), "WRITTEN", [[Operation("memory_replace", {"content": text})] for text in texts])
+    rollout, asked = played(env, lambda text: "yes", memory="overwrite")
+    assert len(asked) == 2 and content.turn_rewards(rollout, REWARDS, fakes.count_words).tolist() == [1, 0, 1]
 
 
 def test_without_a_judge_the_run_does_not_begin():
