@@ -28,11 +28,11 @@ class Contestant:
 
 
 def for_scripts(cfg: Config) -> Config:
-    """`cfg` with a memory that scripts can write: its own where it has the tools of memory/flat.py, else that one."""
+    """`cfg` itself where its memory has the tools of memory/flat.py, else with that one: scripts write no other. Its
+    prompts were made for the other memory, so nobody is to read them."""
     if any(spec.name == "memory_insert" for spec in resolve("finemem_jax.memory", cfg.memory.name).SPECS):
         return cfg
-    plain = replace(cfg.prompt, name="full", codec="qwen")
-    return replace(cfg, memory=replace(cfg.memory, name="flat"), prompt=plain)
+    return replace(cfg, memory=replace(cfg.memory, name="flat"), prompt=replace(cfg.prompt, codec="qwen"))
 
 
 def without_limits(cfg: Config) -> Config:

@@ -8,6 +8,5 @@ from finemem_jax.config import Config
 
 
 def contestant(cfg: Config) -> Contestant:
-    return Contestant(
-        for_scripts(cfg), expert(cfg.sft.expert, cfg.memory.max_operations, cfg.eval.seed), in_prompts=True
-    )
+    own = for_scripts(cfg)
+    return Contestant(own, expert(cfg.sft.expert, cfg.memory.max_operations, cfg.eval.seed), in_prompts=own is cfg)

@@ -10,4 +10,5 @@ _PERFECT = ExpertConfig(keep_useful=1.0, keep_noise=0.0, update_changed=1.0, ski
 
 
 def contestant(cfg: Config) -> Contestant:
-    return Contestant(for_scripts(cfg), expert(_PERFECT, cfg.memory.max_operations, seed=0), in_prompts=True)
+    own = for_scripts(cfg)
+    return Contestant(own, expert(_PERFECT, cfg.memory.max_operations, seed=0), in_prompts=own is cfg)

@@ -48,7 +48,12 @@ FROM_RANDOM_WEIGHTS = 0.25  # share of permuted and of copying sequences where t
 
 
 def expert_rollouts(cfg: Config, env: Environment, episodes: Sequence[Episode]) -> list[Rollout]:
-    """What the scripted expert writes on the episodes; no question is asked."""
+    """What the scripted expert writes on the episodes; no question is asked. Raises UserError where it has no tools."""
+    if not {"memory_insert", "memory_update", "memory_skip"} <= {spec.name for spec in env.specs}:
+        raise UserError(
+            f"config.memory.name={cfg.memory.name} has none of the tools that the scripted expert writes with "
+            "(memory/flat.py): config.sft.stages=('traces',) and config.sft.eval_examples=0 do without it"
+        )
     jobs = [Job(episode, Asked(((),) * len(episode.chunks), ())) for episode in episodes]
     expert = scripted.expert(cfg.sft.expert, cfg.memory.max_operations, cfg.seed)
     return play_scripted(env, None, jobs, expert)
@@ -82,7 +87,9 @@ class Exercises:
         default = 0.0 if cfg.model.path else FROM_RANDOM_WEIGHTS
         self._permuted_share = default if cfg.sft.permuted < 0 else cfg.sft.permuted
         self._copy_share = default if cfg.sft.copy_mix < 0 else cfg.sft.copy_mix
-        self._rollouts = expert_rollouts(cfg, env, list(itertools.islice(episodes, cfg.sft.pool)))
+        needs_expert = any(stage != "traces" for stage in cfg.sft.stages)
+        pool = list(itertools.islice(episodes, cfg.sft.pool)) if needs_expert else []
+        self._rollouts = expert_rollouts(cfg, env, pool) if needs_expert else []
 
     def stream(self, stage: str, rng: np.random.Generator) -> Iterator[Example]:
         if stage not in STAGES:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from finemem_jax.baselines import _scripted as scripted
-from finemem_jax.config import ExpertConfig, MemoryConfig
+from finemem_jax.config import Config, ExpertConfig, MemoryConfig, PromptConfig, SftConfig, resolve
 from finemem_jax.env.environment import Turn
+from finemem_jax.evaluate import evaluate_script
 from finemem_jax.memory import flat
 from finemem_jax.types import Chunk, Episode, MemoryItem, Question
+from tests import fakes
 
 CHANGE = "now Petrov Maya dentist"
 OLD, OTHER = MemoryItem("#1", "Orlov Maya dentist", 0, (0,)), MemoryItem("#2", "red Leo sofa", 0, (0,))
@@ -41,3 +43,20 @@ def test_it_is_inserted_where_it_is_not_to_be_updated_or_nothing_is_there_to_upd
 def test_an_imperfect_expert_updates_an_item_that_says_something_else():
     operation = written((OTHER,), update_wrong=1.0)
     assert (operation.name, operation.arguments["id"]) == ("memory_update", "#2")
+
+
+@pytest.mark.parametrize("memory", ["overwrite", "layered"])
+@pytest.mark.parametrize("name", ["expert", "oracle", "store_all", "recent_k"])
+def test_scripts_write_a_flat_memory_without_prompts_where_the_configs_is_another(env, name, memory):
+    """Their calls would be none of its tools, and its prompts leave them no room."""
+    cfg = Config(
+        memory=MemoryConfig(name=memory),
+        prompt=PromptConfig(name="memagent", codec="raw", max_prompt_tokens=8),
+        sft=SftConfig(expert=ExpertConfig(keep_useful=1.0, skip=0.0)),
+    )
+    said = resolve("finemem_jax.baselines", name).contestant(cfg)
+    answerer = resolve("finemem_jax.answerers", "extractive").create(cfg.answerer)
+    episode = fakes.episode(["Orlov Maya dentist"], [("what is Maya's dentist?", "Orlov")])
+    (rollout,) = evaluate_script(said, env, answerer, [episode])
+    assert [item.text for item in rollout.memory.items] == ["Orlov Maya dentist"]
+    assert all(outcome.ok for step in rollout.steps for outcome in step.outcomes)

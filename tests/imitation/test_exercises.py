@@ -159,3 +159,14 @@ def test_exercises_teach_what_they_say():
     assert all(line in prompt and f'"{line}"' in completion for line in lines)
     prompt, completion = decoded("copy_random")
     assert completion.count("memory_insert") == len(lines) and not any(f'"{line}"' in completion for line in lines)
+
+
+def test_the_expert_is_refused_where_memory_has_other_tools(exercises):
+    """It would teach calls that are none. Recorded turns need no expert."""
+    cfg = dataclasses.replace(exercises._cfg, memory=dataclasses.replace(exercises._cfg.memory, name="overwrite"))
+    env = dataclasses.replace(exercises._env, memory=cfg.memory)
+    with pytest.raises(UserError, match=r"config\.memory\.name=overwrite has none of the tools .*stages=\('traces',\)"):
+        expert_rollouts(cfg, env, [])
+    recorded = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, stages=("traces",)))
+    example = next(exercises.stream("expert", np.random.default_rng(0)))
+    assert next(Exercises(recorded, env, [], [example]).stream("traces", np.random.default_rng(0))) == example
