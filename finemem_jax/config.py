@@ -312,6 +312,11 @@ class RewardsConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageConfig:
     credit: Annotated[str, Plugin("credit")] = "step"  # who is compared with whom: a file in credit/
+    # credit=state: where samples that wrote from one memory come from. trunk = all of a group write from one memory at
+    # every step, and one of them goes on | local = ordinary rollouts, and completions more from some of their memories
+    states: Literal["trunk", "local"] = "trunk"
+    local_share: Share = 0.25  # local: share of the steps of an episode from whose memory more is written
+    local_samples: Annotated[int, Range(2)] = 4  # local: how many completions more
     std: Literal["sample", "none"] = "sample"  # sample (ddof 1) | none (Dr.GRPO: centre only)
     eps: Share = 1e-6  # added to the deviation that is divided by
     min_std: Amount = 0.01  # floor under the deviation, so that a tiny spread is not blown up
@@ -319,6 +324,12 @@ class AdvantageConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
+    # Importance ratio of a token: its own | sequence = the geometric mean over its completion (GSPO, whose clips are
+    # far narrower: 3e-4 and 4e-4)
+    ratio: Literal["token", "sequence"] = "token"
+    # ppo = the ratio's gradient stops beyond the clip | cispo = the clipped ratio weighs log p, and every token keeps
+    # a gradient (MiniMax-M1 has no lower clip: clip_low=1)
+    clip: Literal["ppo", "cispo"] = "ppo"
     clip_low: Share = 0.2  # importance ratio clipped to [1 - clip_low, 1 + clip_high]
     clip_high: Annotated[float, Range(0, also=(math.inf,))] = 0.2  # inf = no upper bound
     # > 1: bound on the loss of negative advantages (Mem-α: 3.0); 0 = off
@@ -353,11 +364,22 @@ class OptimizerConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     steps: Natural = 200  # of the run, counted from its beginning; 0 = only the evaluation before
+    # The run also ends before the step at which so many tokens were sampled in all, or so many different questions were
+    # put to the answerer in the rollouts; 0 = no such bound. For comparisons at equal cost
+    budget_tokens: Natural = 0
+    budget_answers: Natural = 0
     episodes: Count = 32  # episodes (groups) per step
     group_size: Count = 8  # G: rollouts per episode
     temperature: Annotated[float, Range(1e-06)] = 1.0  # of the sampling of rollouts, and of the log-probs in the loss
     top_k: Natural = 0  # training refuses any other value: the loss knows tempered log-probs only
     top_p: Annotated[float, Range(0, 1, but=(0,))] = 1.0  # likewise
+    # Groups whose samples all earned the same: keep = they count in the update | drop = they do not | refill = further
+    # episodes are drawn in their place
+    resample: Literal["keep", "drop", "refill"] = "keep"
+    resample_most: Natural = 32  # refill: further episodes per step at most
+    # Most chunks of a training episode, for equal shares of the run, e.g. (4, 8, 16); () = all of them. A longer
+    # episode is cut, and keeps the questions that its first chunks answer
+    curriculum: tuple[Count, ...] = ()
     epochs: Count = 1  # passes over a batch of rollouts
     mini_batches: Count = 1  # optimizer updates per pass
     microbatch_rows: Count = 8  # rows per forward and backward, of each process; the loss is exact for any value
@@ -556,6 +578,11 @@ def validate(cfg: Config) -> None:
         )
     if cfg.retrieval.name == "dense" and not cfg.retrieval.model:
         raise UserError("config.retrieval.name=dense needs config.retrieval.model: the local folder of its encoder")
+    if cfg.loss.clip == "cispo" and cfg.loss.dual_clip:
+        raise UserError(
+            f"config.loss.dual_clip={cfg.loss.dual_clip} bounds the loss of config.loss.clip=ppo; cispo has no such "
+            "bound: set it to 0"
+        )
     groups = cfg.train.episodes
     if groups % cfg.train.mini_batches:
         raise UserError(

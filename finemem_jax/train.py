@@ -36,7 +36,7 @@ from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.credit import complete
 from finemem_jax.env.environment import Environment
-from finemem_jax.env.episodes import longest
+from finemem_jax.env.episodes import chunks_at, longest
 from finemem_jax.env.probing import check_probing
 from finemem_jax.env.rehearsal import rehearse
 from finemem_jax.env.turns import Turns, advantages, compared, tabulate, totals
@@ -64,17 +64,21 @@ from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.grpo import correct_engine_gap
 from finemem_jax.rl.train_state import TrainState, create_train_state, make_optimizer
 from finemem_jax.rl.train_step import make_fill_logprobs, make_train_step, state_shardings
-from finemem_jax.rollouts import packing
-from finemem_jax.rollouts.collect import collect_groups, episode_indices, warm_up
-from finemem_jax.rollouts.groups import check_groups, check_prefixes, mini_batches, pack_groups, share_groups
+from finemem_jax.rollouts import packing, resample
+from finemem_jax.rollouts.collect import warm_up
+from finemem_jax.rollouts.drawn_groups import collect_groups, episode_indices
+from finemem_jax.rollouts.groups import check_groups, check_prefixes, joined, mini_batches, pack_groups, share_groups
 from finemem_jax.rollouts.metrics import (
     asked_metrics,
     engine_metrics,
     live_values,
     loss_metrics,
+    resample_metrics,
     reward_metrics,
     rollout_metrics,
+    sampled_tokens,
 )
+from finemem_jax.rollouts.shared_states import check_states
 from finemem_jax.run import workdir as workdirs
 from finemem_jax.run.beginning import alone, claim
 from finemem_jax.run.clock import Clock
@@ -119,6 +123,7 @@ def setup(cfg: Config, workdir: Path) -> tuple[Parts, TrainState]:
     """The parts, and the state of step 0. A mistake in the config shows here, what is quick to check first."""
     check_answerer(cfg)
     check_probing(cfg)
+    check_states(cfg)
     mesh = load_mesh(cfg)
     check_groups(cfg, agreement.process_count())
     check_prefixes(cfg, jax.default_backend())
@@ -129,7 +134,8 @@ def setup(cfg: Config, workdir: Path) -> tuple[Parts, TrainState]:
     policy = load_policy(cfg, mesh)
     env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
     rehearse(env, cfg.rewards, cfg.advantage)
-    drawn = episode_indices(len(episodes), cfg.seed, 0, min(cfg.train.steps * cfg.train.episodes, len(episodes)))
+    per_step = cfg.train.episodes + (cfg.train.resample_most if cfg.train.resample == "refill" else 0)
+    drawn = episode_indices(len(episodes), cfg.seed, 0, min(cfg.train.steps * per_step, len(episodes)))
     episodes, held_out = fit_prompts(episodes, env, cfg, sorted(drawn)), fit_prompts(held_out, env, cfg)
     if warning := forgetting_pays(cfg.rewards, longest(episodes)):
         say(warning)
@@ -182,6 +188,9 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
 
         # --- steps ---------------------------------------------------------------------------------------------
         for step in range(first, cfg.train.steps):
+            if journal.is_spent():
+                progress.say(f"the budget of the run is spent after {step} steps: {journal.spent}")
+                break
             preemption.check(step)
             clock = Clock(watchdog, progress, step, before=clock)
             profile.begin(step)
@@ -199,21 +208,29 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
 
             with clock.phase("rollout"), preemption.interruptible():
                 engine.set_params(reached.state.params)
-                with agreement.together():
-                    own = collect_groups(
-                        engine, env, answerer, parts.episodes, cfg, clock, step=step, position=journal.episodes_drawn
-                    )
-                groups, lengths = share_groups(own, env, share_prefixes=cfg.train.share_prefixes)
+            own, groups, lengths, wanted = {}, [], [], cfg.train.episodes
+            while wanted:
+                with clock.phase("rollout"), preemption.interruptible():
+                    place = {"step": step, "position": journal.episodes_drawn}
+                    place["numbers"] = range(len(groups), len(groups) + wanted)
+                    place["chunks"] = chunks_at(cfg.train.curriculum, journal.share_done(step))
+                    with agreement.together():
+                        made = collect_groups(engine, env, answerer, parts.episodes, cfg, clock, **place)
+                    more, more_lengths = share_groups(made, env, share_prefixes=cfg.train.share_prefixes)
+                own, groups, lengths = own | made, groups + more, joined(lengths, more_lengths)
+                with clock.phase("reward"), agreement.together():
+                    turns = tabulate(groups, cfg.rewards, env.count_tokens)
+                    keys = compared(turns, cfg.advantage)
+                    credit = advantages(turns, cfg.rewards.weights, cfg.advantage)
+                    by_sample = turns.split(credit)
+                wanted = resample.still_wanted(cfg.train, by_sample)
+            with clock.phase("rollout"):
                 engine.release()  # the update needs the memory; what it held is of parameters that end here
             work |= engine_metrics("engine", engine.reset_stats(), clock.seconds["seconds/rollout"])
-            with clock.phase("reward"), agreement.together():
-                turns = tabulate(groups, cfg.rewards, env.count_tokens)
-                keys = compared(turns, cfg.advantage)
-                credit = advantages(turns, cfg.rewards.weights, cfg.advantage)
-                by_sample = turns.split(credit)
 
-            losses, batches = [], []
-            for chosen in mini_batches(cfg, step, len(groups)):
+            places, losses, batches = resample.trained_groups(cfg.train, by_sample), [], []
+            for batch_places in mini_batches(cfg, step, cfg.train.episodes):
+                chosen = [g for g in (places[place] for place in batch_places) if g is not None]
                 if all(np.isnan(values).all() for g in chosen for values in by_sample[g]):
                     continue  # no answers, no gradient: not even momentum and weight decay may move the policy
                 with clock.phase("pack"):
@@ -238,24 +255,28 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             with clock.phase("update"):
                 losses = [(share, metrics_lib.read(metrics)) for share, metrics in losses]
             reached.done, reached.is_whole = step + 1, True
-            journal.episodes_drawn += cfg.train.episodes
+            journal.episodes_drawn += len(groups)
+            asked = asked_metrics([rollout for group in groups for rollout in group])
+            journal.spend(tokens=sampled_tokens(groups), answers=asked["asked/distinct"])
 
-            rollouts = [rollout for group in groups for rollout in group]
+            whole = [[rollout for rollout in group if not rollout.branches] for group in groups]  # first in their group
             line = {
-                **rollout_metrics(rollouts),
+                **rollout_metrics([rollout for group in whole for rollout in group]),
+                **({} if cfg.train.resample == "keep" else resample_metrics(groups, places)),
                 **reward_metrics(turns, cfg.rewards.weights, credit, keys),
                 **loss_metrics(losses),
             }
             with clock.phase("log"), agreement.together():
                 journal.write(journal.metrics, step, line)
-                for record in _records(cfg, groups, turns, keys, by_sample):
+                for record in _records(cfg, whole, turns, keys, by_sample):
                     journal.write(journal.rollouts, step, record)
                 alarms = journal.check(step, line, [metrics["skipped_updates"] > 0 for _, metrics in losses])
                 trackers.scalars(step, line)
-                trackers.rollouts(step, groups, turns.terms, credit)
+                trackers.rollouts(step, whole, turns.terms, credit)
             spent = {f"answerer/{name}": value for name, value in answerer.spent().items()}
-            asked = {f"answerer/{name}": value for name, value in asked_metrics(rollouts).items()}
-            timing = {**clock.tell(), **work, **spent, **asked}
+            spent |= {f"answerer/{name}": value for name, value in asked.items()}
+            spent |= {f"budget/{name}": value for name, value in journal.spent.items()}
+            timing = {**clock.tell(), **work, **spent}
             with agreement.together():
                 journal.write(journal.timings, step, timing)
                 trackers.scalars(step, timing)

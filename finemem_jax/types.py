@@ -8,6 +8,7 @@ without aliasing. Model misbehaviour (bad JSON, an unknown id) is data in a `Ste
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -203,6 +204,7 @@ class Step:
     role: str = WRITE
     chunk: int | None = None
     question: int | None = None
+    state: str = ""  # names, within the group, the memory that several of its turns wrote from; "" = it alone did
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +251,17 @@ class Answer:
 class Probe:
     """A question that was asked of a memory on the way, for what it tells about a turn."""
 
-    after: int  # index of the turn after which memory stood so
+    turn: int  # index of the turn that it tells about
+    after: bool  # whether memory was asked as the turn left it, or as it found it
     chunk: int | None  # index of the chunk it is about, None for a final question
     number: int  # its place among those about that chunk, or among the final ones
     score: float | None  # in [0, 1], or None when the answerer failed: missing, not wrong
+    asked: int = 0  # `asked_key` of the question and what was retrieved for it
+
+
+def asked_key(question: str, texts: Sequence[str]) -> int:
+    """A number for a question with its items: who asks it again is told what was answered before."""
+    return zlib.crc32(repr((question, *texts)).encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +285,8 @@ class Rollout:
     answers: tuple[Answer, ...]
     probes: tuple[Probe, ...] = ()
     judgements: tuple[Judgement, ...] = ()
+    # Its turns wrote from memories of other samples: it has no end of its own, and nothing is measured there
+    branches: bool = False
 
     def of(self, role: str) -> tuple[Step, ...]:
         """The turns of one role, in order."""

@@ -96,6 +96,7 @@ def test_overrides_reach_every_kind_of_field():
         ({"rewards__weights": {"format": float("inf")}}, "must be finite"),
         ({"train__top_k": 5}, "training samples from the whole distribution"),
         ({"train__top_p": 0.9}, "training samples from the whole distribution"),
+        ({"loss__dual_clip": 3.0, "loss__clip": "cispo"}, "config.loss.dual_clip=3.0 bounds the loss of"),
         ({"loss__dual_clip": 0.5}, "config.loss.dual_clip=0.5: must be above 1"),
         ({"train__mini_batches": 5}, "config.train.episodes=32 is not a multiple of config.train.mini_batches=5"),
         ({"engine__cache_tokens": 100}, "config.engine.cache_tokens=100 holds no prompt and completion"),

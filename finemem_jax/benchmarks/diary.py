@@ -63,8 +63,16 @@ class _Episodes(Sequence[Episode]):
     def __getitem__(self, index: int) -> Episode:  # type: ignore[override]
         if not 0 <= index < self._count:
             raise IndexError(index)
+        return self.cut(index, self._cfg.chunks)
+
+    def cut(self, index: int, chunks: int) -> Episode:
+        """The first `chunks` days of an episode, asked about as they stand then."""
         rng = random.Random(f"diary {self._seed} {self._split} {index}")
-        return _episode(self._cfg, self._pools, rng, f"diary-{self._split}-{self._seed}-{index}")
+        days, name = min(chunks, self._cfg.chunks), f"diary-{self._split}-{self._seed}-{index}"
+        telling = _Telling(self._cfg, self._pools, rng)
+        told = tuple(telling.chunk(day) for day in range(days))
+        name = name if days == self._cfg.chunks else f"{name}:{days}"
+        return Episode(name, "diary", told, telling.final_questions())
 
 
 def load(cfg: DataConfig, split: str, seed: int) -> Sequence[Episode]:
@@ -251,12 +259,6 @@ class _Telling:
             return None
         self.used.add(choice := self.rng.choice(free))
         return choice
-
-
-def _episode(cfg: DiaryConfig, pools: _Pools, rng: random.Random, name: str) -> Episode:
-    telling = _Telling(cfg, pools, rng)
-    chunks = tuple(telling.chunk(day) for day in range(cfg.chunks))
-    return Episode(name, "diary", chunks, telling.final_questions())
 
 
 def _some(rng: random.Random, items, count: int) -> list:

@@ -51,6 +51,7 @@ from finemem_jax.types import (
     Step,
     ToolSpec,
     Turn,
+    asked_key,
     pass_on,
 )
 
@@ -379,11 +380,20 @@ def probe(
     questions: Sequence[Question],
     ask: Ask,
     chunk: int | None,
-    after: int,
+    turn: int,
+    *,
+    after: bool = True,
 ) -> Callable[[], list[Probe]]:
-    """Starts asking `questions` of the memory as it stood after turn `after`; the result waits for the scores."""
+    """Starts asking `questions` of the memory as it stood after (or before) a turn; the result waits for the scores."""
     collect = ask_questions(env, episode, memory, questions, ask, chunk)
-    return lambda: [Probe(after, chunk, number, answer.score) for number, answer in enumerate(collect())]
+
+    def probes() -> list[Probe]:
+        return [
+            Probe(turn, after, chunk, number, a.score, asked_key(a.question.text, [item.text for item in a.retrieved]))
+            for number, a in enumerate(collect())
+        ]
+
+    return probes
 
 
 def retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], tuple[Retrieved, ...]]:

@@ -77,6 +77,33 @@ def drawn_evenly(episodes: Sequence[Episode], count: int, seed: int) -> list[Epi
     return [episodes[index] for index in sorted(chosen)]
 
 
+def chunks_at(curriculum: Sequence[int], done: float) -> int:
+    """Most chunks of an episode when a share `done` of the run is behind: each entry holds for an equal share. 0 = all.
+
+    Example: (2, 4) gives 2 below a half, 4 from there on."""
+    return curriculum[min(int(done * len(curriculum)), len(curriculum) - 1)] if curriculum else 0
+
+
+def cut_episode(episodes: Sequence[Episode], index: int, chunks: int) -> Episode:
+    """Episode `index`, with its first `chunks` chunks (0 = all) and the questions that these answer.
+
+    A benchmark that makes its episodes up asks anew about what holds then (its `cut`). Of any other, the final
+    questions are kept whose evidence is known to lie within; an episode of which none does is cut where its first
+    question can be answered, and stays whole where no evidence is known. The cut episode has a name of its own.
+    """
+    if not chunks:
+        return episodes[index]
+    if hasattr(episodes, "cut"):
+        return episodes.cut(index, chunks)
+    episode = episodes[index]
+    known = [max(question.evidence) + 1 for question in episode.questions if question.evidence]
+    most = max(chunks, min(known, default=len(episode.chunks)))
+    if most >= len(episode.chunks):
+        return episode
+    kept = tuple(q for q in episode.questions if q.evidence and max(q.evidence) < most)
+    return replace(episode, id=f"{episode.id}:{most}", chunks=episode.chunks[:most], questions=kept)
+
+
 def longest(episodes: Sequence[Episode], looked_at: int = 256) -> int:
     """Chunks of the longest episode; of those that are made up on access, of the first ones."""
     count = len(episodes) if isinstance(episodes, tuple | list) else min(len(episodes), looked_at)

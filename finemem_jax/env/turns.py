@@ -14,8 +14,8 @@ How many comparisons are left out is reported, and watched by an alarm (`guards.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -42,6 +42,13 @@ class Turns:
     # unweighted, only terms with a weight; NaN = missing; 0 on turns that the term does not speak of
     terms: Mapping[str, np.ndarray]
     speaks: Mapping[str, np.ndarray]  # bool: whether the term says anything of the turn
+    # int, number within the table of the memory that several turns of a group wrote from; -1 where it alone did
+    state: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    at_end: frozenset[str] = frozenset()  # terms that are measured at the end of the episode, not at the turn
+
+    def __post_init__(self) -> None:
+        if len(self.state) != len(self.group):
+            object.__setattr__(self, "state", np.full(len(self.group), -1, np.int64))
 
     def __len__(self) -> int:
         return len(self.group)
@@ -57,7 +64,8 @@ class Turns:
 
 
 def tabulate(groups: Sequence[Sequence[Rollout]], cfg: RewardsConfig, count_tokens: CountTokens) -> Turns:
-    """Every turn of every rollout with its reward terms. Terms of weight 0 are not computed.
+    """Every turn of every rollout with its reward terms. Terms of weight 0 are not computed, and those of the episode's
+    end not for rollouts that have none.
 
     A term (a file in rewards/) says of which ROLES it speaks and whether its LEVEL is the turn or the trajectory; one
     of the trajectory stands on each of the rollout's turns of those roles.
@@ -65,17 +73,29 @@ def tabulate(groups: Sequence[Sequence[Rollout]], cfg: RewardsConfig, count_toke
     rollouts = [(g, s, r) for g, group in enumerate(groups) for s, r in enumerate(answered_alike(group))]
     lines = [(g, s, step.index, ROLES.index(step.role)) for g, s, rollout in rollouts for step in rollout.steps]
     group, sample, index, role = np.array(lines, np.int64).reshape(-1, 4).T
-    terms, speaks = {}, {}
+    terms, speaks, at_end = {}, {}, set()
+    has_end = np.array([not r.branches for _, _, r in rollouts for _ in r.steps], bool)
+    numbers: dict[tuple[int, str], int] = {}
+    state = [
+        numbers.setdefault((g, step.state), len(numbers)) if step.state else -1
+        for g, _, rollout in rollouts
+        for step in rollout.steps
+    ]
     for name, weight in cfg.weights.items():
         if weight == 0:
             continue
         term = resolve("finemem_jax.rewards", name)
         roles = [ROLES.index(spoken) for spoken in term.ROLES]
         speaks[name] = np.isin(role, roles)
+        is_at_end = getattr(term, "AT_END", term.LEVEL == TRAJECTORY)
+        if is_at_end:
+            at_end.add(name)
+            speaks[name] &= has_end
         terms[name] = np.zeros(len(lines))
-        found = [_values(term, name, rollout, cfg, count_tokens) for _, _, rollout in rollouts]
+        measured = [rollout for _, _, rollout in rollouts if not (is_at_end and rollout.branches)]
+        found = [_values(term, name, rollout, cfg, count_tokens) for rollout in measured]
         terms[name][speaks[name]] = np.concatenate(found) if found else []
-    return Turns(group, sample, index, role, terms, speaks)
+    return Turns(group, sample, index, role, terms, speaks, np.array(state, np.int64), frozenset(at_end))
 
 
 def _values(term: object, name: str, rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
@@ -92,11 +112,12 @@ def _values(term: object, name: str, rollout: Rollout, cfg: RewardsConfig, count
     return values
 
 
-def totals(turns: Turns, weights: Mapping[str, float]) -> np.ndarray:
-    """r = Σ_terms w_term r_term of every turn, [turns]; NaN where a term is missing."""
+def totals(turns: Turns, weights: Mapping[str, float], names: Collection[str] | None = None) -> np.ndarray:
+    """r = Σ_terms w_term r_term of every turn, [turns]; NaN where a term is missing. names: of these terms only."""
     total = np.zeros(len(turns))
     for name, term in turns.terms.items():
-        total += weights[name] * term
+        if names is None or name in names:
+            total += weights[name] * term
     return total
 
 
@@ -140,8 +161,8 @@ def _is_lost(answer: Answer) -> bool:
     return answer.score is None or any(score is None for _, score in answer.subsets)
 
 
-def _place(probe: Probe) -> tuple[int, int | None, int]:
-    return probe.after, probe.chunk, probe.number
+def _place(probe: Probe) -> tuple[int, bool, int | None, int]:
+    return probe.turn, probe.after, probe.chunk, probe.number
 
 
 def _numbered(rollout: Rollout) -> list[tuple[tuple[int | None, int], Answer]]:

@@ -6,7 +6,7 @@ an answering turn for every final question, so that the answer has a gradient to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from finemem_jax.env import operations
 from finemem_jax.env.answering import answer_turns
@@ -27,7 +27,7 @@ from finemem_jax.env.environment import (
     view,
 )
 from finemem_jax.env.judging import judge_writes
-from finemem_jax.types import Completion, Episode, Operation, Turn
+from finemem_jax.types import Chunk, Completion, Episode, Memory, Operation, Step, Turn
 
 PROBES = True  # it asks what `asked.probing` says
 
@@ -44,33 +44,46 @@ def play(
 ) -> Game:
     """One rollout of an episode."""
     memory, steps, pending, probing, judging = env.empty_memory(), [], [], [], []
-    question = seen_question(env, asked.final)
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
-        if write is None:
-            shown = view(memory, chunk.text, env.memory.view, env)
-            with naming(episode, f"chunk {chunk.index}"):
-                tokens, visible = turn_prompt(env, chunk.text, shown, question, memory.notice())
-            turn = Turn(len(steps), tokens, memory, visible, chunk=chunk.index)
-            completion = yield turn
-            text, written = read(env, turn, completion)
-        else:
-            turn = Turn(len(steps), (), memory, memory.items, chunk=chunk.index)
-            completion = Completion((), (), "stop")
-            written = tuple(write(episode, turn))
-            text = operations.emit(written, env.prompt.codec, env.specs)  # for people to read
-        before = memory
-        memory, outcomes = apply(memory, written, turn.index, env.memory, turn.visible)
-        steps.append(taken(turn, completion, text, written, outcomes, memory))
+        step = yield from write_turn(env, episode, chunk, memory, len(steps), asked, write)
+        before, memory = memory, step.memory_after
+        steps.append(step)
         if asked.probing.judged_by:
-            judging.append(judge_writes(env, steps[-1], asked.probing.judged_by))
+            judging.append(judge_writes(env, step, asked.probing.judged_by))
         if questions:
             pending.append(ask_questions(env, episode, memory, questions, ask, chunk.index))
-            if asked.probing.before and turn.index:
-                probing.append(probe(env, episode, before, questions, ask, chunk.index, turn.index - 1))
+            if asked.probing.before and step.index:
+                probing.append(probe(env, episode, before, questions, ask, chunk.index, step.index, after=False))
         if asked.probing.along and chunk is not episode.chunks[-1]:
-            probing.append(probe(env, episode, memory, asked.final, ask, None, turn.index))
+            probing.append(probe(env, episode, memory, asked.final, ask, None, step.index))
     if env.method.answers == "policy" and write is None:
         pending.append((yield from answer_turns(env, episode, memory, asked.final, steps)))
     else:
         pending.append(ask_questions(env, episode, memory, asked.final, ask, None, asked.probing))
     return finisher(episode, steps, pending, group, sample, probing, judging)
+
+
+def write_turn(
+    env: Environment,
+    episode: Episode,
+    chunk: Chunk,
+    memory: Memory,
+    index: int,
+    asked: Asked,
+    write: Callable[[Episode, Turn], Sequence[Operation]] | None = None,
+) -> Generator[Turn, Completion, Step]:
+    """The writing turn number `index` on its own, from any memory: yields the turn, returns what came of it."""
+    if write is None:
+        shown = view(memory, chunk.text, env.memory.view, env)
+        with naming(episode, f"chunk {chunk.index}"):
+            tokens, visible = turn_prompt(env, chunk.text, shown, seen_question(env, asked.final), memory.notice())
+        turn = Turn(index, tokens, memory, visible, chunk=chunk.index)
+        completion = yield turn
+        text, written = read(env, turn, completion)
+    else:
+        turn = Turn(index, (), memory, memory.items, chunk=chunk.index)
+        completion = Completion((), (), "stop")
+        written = tuple(write(episode, turn))
+        text = operations.emit(written, env.prompt.codec, env.specs)  # for people to read
+    after, outcomes = apply(memory, written, turn.index, env.memory, turn.visible)
+    return taken(turn, completion, text, written, outcomes, after)

@@ -20,6 +20,7 @@ from finemem_jax.console import tell
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.nn.sharding import make_mesh, mesh_sizes
+from finemem_jax.plan.answers import asked_line
 from finemem_jax.plan.collectives import gathered_shapes
 from finemem_jax.plan.formula import CACHE, GIB, UPDATE, memory_parts
 from finemem_jax.plan.programs import (
@@ -42,12 +43,14 @@ def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int 
     """Prints the plan; returns 0 when it fits and 3 when not."""
     model = planned_model(cfg)
     if gpu_memory:
+        tell(asked_line(cfg, CHUNKS))
         return plan_by_formula(cfg, model, gpu_memory * GIB, gpus)
     chip, devices = topology_devices(topology)
     hosts = len({device.process_index for device in devices})
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices, sequence=cfg.mesh.sequence)
     size = f"{len(devices)} devices, {hosts} host(s), {chip.memory / GIB:.0f} GiB each"
     tell(f"{topology}: {size}; mesh {dict(mesh.shape)}")
+    tell(asked_line(cfg, CHUNKS))
     builds = {"train": train_program, "logprobs": logprobs_program, "decode": decode_program}
     calls = {name: build(cfg, model, mesh, hosts) for name, build in builds.items()}
     lowered = {name: lower(*arguments) for name, (lower, arguments) in calls.items()}

@@ -26,6 +26,7 @@ from finemem_jax.env.probing import CITED, SUBSETS
 from finemem_jax.types import WRITE, Answer, CountTokens, Rollout
 
 ROLES, LEVEL = (WRITE,), "turn"
+AT_END = True  # what a turn earns is known when the final questions are answered
 
 
 def evidence_rewards(

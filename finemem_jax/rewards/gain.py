@@ -50,31 +50,36 @@ def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens
 
 def chunk_gain(rollout: Rollout) -> np.ndarray:
     """[writing turns], over the questions about the turn's chunk."""
-    turns = rollout.of(WRITE)
-    known = {(probe.after, probe.chunk, probe.number): probe.score for probe in rollout.probes}
+    turns, probes = rollout.of(WRITE), _probes(rollout)
     found = np.zeros(len(turns))
     for place, turn in enumerate(turns):
         now = [answer.score for answer in rollout.answers if answer.chunk == turn.chunk]
-        before = [
-            known.get((turns[place - 1].index, turn.chunk, number)) if place else 0.0 for number in range(len(now))
-        ]
+        nothing = None if turn.index else 0.0
+        before = [probes.get((turn.index, False, turn.chunk, number), nothing) for number in range(len(now))]
         found[place] = _mean_gain(before, now)
     return found
 
 
 def final_gain(rollout: Rollout) -> np.ndarray:
-    """[writing turns], over the final questions. Σ_t = the final score."""
-    turns = rollout.of(WRITE)
-    known = {(probe.after, probe.number): probe.score for probe in rollout.probes if probe.chunk is None}
+    """[writing turns], over the final questions. Over the steps of one rollout they sum to the final score."""
+    turns, probes = rollout.of(WRITE), _probes(rollout)
+    count = max((number + 1 for _, _, chunk, number in probes if chunk is None), default=0)
     last = [answer.score for answer in rollout.final_answers]
-    before: list[float | None] = [0.0] * len(last)
+    count = max(count, len(last))
+    previous: list[float | None] = [None if turns and turns[0].index else 0.0] * count
     found = np.zeros(len(turns))
     for place, turn in enumerate(turns):
-        is_last = place == len(turns) - 1
-        now = last if is_last else [known.get((turn.index, number)) for number in range(len(last))]
+        before = [probes.get((turn.index, False, None, number), previous[number]) for number in range(count)]
+        now = [probes.get((turn.index, True, None, number)) for number in range(count)]
+        if place == len(turns) - 1 and last:
+            now = last
         found[place] = _mean_gain(before, now)
-        before = now
+        previous = now
     return found
+
+
+def _probes(rollout: Rollout) -> dict[tuple[int, bool, int | None, int], float | None]:
+    return {(probe.turn, probe.after, probe.chunk, probe.number): probe.score for probe in rollout.probes}
 
 
 def _mean_gain(before: list[float | None], now: list[float | None]) -> float:

@@ -6,8 +6,9 @@ any microbatching, sharding, packing or padding.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from finemem_jax.config import LossConfig
 from finemem_jax.rl.batch import RolloutBatch
@@ -21,6 +22,8 @@ def policy_loss(
     advantages: Float[Array, "*rows seq"],
     token_weights: Float[Array, "*rows seq"],
     cfg: LossConfig,
+    *,
+    segment_ids: Int[Array, "*rows seq"] | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Weighted sum over tokens of the clipped surrogate and of the KL to the reference.
 
@@ -29,14 +32,27 @@ def policy_loss(
         surrogate_t = max(surrogate_t, dual_clip A_t)   where A_t < 0, if dual_clip is on
         loss = Σ_t w_t (kl_coef KL_t - surrogate_t)
 
+    ratio="sequence" (GSPO, arXiv 2507.18071): ratio_t = exp(mean over the completion of logprobs - old_logprobs), the
+    same for all its tokens; segment_ids say which tokens are of one.
+    clip="cispo" (MiniMax-M1, arXiv 2506.13585): surrogate_t = stop(clip(ratio_t, …)) A_t logprobs_t, whose gradient is
+    never stopped, only weighed.
+
     token_weights: the aggregation is in them; they add up to 1 over a whole mini-batch (token_mean,
     sequence_mean). Tokens of weight 0 never touch the result, whatever their log-probabilities are.
     """
     counted = token_weights > 0
     log_ratio = jnp.where(counted, logprobs - old_logprobs, 0.0)
-    ratio = jnp.exp(log_ratio)
+    if cfg.ratio == "sequence":
+        if segment_ids is None:
+            raise ValueError("loss.ratio=sequence needs segment_ids: which tokens are of one completion")
+        ratio = jnp.exp(sequence_mean(log_ratio, segment_ids, counted))
+    else:
+        ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1.0 - cfg.clip_low, 1.0 + cfg.clip_high)
-    surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+    if cfg.clip == "cispo":
+        surrogate = jax.lax.stop_gradient(clipped) * advantages * jnp.where(counted, logprobs, 0.0)
+    else:
+        surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
     dual = jnp.zeros_like(counted)
     if cfg.dual_clip:
         bound = cfg.dual_clip * advantages
@@ -49,16 +65,19 @@ def policy_loss(
     def token_mean(values: Array) -> Mean:
         return Mean(jnp.sum(jnp.where(counted, values, 0.0), dtype=jnp.float32), weight)
 
+    weighs = cfg.clip == "cispo"
     metrics: Metrics = {
         "surrogate_loss": Sum(surrogate_loss),
         "ratio": token_mean(ratio),
         "ratio_max": Max(jnp.max(jnp.where(counted, ratio, -jnp.inf))),
         "log_ratio_abs_max": Max(jnp.max(jnp.where(counted, jnp.abs(log_ratio), -jnp.inf))),
-        # A clip is counted where it binds: where it stops the gradient.
-        "clipped_high": token_mean((ratio > 1.0 + cfg.clip_high) & (advantages > 0)),
-        "clipped_low": token_mean((ratio < 1.0 - cfg.clip_low) & (advantages < 0)),
+        # A clip is counted where it binds: where it stops the gradient, or (cispo) weighs it otherwise.
+        "clipped_high": token_mean((ratio > 1.0 + cfg.clip_high) & ((advantages > 0) | weighs)),
+        "clipped_low": token_mean((ratio < 1.0 - cfg.clip_low) & ((advantages < 0) | weighs)),
         "clipped_dual": token_mean(dual),
-        "old_kl": token_mean(ratio - 1.0 - log_ratio),  # k3 estimate of KL(old || policy): drift since sampling
+        "old_kl": token_mean(
+            (ratio if cfg.ratio == "token" else jnp.exp(log_ratio)) - 1.0 - log_ratio
+        ),  # k3 estimate of KL(old || policy): drift since sampling
         "nll": token_mean(-logprobs),  # at ratio 1 its mean is the policy's entropy
     }
     loss = surrogate_loss
@@ -69,6 +88,29 @@ def policy_loss(
         loss = loss + cfg.kl_coef * jnp.sum(token_weights * kl)
         metrics["ref_kl"] = token_mean(kl)
     return loss, metrics | {"loss": Sum(loss)}
+
+
+def sequence_mean(
+    values: Float[Array, "*rows seq"], segment_ids: Int[Array, "*rows seq"], counted: Bool[Array, "*rows seq"]
+) -> Float[Array, "*rows seq"]:
+    """The mean over the counted tokens of the segment that a token is in, at every token; 0 where none counts.
+
+    The tokens of a segment stand side by side; their numbers may be any, as those of rows with shared prefixes are.
+    Example: values [1, 3, 5], segments [1, 1, 2], all counted: [2, 2, 5].
+    """
+    shape, seq = values.shape, values.shape[-1]
+    ids = segment_ids.reshape(-1, seq)
+    begins = jnp.concatenate(
+        [jnp.zeros((len(ids), 1), jnp.int32), (ids[:, 1:] != ids[:, :-1]).astype(jnp.int32)], axis=1
+    )
+    numbers = jnp.cumsum(begins, axis=1)  # [rows, seq], from 0 in each row
+
+    def of_row(values: Array, counted: Array, numbers: Array) -> Array:
+        total = jax.ops.segment_sum(jnp.where(counted, values, 0.0), numbers, num_segments=seq)
+        count = jax.ops.segment_sum(counted.astype(jnp.float32), numbers, num_segments=seq)
+        return (total / jnp.maximum(count, 1.0))[numbers]
+
+    return jax.vmap(of_row)(values.reshape(-1, seq), counted.reshape(-1, seq), numbers).reshape(shape)
 
 
 def correct_engine_gap(batch: RolloutBatch, logprobs: Float[Array, "*rows seq"], cap: float) -> RolloutBatch:

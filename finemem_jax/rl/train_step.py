@@ -62,7 +62,13 @@ def make_train_step(
         )
         logprobs, entropies = measured if cfg.entropy else (measured, None)
         loss, metrics = policy_loss(
-            logprobs, batch.old_logprobs, batch.ref_logprobs, batch.advantages, batch.token_weights, cfg
+            logprobs,
+            batch.old_logprobs,
+            batch.ref_logprobs,
+            batch.advantages,
+            batch.token_weights,
+            cfg,
+            segment_ids=batch.segment_ids if cfg.ratio == "sequence" else None,
         )
         if entropies is not None:
             tokens = jnp.sum(batch.token_weights > 0, dtype=jnp.float32)

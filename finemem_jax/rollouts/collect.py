@@ -12,21 +12,18 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 from finemem_jax.baselines._scripted import Writer
-from finemem_jax.config import Config, MethodConfig
+from finemem_jax.config import MethodConfig
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.decoding.request import Request
 from finemem_jax.env import operations
-from finemem_jax.env.environment import Asked, Environment, Game, play, training_questions
-from finemem_jax.env.episodes import stream_indices
-from finemem_jax.env.tokenizer import stop_tokens
-from finemem_jax.env.turns import asks_chunk_questions
-from finemem_jax.hosts import agreement
-from finemem_jax.rollouts.groups import own_groups
-from finemem_jax.run.clock import Clock
+from finemem_jax.env.environment import Asked, Environment, play
 from finemem_jax.types import Answerer, Completion, Episode, Rollout, Sampling, Turn
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ def collect_rollouts(
     games = [play(env, job.episode, job.asked, answerer.submit, group=job.group, sample=job.sample) for job in jobs]
     words = (seed, step)
     finishes = engine.run(
-        [_requests(game, job, sampling, words) for game, job in zip(games, jobs, strict=True)],
+        [requests(game, job, sampling, words) for game, job in zip(games, jobs, strict=True)],
         [f"episode {job.episode.id!r} (group {job.group}, sample {job.sample})" for job in jobs],
     )
     with answering or nullcontext():
@@ -98,9 +95,9 @@ def scripted_completion(env: Environment, episode: Episode, turn: Turn, write: W
     return Completion(tokens, (0.0,) * len(tokens), "stop")
 
 
-def _requests(
-    game: Game, job: Job, sampling: Sampling, words: tuple[int, int]
-) -> Generator[Request, Completion, Callable[[], Rollout]]:
+def requests(
+    game: Generator[Turn, Completion, _T], job: Job, sampling: Sampling, words: tuple[int, int]
+) -> Generator[Request, Completion, _T]:
     """A game as the engine drives it: each turn becomes a request with a key of its own."""
     episode = zlib.crc32(job.episode.id.encode())
     try:
@@ -130,44 +127,3 @@ def _drive(env: Environment, answerer: Answerer | None, job: Job, write: Writer)
 # --------------------------------------------------------------------------------------------------------------
 # The groups of a training step
 # --------------------------------------------------------------------------------------------------------------
-
-
-def collect_groups(
-    engine: Engine,
-    env: Environment,
-    answerer: Answerer,
-    episodes: Sequence[Episode],
-    cfg: Config,
-    clock: Clock,
-    *,
-    step: int,
-    position: int,
-) -> dict[int, list[Rollout]]:
-    """This process's groups of a step, by number. The step has a group of `train.group_size` rollouts for each of the
-    `train.episodes` episodes from `position` on."""
-    asks_chunks = asks_chunk_questions(cfg.rewards)
-    mine = set(own_groups(cfg, step, agreement.process_index(), agreement.process_count()))
-    jobs = []
-    for group, index in enumerate(episode_indices(len(episodes), cfg.seed, position, cfg.train.episodes)):
-        if group in mine:
-            episode = episodes[index]
-            seed = f"questions {cfg.seed} {step} {group} {episode.id}"
-            asked = training_questions(episode, cfg.rewards, asks_chunks=asks_chunks, seed=seed)
-            jobs += [Job(episode, asked, group, sample) for sample in range(cfg.train.group_size)]
-    sampling = Sampling(
-        temperature=cfg.train.temperature,
-        max_tokens=cfg.prompt.max_completion_tokens,
-        stop_tokens=stop_tokens(env.tokenizer),
-    )
-    groups: dict[int, list[Rollout]] = {group: [] for group in sorted(mine)}
-    answering = clock.phase("answer")
-    for rollout in collect_rollouts(
-        engine, env, answerer, jobs, sampling, seed=cfg.seed, step=step, answering=answering
-    ):
-        groups[rollout.group].append(rollout)
-    return groups
-
-
-def episode_indices(available: int, seed: int, position: int, count: int) -> list[int]:
-    """`count` episodes of the endless stream of training episodes, from `position` on."""
-    return stream_indices(available, seed, range(position, position + count))

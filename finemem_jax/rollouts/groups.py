@@ -54,9 +54,13 @@ def check_prefixes(cfg: Config, platform: str) -> None:
         )
 
 
-def own_groups(cfg: Config, step: int, process: int, processes: int) -> list[int]:
+def own_groups(cfg: Config, step: int, process: int, processes: int, numbers: range | None = None) -> list[int]:
     """The groups of a step whose rollouts this process makes: dealt out in the order of the first pass's
-    mini-batches, so that each process has its share of each."""
+    mini-batches, so that each process has its share of each.
+
+    numbers: of the groups that are dealt out, when they are not the first `train.episodes`; then in their order."""
+    if numbers is not None and numbers.start:
+        return list(numbers[process::processes])
     size = cfg.train.episodes // cfg.train.mini_batches
     dealt = [g for batch in mini_batches(cfg, step, cfg.train.episodes)[: cfg.train.episodes // size] for g in batch]
     return sorted(dealt[process::processes])
@@ -76,6 +80,11 @@ def share_groups(
         told = {number: [_without_tokens(rollout) for rollout in group] for number, group in own.items()}
         groups = agreement.union(told, shared=(env.count_tokens,))
     return list(groups.values()), agreement.all_gather(lengths)
+
+
+def joined(lengths: Sequence[StepLengths], more: Sequence[StepLengths]) -> list[StepLengths]:
+    """The lengths of the groups of both, for each process."""
+    return [own | further for own, further in zip(lengths or [{} for _ in more], more, strict=True)]
 
 
 def _lengths(number: int, group: Sequence[Rollout], share_prefixes: bool) -> list[list[Lengths]]:

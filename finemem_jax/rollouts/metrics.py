@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from finemem_jax.decoding.request import EngineStats
 from finemem_jax.env.credit import complete
 from finemem_jax.env.turns import Turns, around_mean, step_keys, totals, variance_shares
-from finemem_jax.types import WRITE, Rollout
+from finemem_jax.types import WRITE, Rollout, asked_key
 
 
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
@@ -65,16 +65,41 @@ def reward_metrics(
 def asked_metrics(rollouts: Sequence[Rollout]) -> dict[str, int]:
     """What the answerer was asked in a step, by what for; a question asked twice counts twice, whatever it cost.
 
+    distinct: different questions, with different items, of the step: what it costs where each is answered once.
     uncited: answers to final questions that were to say which items they stand in and said none."""
     final = [answer for rollout in rollouts for answer in rollout.final_answers]
     asked = [answer.reply for answer in final if answer.retrieved and answer.reply is not None]
     return {
+        "asked/distinct": len({key for rollout in rollouts for key in _asked(rollout)}),
         "asked/chunk": sum(len(rollout.answers) for rollout in rollouts) - len(final),
         "asked/final": len(final),
         "asked/gain": sum(len(rollout.probes) for rollout in rollouts),
         "asked/attribution": sum(len(answer.subsets) for answer in final),
         "asked/uncited": sum(reply.cited == () for reply in asked),
     }
+
+
+def _asked(rollout: Rollout) -> Iterator[int]:
+    """A number for every question put to the answerer, the same for the same question from the same items."""
+    for answer in rollout.answers:
+        if answer.turn is None:  # else the policy answered
+            texts = [item.text for item in answer.retrieved]
+            yield asked_key(answer.question.text, texts)
+            for bits, _ in answer.subsets:
+                yield asked_key(answer.question.text, [text for i, text in enumerate(texts) if bits >> i & 1])
+    for probe in rollout.probes:
+        yield probe.asked
+
+
+def sampled_tokens(groups: Sequence[Sequence[Rollout]]) -> int:
+    """Tokens that were sampled for these rollouts."""
+    return sum(len(turn.completion.tokens) for group in groups for rollout in group for turn in rollout.steps)
+
+
+def resample_metrics(groups: Sequence[object], places: Sequence[int | None]) -> dict[str, int]:
+    """How many groups were drawn, and how many of the step's places are empty, in a run that leaves out those without
+    spread."""
+    return {"groups_drawn": len(groups), "groups_lacking": sum(place is None for place in places)}
 
 
 def loss_metrics(losses: Sequence[tuple[float, dict[str, float]]]) -> dict[str, float]:

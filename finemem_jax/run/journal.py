@@ -44,6 +44,7 @@ class Journal:
         )
         self.guards = Guards(cfg.guards)
         self.episodes_drawn = 0  # position in the stream of training episodes
+        self.spent: dict[str, int] = {}  # of what has a budget, so far: tokens, answers
         self.numbers: dict[str, Any] = {}  # state of the random numbers that examples are drawn with; JSON-able
         self._saved: int | None = None  # step of the last checkpoint begun
         self._is_behind = False  # a checkpoint failed: the next step tries again
@@ -56,6 +57,7 @@ class Journal:
             state, note = self.checkpoints.restore(state)
             first, self.episodes_drawn = note["next_step"], note["stream"]["episodes_drawn"]
             self.numbers = note["stream"].get("numbers", {})
+            self.spent = note["stream"].get("spent", {})
             self.guards = Guards(self._cfg.guards, note["guards"])
             if note["code"] != code_version():
                 say(f"warning: the checkpoint is from code {note['code']}, this is {code_version()}")
@@ -71,13 +73,30 @@ class Journal:
         self.alarms = opened("alarms.jsonl", first, has_step)
         # The evaluation at a step is of the state before it. It stands when all of it was written; that of the last
         # step is always made anew, for the report needs more than its numbers.
-        is_evaluated = 0 < first < self._cfg.train.steps and agreement.from_lead(self._is_evaluated(first))
+        is_last = first >= self._cfg.train.steps or self.is_spent()
+        is_evaluated = first > 0 and not is_last and agreement.from_lead(self._is_evaluated(first))
         self._evaluated = first if is_evaluated else first - 1
         self.evaluations = opened(EVALUATIONS, self._evaluated + 1, is_evaluation)
         lost = first - len({line["step"] for line in _lines(self.metrics.path, holds_numbers)})
         if lost and agreement.is_lead():  # the others may read the file while it is rewritten
             say(f"WARNING: {self.metrics.path} lacks {lost} of the {first} steps before the checkpoint")
         return state, first
+
+    def is_spent(self) -> bool:
+        """Whether the run has used up what it may spend."""
+        return self._share_spent() >= 1
+
+    def spend(self, **counts: int) -> None:
+        """Counts what a step has used of what has a budget."""
+        self.spent = {what: self.spent.get(what, 0) + count for what, count in counts.items()}
+
+    def share_done(self, step: int) -> float:
+        """How much of the run lies before `step`, by its steps or by what it may spend, whichever is more."""
+        return max(step / max(self._cfg.train.steps, 1), self._share_spent())
+
+    def _share_spent(self) -> float:
+        bounds = {"tokens": self._cfg.train.budget_tokens, "answers": self._cfg.train.budget_answers}
+        return max(self.spent.get(what, 0) / bound if bound else 0.0 for what, bound in bounds.items())
 
     def needs_evaluation(self, step: int) -> bool:
         """Whether the state before `step` shall be evaluated, and was not yet."""
@@ -122,7 +141,7 @@ class Journal:
         note = {
             "next_step": done,
             "rng": {"seed": self._cfg.seed, "step": done},  # of every key the first words; see `collect`
-            "stream": {"episodes_drawn": self.episodes_drawn, "numbers": self.numbers},
+            "stream": {"episodes_drawn": self.episodes_drawn, "numbers": self.numbers, "spent": self.spent},
             "guards": self.guards.state(),
             "config": config.to_dict(self._cfg),
             "code": code_version(),

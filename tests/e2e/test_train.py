@@ -268,3 +268,25 @@ def test_a_mesh_of_devices_trains_like_one(cfg, run, tmp_path):
     # Gradients of equal parameters are compared in tests/rl; here the second update starts from updated ones.
     for name in ("loss/loss", "loss/nll", "reward/total", "accuracy"):
         assert eight[0][name] == pytest.approx(one[0][name], abs=1e-4), name
+
+
+def test_a_run_that_draws_again_and_grows_its_episodes_goes_on_as_if_it_had_never_stopped(tmp_path):
+    """Groups of two samples that often earn the same: they are paid for the questions about a chunk alone."""
+    small = [
+        "--config.train.group_size=2", "--config.train.resample=refill", "--config.train.resample_most=3",
+        "--config.train.curriculum=(1, 2)", "--config.train.eval_every=0", "--config.eval.episodes=2",
+        "--config.eval.baselines=()", "--config.eval.temperatures=(0.0,)", "--config.loss.kl_coef=0",
+        "--config.loss.ratio=sequence", "--config.loss.clip=cispo", "--config.profile.steps=0",
+        *(f"--config.rewards.weights.{term}=0" for term in ("format", "evidence", "compression")),
+    ]  # fmt: skip
+    cfg = main.load_config("configs/quickstart.py", [*OVERRIDES, *small])
+    train.train(cfg, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "4")  # as if it had been killed after that of step 2
+    train.train(cfg, tmp_path / "resumed")
+    whole, resumed = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "resumed"))
+    assert whole == resumed
+    lines = read_lines(tmp_path / "whole" / "metrics.jsonl")
+    assert all(2 <= line["groups_drawn"] <= 5 for line in lines) and any(line["groups_drawn"] > 2 for line in lines)
+    chunks = [len(record["chunks"]) for record in read_lines(tmp_path / "whole" / "rollouts.jsonl")]
+    assert chunks == [1, 1, 2, 2]

@@ -82,6 +82,11 @@ def test_an_item_that_misleads_is_paid_less_than_nothing():
     assert item_credit("shapley", 2, scores, 8, "q") == pytest.approx([0.5, -0.5])
 
 
+def test_leave_one_out_takes_nothing_from_an_item_that_misleads():
+    scores = {0b01: 1.0, 0b10: 0.0, 0b11: 0.5}  # without the second item the answer is better
+    assert item_credit("leave_one_out", 2, scores, 8, "q") == [0.5, 0.0]
+
+
 def test_a_rule_that_is_none_is_refused():
     with pytest.raises(ValueError, match="leave_one_out, shapley"):
         subsets("banzhaf", 2, 8, "q")

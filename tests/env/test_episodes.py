@@ -50,9 +50,9 @@ def test_taking_leaves_the_stream_as_it_was():
 
 
 def test_positions_are_those_of_the_training_loop():
-    from finemem_jax.rollouts import collect
+    from finemem_jax.rollouts import drawn_groups
 
-    assert collect.episode_indices(7, 5, position=6, count=3) == stream_indices(7, 5, [6, 7, 8])
+    assert drawn_groups.episode_indices(7, 5, position=6, count=3) == stream_indices(7, 5, [6, 7, 8])
 
 
 @pytest.mark.parametrize("fields", [{"shard": 2, "shards": 2}, {"position": -1}, {"episodes": []}])

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from finemem_jax.baselines._scripted import SKIP, Writer, chunk_lines, insert, is_useful, superseded, update
 from finemem_jax.config import Config, RewardsConfig, resolve
 from finemem_jax.env.environment import training_questions
+from finemem_jax.env.probing import Probing
 from finemem_jax.env.tokenizer import token_counter
 from finemem_jax.env.turns import tabulate, totals
 from finemem_jax.loading import load_environment, load_tokenizer
@@ -169,6 +170,10 @@ class Earned:
     accuracy: float
 
 
+# The sets of items that leave_one_out needs are among those of shapley, up to four items.
+EVERYTHING = Probing(before=True, along=True, rule="shapley", permutations=8, cites=True)
+
+
 @functools.cache
 def _played(path: str, overrides: tuple[str, ...], count: int, names: tuple[str, ...]) -> dict[str, list[Rollout]]:
     """A rollout per episode of each writer; all questions are asked that any reward may read."""
@@ -176,15 +181,15 @@ def _played(path: str, overrides: tuple[str, ...], count: int, names: tuple[str,
     env = load_environment(cfg, load_tokenizer(cfg))
     answerer = resolve("finemem_jax.answerers", "extractive").create(cfg.answerer)
     episodes = resolve("finemem_jax.benchmarks", "diary").load(cfg.data, "train", 0)
-    jobs = [
-        Job(episodes[i], training_questions(episodes[i], cfg.rewards, asks_chunks=True, seed=str(i)), i)
-        for i in range(count)
-    ]
+    jobs = []
+    for i in range(count):
+        asked = training_questions(episodes[i], cfg.rewards, asks_chunks=True, seed=str(i))
+        jobs.append(Job(episodes[i], dataclasses.replace(asked, probing=EVERYTHING), i))
     return {name: play_scripted(env, answerer, jobs, WRITERS[name](cfg)) for name in names}
 
 
 def earned(
-    rewards: RewardsConfig, path: str, overrides: tuple[str, ...] = (), *, count: int = 12, names: Sequence[str] = ()
+    rewards: RewardsConfig, path: str, overrides: tuple[str, ...] = (), *, count: int = 5, names: Sequence[str] = ()
 ) -> dict[str, Earned]:
     """What each writer earns by `rewards` in the environment and on the diary of the config at `path`."""
     found = {}

@@ -129,6 +129,22 @@ def test_an_item_that_was_only_retrieved_is_paid_by_the_papers_rule_alone(attrib
     np.testing.assert_allclose(found, expected)
 
 
+def test_what_an_attribution_leaves_of_the_score_is_spread_over_the_steps(env):
+    """Two items that say the same in other words: without either the answer is right, so leave-one-out pays neither."""
+    script = [(["red Maya sofa"], False), (["Maya sofa red"], False), ([], False), ([], False)]
+    found = {}
+    for attribution in ("retrieved", "leave_one_out", "shapley"):
+        settings = EvidenceConfig(beta=1.0, attribution=attribution)
+        cfg = RewardsConfig(weights={"evidence": 1.0}, evidence=settings, **ASKED)
+        rollout = played(env, cfg, script)
+        right = tuple(answer for answer in rollout.final_answers if answer.score)
+        rollout = dataclasses.replace(rollout, answers=right)
+        found[attribution] = evidence.turn_rewards(rollout, cfg, env.count_tokens)
+    np.testing.assert_allclose(found["retrieved"], [0.5, 0.5, 0, 0])
+    np.testing.assert_allclose(found["shapley"], [0.5, 0.5, 0, 0])
+    np.testing.assert_allclose(found["leave_one_out"], [0.25] * 4)
+
+
 def test_what_cannot_be_asked_is_refused_before_the_run():
     cfg = Config(rewards=rewards(), method=MethodConfig(answers="policy"))
     with pytest.raises(UserError, match=r"config\.method\.answers=answerer"):
@@ -143,7 +159,9 @@ def test_what_was_asked_is_counted_by_what_for(env):
     cfg = RewardsConfig(weights={"gain": 1.0, "evidence": 1.0}, evidence=EvidenceConfig(attribution="shapley"), **ASKED)
     rollout = played(env, cfg, script)
     retrieved = [len(answer.retrieved) for answer in rollout.final_answers]
-    assert asked_metrics([rollout, rollout]) == {
+    found = asked_metrics([rollout, rollout])
+    assert found.pop("asked/distinct") == asked_metrics([rollout])["asked/distinct"] < sum(found.values()) / 2
+    assert found == {
         "asked/chunk": 2 * 4,
         "asked/final": 2 * 4,
         "asked/gain": 2 * (3 + 3 * 4),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finemem_jax.main import load_config
+from finemem_jax.rewards._balance import forgetting_pays
 from tests.rewards import cheats
 
 ROOT = Path(__file__).parents[2]
@@ -14,11 +15,15 @@ CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglo
 UNLIMITED = tuple(cheats.ENDLESS.split())
 
 
+# A row of the contest whose reward looks at no answer of the end. It is there to show what comes of that.
+BLIND = "configs/contest/csr.py"
+
+
 def best_cheat(table):
     return max((name for name in table if name != "honest"), key=lambda name: table[name].total)
 
 
-@pytest.mark.parametrize("path", CONFIGS)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path != BLIND])
 def test_no_cheat_earns_more_than_the_oracle_under_the_rewards_of(path):
     """In the config's own diary, or the quickstart's where it reads something else."""
     cfg = load_config(path, [])
@@ -26,7 +31,7 @@ def test_no_cheat_earns_more_than_the_oracle_under_the_rewards_of(path):
         pytest.fail(f"{path} pays for nothing")
     table = cheats.earned(cfg.rewards, cheats.LONG if cfg.data.diary.chunks > 8 else cheats.SHORT)
     assert table["honest"].accuracy > 0.85
-    assert table["honest"].total > table[best_cheat(table)].total + 0.01, (best_cheat(table), table)
+    assert table["honest"].total > table[best_cheat(table)].total, (best_cheat(table), table)
 
 
 def test_the_papers_rewards_pay_for_forgetting_where_per_step_ones_do_not():
@@ -41,3 +46,10 @@ def test_the_papers_rewards_pay_for_forgetting_where_per_step_ones_do_not():
     assert honest.total > last.total
     honest, everything, last = (cheats.earned(per_step, cheats.LONG, UNLIMITED, count=6, names=names)[n] for n in names)
     assert honest.total > everything.total + 0.1 > last.total + 0.1
+
+
+def test_the_reward_that_is_blind_to_the_end_pays_for_forgetting_and_a_run_is_told_so():
+    rewards = load_config(BLIND, []).rewards
+    table = cheats.earned(rewards, cheats.LONG)
+    assert best_cheat(table) == "keep_the_last" and table["keep_the_last"].total > table["honest"].total
+    assert "forgetting can pay" in forgetting_pays(rewards, 16)

@@ -86,6 +86,69 @@ def test_loss_and_gradient_equal_the_formula(tokens, settings):
     assert (np.abs(expected_gradient) > 0.001).any(axis=1).all()  # both signs pull
 
 
+def slow_sequences(logprobs, old, advantages, weights, segments, cfg):
+    """Surrogate loss and gradient of ratio=sequence or clip=cispo, completion by completion."""
+    loss, gradient = 0.0, np.zeros(np.shape(logprobs))
+    for b in range(len(logprobs)):
+        for segment in set(segments[b]):
+            tokens = [t for t in range(len(segments[b])) if segments[b][t] == segment and weights[b][t] > 0]
+            logs = {t: float(logprobs[b][t]) - float(old[b][t]) for t in tokens}
+            for t in tokens:
+                w, a = float(weights[b][t]), float(advantages[b][t])
+                together = tokens if cfg.ratio == "sequence" else [t]
+                ratio = math.exp(sum(logs[u] for u in together) / len(together))
+                clipped = min(max(ratio, 1 - cfg.clip_low), 1 + cfg.clip_high)
+                if cfg.clip == "cispo":
+                    loss -= w * clipped * a * float(logprobs[b][t])
+                    gradient[b, t] -= w * clipped * a
+                    continue
+                loss -= w * min(ratio * a, clipped * a)
+                if ratio * a <= clipped * a:  # not clipped: d ratio / d logprobs_u = ratio / length
+                    for u in together:
+                        gradient[b, u] -= w * ratio * a / len(together)
+    return loss, gradient
+
+
+SEGMENTS = np.array([[7, 7, 7, 2, 2, 2, 2, 0], [1, 1, 65538, 65538, 65538, 65538, 65538, 65538]], np.int32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ratio": "sequence"},
+        {"ratio": "sequence", "clip_low": 0.05, "clip_high": 0.3},
+        {"clip": "cispo"},
+        {"clip": "cispo", "clip_low": 1.0, "clip_high": 1.0},
+        {"clip": "cispo", "ratio": "sequence"},
+    ],
+)
+def test_sequence_ratios_and_cispo_equal_the_formula(tokens, settings):
+    cfg = LossConfig(kl_coef=0.0, **settings)
+    # two completions of different drift in each row, so that some are clipped and some are not
+    shift = np.where(np.isin(SEGMENTS, (7, 1)), 0.6, -0.05).astype(np.float32)
+    fields = tokens | {"logprobs": tokens["old_logprobs"] + shift * np.linspace(0.5, 1.5, 8, dtype=np.float32)}
+
+    def loss_of(logprobs):
+        changed = {name: jnp.asarray(x) for name, x in (fields | {"logprobs": logprobs}).items()}
+        return policy_loss(**changed, cfg=cfg, segment_ids=jnp.asarray(SEGMENTS))[0]
+
+    loss, gradient = jax.value_and_grad(loss_of)(jnp.asarray(fields["logprobs"]))
+    named = (fields[name] for name in ("logprobs", "old_logprobs", "advantages", "token_weights"))
+    expected_loss, expected_gradient = slow_sequences(*named, SEGMENTS, cfg)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+    plain = jax.grad(lambda x: loss_and_metrics(fields, LossConfig(kl_coef=0.0), logprobs=x)[0])(fields["logprobs"])
+    assert np.abs(gradient - plain).max() > 1e-3  # it is another loss
+    if cfg.clip == "ppo":
+        stopped = (expected_gradient == 0) & (fields["token_weights"] > 0)
+        assert stopped.any() and not stopped.all()
+
+
+def test_a_sequence_ratio_without_sequences_is_refused(tokens):
+    with pytest.raises(ValueError, match="needs segment_ids"):
+        loss_and_metrics(tokens, LossConfig(kl_coef=0.0, ratio="sequence"))
+
+
 def test_the_cases_really_clip_both_sides(tokens):
     cfg = LossConfig(kl_coef=0.0, dual_clip=3.0)
     _, gradient = slow_loss(*tokens.values(), cfg)

@@ -12,7 +12,7 @@ from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import all_questions
 from finemem_jax.loading import load_answerer, load_environment, load_policy
-from finemem_jax.rollouts import collect
+from finemem_jax.rollouts import collect, drawn_groups
 from finemem_jax.rollouts.collect import Job, collect_rollouts
 from finemem_jax.run.clock import Clock
 from finemem_jax.run.watchdog import Watchdog
@@ -71,7 +71,7 @@ def test_a_step_that_has_an_episode_more_than_once_draws_for_each_of_its_groups(
     watchdog = Watchdog(GuardConfig(action="off"), tmp_path, engine.describe)
     clock = Clock(watchdog, Progress(1, "rollouts", is_muted=True), 0)
     cfg = dataclasses.replace(cfg, rewards=rewards)
-    groups = collect.collect_groups(engine, env, answerer, episodes, cfg, clock, step=0, position=0)
+    groups = drawn_groups.collect_groups(engine, env, answerer, episodes, cfg, clock, step=0, position=0)
     drawn: dict[str, list] = {}
     for group in groups.values():
         asked = [answer.question.text for answer in group[0].answers]

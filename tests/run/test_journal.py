@@ -164,3 +164,20 @@ def test_an_evaluation_whose_line_is_damaged_is_made_again(tmp_path, state, dama
     journal.resume(state)
     assert journal.needs_evaluation(4)
     assert [line["step"] for line in read_lines(path)] == [0, 0, 2, 2]
+
+
+def test_what_was_spent_is_saved_and_ends_the_run_by_whichever_budget_is_reached_first(tmp_path):
+    train = TrainConfig(steps=10, budget_tokens=100, budget_answers=40)
+    cfg = Config(train=train)
+    state = create_train_state({"kernel": jax.numpy.zeros(2)}, make_optimizer(OptimizerConfig(), updates=2))
+    journal = Journal(cfg, tmp_path)
+    journal.resume(state)
+    assert (journal.share_done(1), journal.is_spent()) == (0.1, False)
+    journal.spent = {"tokens": 50, "answers": 10}
+    assert (journal.share_done(1), journal.share_done(8), journal.is_spent()) == (0.5, 0.8, False)
+    journal.spent = {"tokens": 50, "answers": 40}
+    assert journal.finish(3, state) and journal.is_spent()
+    again = Journal(cfg, tmp_path)
+    _, first = again.resume(state)
+    assert (first, again.spent, again.is_spent()) == (3, {"tokens": 50, "answers": 40}, True)
+    assert not Journal(Config(train=TrainConfig(steps=10)), tmp_path / "other").is_spent()

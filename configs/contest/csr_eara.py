@@ -1,0 +1,31 @@
+"""The paper's rule, and what all rows of the contest share: chunk questions and evidence, samples compared by step.
+
+    bash launch/contest.sh
+
+A row is trained until its budget is spent, whatever steps that takes, at a constant learning rate. What is compared,
+and how, was written down before any run: docs/results.md, "The contest".
+"""
+
+import importlib
+
+
+def get_config(task="diary_long"):
+    cfg = importlib.import_module(f"configs.{task}").get_config()
+    cfg.name = "csr_eara"
+    cfg.rewards.evidence.scale = "paper"
+    cfg.optimizer.schedule = "constant"
+    cfg.optimizer.warmup = 0.0
+    cfg.optimizer.lr = cfg.optimizer.lr / 2  # the mean of the task's own, which falls to 0
+    cfg.train.steps = 100_000
+    cfg.train.budget_tokens = 1_000_000
+    cfg.train.eval_every = 0
+    cfg.train.checkpoint_every = 25
+    cfg.eval.episodes = 0
+    cfg.eval.temperatures = (1.0,)
+    cfg.eval.baselines = ()
+    return cfg
+
+
+def chunks(task):
+    """T of a task: what makes a term that sums to the final score over the steps worth that score at each of them."""
+    return {"diary_long": 16, "real_text": 4}[task]
