@@ -27,6 +27,7 @@ class Question:
     metric: str = "substring_match"
     kind: str = ""  # free label for reporting, e.g. "fact", "changed", "label"
     evidence: tuple[int, ...] = ()  # chunk indices known to hold the answer; empty where unknown
+    lines: tuple[str, ...] = ()  # the lines of these chunks, word for word, that hold it; empty where unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,12 +71,14 @@ def is_useful(line: str, questions: Sequence[Question]) -> bool:
 
 
 def is_fact(line: str, questions: Sequence[Question]) -> bool:
-    """Whether the line holds an answer beside a word of its question."""
+    """Whether the line is known to hold an answer; where no line is, whether it has an answer beside a word of its
+    question."""
     words = _words(line)
     return " => " not in line and any(
-        _words(answer) <= words and words & _words(question.text) - _words(answer)
+        line in question.lines
+        if question.lines
+        else any(_words(a) <= words and words & _words(question.text) - _words(a) for a in question.answers)
         for question in questions
-        for answer in question.answers
     )
 
 

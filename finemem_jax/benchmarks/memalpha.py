@@ -18,6 +18,8 @@ Three keys of `metadata`, which only our own builder writes, carry what the publ
     "kinds":           per question, its kind for reports ("" = the source's)
     "chunk_questions": per chunk, a list of {question, answer} about that chunk alone
 
+A question may also have `lines`: the lines of its evidence, word for word, that hold the answer.
+
 Chunk questions may also lie beside `name.parquet` in `name.chunk_questions.jsonl`, one object per line and chunk:
 {"row": 0, "chunk": 3, "questions": [{"question": …, "answer": …}, …]}, rows and chunks counted from 0. A chunk named
 there has these questions and not those of the metadata.
@@ -137,4 +139,7 @@ def _question(entry: object, source: Source, where: str, field: str, evidence: t
     if answer is None and isinstance(entry.get("answers"), list):
         answer = entry["answers"][:1]
     accepted = _fields.answers(answer, where, f"{field}.answer")
-    return types.Question(text, accepted, source.metric, source.kind, evidence)
+    lines = _fields.decoded(entry.get("lines") or [], where, f"{field}.lines", list)
+    if not all(isinstance(line, str) for line in lines):
+        raise _fields.wrong(where, f"{field}.lines", "a list of texts", lines)
+    return types.Question(text, accepted, source.metric, source.kind, evidence, tuple(lines))

@@ -120,9 +120,12 @@ def _row(number: int, episode: Episode, options: BuildOptions) -> dict[str, obje
 
 
 def _pair(question: Question) -> dict[str, object]:
-    """A lone answer is a string, as in the published rows."""
+    """A lone answer is a string, as in the published rows, which know no lines."""
     answers = list(question.answers)
-    return {"question": question.text, "answer": answers[0] if len(answers) == 1 else answers}
+    pair: dict[str, object] = {"question": question.text, "answer": answers[0] if len(answers) == 1 else answers}
+    if question.lines:
+        pair["lines"] = list(question.lines)
+    return pair
 
 
 def _json(value: object) -> str:

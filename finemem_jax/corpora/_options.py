@@ -63,8 +63,18 @@ class BuildOptions:
     noise: int = option(
         0,
         "clinc150: unlabelled out-of-scope utterances per chunk; hotpotqa: unrelated articles, longmemeval: "
-        "unrelated sessions per question",
+        "unrelated sessions per question; locomo: see --answerable",
     )
+    line_tokens: int = option(
+        0, "locomo with --layout=bare: most tokens of a line, a turn that is longer becomes several; 0 = --chunk-tokens"
+    )
+    answerable: str = option(
+        "",
+        "locomo with --layout=bare: keep the questions that this embedded answerer answers (score of at least .5) from "
+        "the annotated turns alone; chunks without their lines are left out, but for --noise in front of each",
+        ("", "extractive", "spans"),
+    )
+    held_out_every: int = option(0, "locomo: every so many-th conversation is for eval; 0 = every fifth")
     changed_share: float = option(0.5, "conflict: share of the facts that change in a later chunk")
     labels: str = option("names", "classification: how a label is written", ("names", "numbers"))
     label_level: str = option("fine", "clinc150, nlu: intents, or the domains above them", ("fine", "coarse"))
@@ -84,6 +94,10 @@ class BuildOptions:
                 raise UserError(f"{flag}={value}: too small")
         if not 0 < self.changed_share <= 1:
             raise UserError(f"--changed-share={self.changed_share}: must be above 0 and at most 1")
+        if self.answerable and (self.source, self.layout) != ("locomo", "bare"):
+            raise UserError(f"--answerable={self.answerable}: only with --source=locomo --layout=bare")
+        if self.held_out_every == 1:
+            raise UserError("--held-out-every=1 leaves nothing to train on: 0 (every fifth), or 2 and more")
         if not self.output.endswith(".parquet"):
             raise UserError(f"--output={self.output}: must end in .parquet")
 
@@ -93,11 +107,11 @@ class BuildOptions:
 
     def of_split(self, documents: Sequence[_T]) -> list[_T]:
         """The documents of `split`."""
-        train, held_out = divide(documents)
+        train, held_out = divide(documents, self.held_out_every or _EVAL_SHARE)
         return {"train": train, "eval": held_out, "all": list(documents)}[self.split]
 
 
-def divide(documents: Sequence[_T]) -> tuple[list[_T], list[_T]]:
+def divide(documents: Sequence[_T], every: int = _EVAL_SHARE) -> tuple[list[_T], list[_T]]:
     """(train, eval): every fifth document is for eval. For raw data that is published in one part."""
-    train = [document for i, document in enumerate(documents, start=1) if i % _EVAL_SHARE]
-    return train, list(documents[_EVAL_SHARE - 1 :: _EVAL_SHARE])
+    train = [document for i, document in enumerate(documents, start=1) if i % every]
+    return train, list(documents[every - 1 :: every])

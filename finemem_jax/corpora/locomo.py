@@ -3,35 +3,25 @@
 Input: `locomo*.json` as published, or its folder. A conversation is cut into runs of `--chunks` chunks (0 = whole
 conversations); a run has the questions whose evidence lies in it. Adversarial questions (category 5), which have no
 answer, are left out. Train and eval share no conversation.
+
+With `--layout=bare` every turn is a line (several, beyond `--line-tokens`) that can be kept by itself:
+
+    [8 May 2023] Caroline: I went to a support group yesterday.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from finemem_jax.corpora import _fields, _options, _questions, _reading, _sessions
+from finemem_jax.corpora import _locomo_lines as _lines
+from finemem_jax.corpora._locomo_lines import CATEGORIES, Conversation, Session, turn_text
 from finemem_jax.env import chunking
 from finemem_jax.types import CountTokens, Episode, Question
 
 _ADVERSARIAL = 5
-_CATEGORIES = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop"}
 _SESSION = re.compile(r"session_([0-9]{1,6})")
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    date: str
-    turns: tuple[Mapping[str, object], ...]  # with speaker, dia_id and text
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """What is read of a published row."""
-
-    sessions: tuple[Session, ...]  # in the order of their numbers
-    asked: tuple[tuple[str, tuple[str, ...], int, str], ...]  # question, answers, category, what names its evidence
 
 
 def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Iterator[Episode]:
@@ -42,7 +32,12 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
     ]
     number = 0
     for conversation in options.of_split(conversations):
-        texts, questions = chunked(conversation, options.chunk_tokens, count_tokens)
+        if options.layout == "bare":
+            texts, questions = _lines.chunked(conversation, options, count_tokens)
+            if options.answerable:
+                texts, questions = _lines.answerable(texts, questions, options)
+        else:
+            texts, questions = chunked(conversation, options.chunk_tokens, count_tokens)
         for run, own in _questions.windows(texts, questions, options.chunks):
             yield _questions.episode("locomo", number, run, own, options, is_dialogue=True)
             number += 1
@@ -94,7 +89,7 @@ def chunked(
     pieces: list[str] = []
     holders: dict[str, list[int]] = {}  # dialogue id of a turn -> pieces it is in
     for session in conversation.sessions:
-        spoken = [(turn["speaker"], _turn_text(turn)) for turn in session.turns]
+        spoken = [(turn["speaker"], turn_text(turn)) for turn in session.turns]
         for part in _sessions.split_session(session.date, spoken, chunk_tokens, count_tokens):
             for turn in part.turns:
                 holders.setdefault(session.turns[turn]["dia_id"], []).append(len(pieces))
@@ -103,13 +98,7 @@ def chunked(
     chunk_of = {piece: chunk for chunk, group in enumerate(groups) for piece in group}
     questions = []
     for text, answers, category, named in conversation.asked:
-        turns = re.findall(r"D\d++:\d++", named)
+        turns = _lines.named_turns(named)
         evidence = sorted({chunk_of[piece] for turn in turns for piece in holders.get(turn, ())})
-        questions.append(Question(text, answers, kind=_CATEGORIES.get(category, ""), evidence=tuple(evidence)))
+        questions.append(Question(text, answers, kind=CATEGORIES.get(category, ""), evidence=tuple(evidence)))
     return ["\n\n".join(pieces[i] for i in group) for group in groups], questions
-
-
-def _turn_text(turn: Mapping[str, object]) -> str:
-    """What is said, and what a shared picture shows, for questions ask about it."""
-    caption = turn.get("blip_caption")
-    return f"{turn['text']} [shares a picture: {caption}]" if caption else turn["text"]
