@@ -26,9 +26,12 @@ def get_config():
     cfg.data.eval_path = "runs/data/locomo_eval.parquet"
     cfg.memory.max_operations = 2
     cfg.memory.max_item_tokens = 72
+    cfg.memory.max_items = 8
+    cfg.memory.overflow = "evict_oldest"
     cfg.memory.view.max_items = 2
     cfg.prompt.max_completion_tokens = 160
     cfg.engine.cache_tokens = 576
+    cfg.retrieval.k = 1
     cfg.answerer.name = "spans"
     cfg.rewards.chunk_questions = 2
     cfg.eval.episodes = 0

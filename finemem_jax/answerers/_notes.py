@@ -14,7 +14,7 @@ from typing import NamedTuple
 from finemem_jax.answerers._dates import first_date
 
 _HEADER = 64  # characters in which the date of a note stands
-_MOST_BEFORE = 32  # characters before a date that can still be part of a header: "[Dialogue at timestamp 1:56 pm on"
+_MOST_BEFORE = 48  # characters before a date that can still be part of a header: "[Dialogue at timestamp 1:56 pm on"
 _SPEAKER = re.compile(r"[\s\])(,|>-]*+<?(?P<name>[^\W\d_][\w'-]{0,30}+(?: [^\W\d_][\w'-]{0,30}+)?+)[>:]\s*+")
 # Behind the signs that end a sentence, and where a line or a bracket begins
 _END = re.compile(r"(?<=[.!?])[\"'”’)\]]?\s++|(?<=[。！？])|\n++|(?=\[)")
