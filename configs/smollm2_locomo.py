@@ -11,9 +11,9 @@
       --workdir=runs/smollm2_locomo
 
 M is the model's folder (docs/real_model.md says how to get one without a hub). Training and held-out instances share no
-conversation. Six chunks of three to five dated lines, two operations a chunk; the questions are those that the frozen
-answerer can answer from the annotated turns. What the baselines score: docs/results.md. Hours and scores of a training
-run: none has been made.
+conversation. Six chunks of three to five dated lines, three operations a chunk, a memory of eight items; the questions
+are those that the frozen answerer can answer from the annotated turns. What the baselines score: docs/results.md. Not
+measured: no training run has been made yet.
 """
 
 from configs import smollm2
@@ -24,13 +24,13 @@ def get_config():
     cfg.name = "smollm2_locomo"
     cfg.data.path = "runs/data/locomo_train.parquet"
     cfg.data.eval_path = "runs/data/locomo_eval.parquet"
-    cfg.memory.max_operations = 2
+    cfg.memory.max_operations = 3
     cfg.memory.max_item_tokens = 72
     cfg.memory.max_items = 8
     cfg.memory.overflow = "evict_oldest"
     cfg.memory.view.max_items = 2
-    cfg.prompt.max_completion_tokens = 160
-    cfg.engine.cache_tokens = 576
+    cfg.prompt.max_completion_tokens = 224
+    cfg.engine.cache_tokens = 640
     cfg.retrieval.k = 1
     cfg.answerer.name = "spans"
     cfg.rewards.chunk_questions = 2

@@ -156,8 +156,9 @@ def _beside(corpus: str, ending: str) -> Path:
     return Path(os.path.splitext(corpus)[0] + ending)
 
 
-def _pair(candidate: Candidate) -> dict[str, str]:
-    return {"question": candidate.question, "answer": candidate.answer}
+def _pair(candidate: Candidate) -> dict[str, object]:
+    pair: dict[str, object] = {"question": candidate.question, "answer": candidate.answer}
+    return pair | {"lines": list(candidate.lines)} if candidate.lines else pair
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -304,7 +305,7 @@ def _from_evidence(
         count = counts[episode.source]
         for chunk in episode.chunks:
             asked = [*chunk.questions, *(q for q in episode.questions if q.evidence == (chunk.index,))]
-            candidates = [Candidate(question.text, question.answers[0]) for question in asked]
+            candidates = [Candidate(question.text, question.answers[0], question.lines) for question in asked]
             count["candidates"] += len(candidates)
             own: list[Candidate] = []
             for candidate in candidates:

@@ -35,6 +35,7 @@ _POINTS_AT_TEXT = re.compile(
 class Candidate(NamedTuple):
     question: str
     answer: str
+    lines: tuple[str, ...] = ()  # Question.lines, where it was annotated
 
 
 class Reading(NamedTuple):

@@ -123,7 +123,9 @@ def test_any_text_is_data(question, texts):
     assert ask(question, *texts, cites=True) == reply
 
 
-@pytest.mark.parametrize("unit", ["a", "a ", "a. ", "[", "1 may ", "last ", "<a", "“", "\n", "may 1, ", "a:", "9-", "e'"])
+@pytest.mark.parametrize(
+    "unit", ["a", "a ", "a. ", "[", "1 may ", "last ", "<a", "“", "\n", "may 1, ", "a:", "9-", "e'"]
+)
 def test_time_is_linear_in_an_item(unit):
     def read(size):
         text = unit * (size // len(unit))

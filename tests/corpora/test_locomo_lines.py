@@ -12,6 +12,7 @@ from finemem_jax import config, corpora
 from finemem_jax.baselines._scripted import is_fact
 from finemem_jax.benchmarks import memalpha
 from finemem_jax.config import AnswererConfig
+from finemem_jax.corpora._chunk_questions import chunk_questions
 from finemem_jax.env import scoring
 from finemem_jax.types import AnswerRequest, Question, Retrieved
 
@@ -133,6 +134,14 @@ def test_scripts_keep_the_lines_that_a_question_names_and_no_other():
     assert is_fact(question.lines[0], [question])
     assert not is_fact("Ann did go on 7 May 2023", [question])
     assert is_fact("Ann did go on 7 May 2023", [Question("When did Ann go?", ("7 May 2023",))])
+
+
+def test_questions_about_chunks_that_come_from_evidence_name_their_lines(tmp_path):
+    asked = {q.text: q.lines for q in build(tmp_path, answerable="spans")[0].questions}
+    chunk_questions(corpus=str(tmp_path / "o.parquet"), from_evidence=True)
+    (first, *_) = memalpha.load(config.DataConfig(path="", eval_path=str(tmp_path / "o.parquet")), "eval", 0)
+    about = {q.text: q.lines for chunk in first.chunks for q in chunk.questions}
+    assert about == asked != {}
 
 
 def test_lines_that_are_no_texts_are_named(tmp_path):
