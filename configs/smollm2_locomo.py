@@ -2,7 +2,7 @@
 
     for split in train eval; do
       finemem data build --source=locomo --input=PATH/locomo --output=runs/data/locomo_$split.parquet --split=$split \
-        --held-out-every=2 --layout=bare --tokenizer=M --line-tokens=64 --chunk-tokens=200 --chunks=6 --noise=1 \
+        --held-out-every=2 --layout=bare --tokenizer=M --line-tokens=64 --chunk-tokens=160 --chunks=8 --noise=1 \
         --answerable=spans --chunk-questions=0 --instances=0
       finemem data chunk-questions --corpus=runs/data/locomo_$split.parquet --from-evidence
     done
@@ -11,7 +11,7 @@
       --workdir=runs/smollm2_locomo
 
 M is the model's folder (docs/real_model.md says how to get one without a hub). Training and held-out instances share no
-conversation. Six chunks of three to five dated lines, three operations a chunk, a memory of eight items; the questions
+conversation. Eight chunks of three to four dated lines, three operations a chunk, a memory of eight items; the questions
 are those that the frozen answerer can answer from the annotated turns. What the baselines score: docs/results.md. Not
 measured: no training run has been made yet.
 """
