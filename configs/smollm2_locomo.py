@@ -11,9 +11,9 @@
       --workdir=runs/smollm2_locomo
 
 M is the model's folder (docs/real_model.md says how to get one without a hub). Training and held-out instances share no
-conversation. Eight chunks of three to four dated lines, three operations a chunk, a memory of eight items; the questions
-are those that the frozen answerer can answer from the annotated turns. What the baselines score: docs/results.md. Not
-measured: no training run has been made yet.
+conversation. Eight chunks of three or four dated lines, three operations a chunk, a memory of eight items; the
+questions are those that the frozen answerer can answer from the annotated turns. What the baselines score:
+docs/results.md. Not measured: no training run has been made yet.
 """
 
 from configs import smollm2

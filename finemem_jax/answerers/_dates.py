@@ -20,9 +20,9 @@ _FULL = re.compile(
     re.IGNORECASE,
 )
 # In the order in which they are looked for: an expression that says more stands before one that says less
-_RELATIVE = tuple(
-    re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE)
-    for pattern in (
+_SAID = tuple(
+    rf"\b(?:{said})\b"
+    for said in (
         r"(?P<before2>(?:the )?day before yesterday)",
         r"(?P<yesterday>yesterday|last night)",
         r"(?P<tomorrow>tomorrow)",
@@ -37,6 +37,7 @@ _RELATIVE = tuple(
         r"(?P<today>today|tonight|this morning|this afternoon|this evening)",
     )
 )
+_RELATIVE = tuple(re.compile(pattern, re.IGNORECASE) for pattern in _SAID)
 
 
 class Found(NamedTuple):

@@ -15,7 +15,8 @@ from finemem_jax.answerers._dates import first_date
 
 _HEADER = 64  # characters in which the date of a note stands
 _MOST_BEFORE = 48  # characters before a date that can still be part of a header: "[Dialogue at timestamp 1:56 pm on"
-_SPEAKER = re.compile(r"[\s\])(,|>-]*+<?(?P<name>[^\W\d_][\w'-]{0,30}+(?: [^\W\d_][\w'-]{0,30}+)?+)[>:]\s*+")
+_BEFORE_NAME = " \t\n])(,|<>-"
+_SPEAKER = re.compile(r"(?P<name>[^\W\d_][\w'-]{0,30}+(?: [^\W\d_][\w'-]{0,30}+)?+)[>:]")
 # Behind the signs that end a sentence, and where a line or a bracket begins
 _END = re.compile(r"(?<=[.!?])[\"'”’)\]]?\s++|(?<=[。！？])|\n++|(?=\[)")
 
@@ -33,7 +34,7 @@ def read_note(text: str) -> Note:
         before = text[: found.start]
         if before.lstrip().startswith(("[", "(")) or not before.strip():
             body = text[found.end :]
-    speaker = _SPEAKER.match(body)
+    speaker = _SPEAKER.match(body := body.lstrip(_BEFORE_NAME))
     if speaker is not None:
         body = body[speaker.end() :]
     sentences = tuple(part.strip(" \n[](),") for part in _END.split(body))
