@@ -1,4 +1,5 @@
-"""The command line: `finemem train | sft | evaluate | collect-traces | config | plan | export | report | sweep | data`.
+"""The command line: `finemem train | sft | evaluate | collect-traces | config | plan | export | report | sweep | data |
+bench`.
 
 Nothing else lives here. A config is an ml_collections file and overrides, `--config=configs/quickstart.py
 --config.train.steps=10`. Files that come with the package go by their name, wherever one is: `--config=quickstart`.
@@ -16,6 +17,7 @@ import argparse
 import contextlib
 import errno
 import importlib
+import json
 import math
 import os
 import sys
@@ -93,14 +95,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+    def command(name: str, run, text: str, **settings) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=text,
             description=text,
-            epilog=_CONFIG_HELP if name not in ("data", "export", "report") else None,
+            epilog=_CONFIG_HELP if name not in ("bench", "data", "export", "report") else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
+            **settings,
         )
         sub.set_defaults(run=run)
         sub.add_argument(
@@ -179,6 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
         importlib.import_module(f"finemem_jax.corpora.{module}").add_arguments(sub)
+    # Each benchmark has options of its own, `--help` too: the folder bench/ reads them, when it is asked.
+    measured = command("bench", _bench, "Measure this machine: decoding, updates, loading, …", add_help=False)
+    measured.add_argument("benchmark", nargs="?", default="--help")
     return parser
 
 
@@ -334,6 +340,13 @@ def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         tell(importlib.import_module("finemem_jax.corpora._build").build(**options))
     else:
         importlib.import_module("finemem_jax.corpora._chunk_questions").chunk_questions(**options).show()
+
+
+def _bench(arguments: argparse.Namespace, options: Sequence[str]) -> None:
+    from finemem_jax.bench import _command
+
+    end_as_usual()
+    tell(json.dumps(_command.measure([arguments.benchmark, *options]), indent=2))
 
 
 if __name__ == "__main__":

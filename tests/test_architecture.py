@@ -36,7 +36,7 @@ HOST_FILES = {
     "interrupts.py",
     "sweep.py",
     "types.py",
-    "bench/__main__.py",
+    "bench/_command.py",
     "bench/answers.py",
     "bench/retrieval.py",
     "chat/asked_once.py",

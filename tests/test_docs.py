@@ -106,10 +106,10 @@ def _without_frame(words: list[str]) -> list[str]:
 def problem(words: list[str]) -> str:
     """What is wrong with a command, or ""."""
     match words:
+        case ["finemem", "bench", name, *_]:
+            return "" if name in config.plugins(bench.__name__) else f"no benchmark {name}"
         case ["finemem", *arguments]:
             return _finemem_problem(arguments)
-        case ["python", "-m", "finemem_jax.bench", name, *_]:
-            return "" if name in config.plugins(bench.__name__) else f"no benchmark {name}"
         case ["bash" | "sbatch" | "python" | "source", *rest]:
             files = [word for word in rest if re.match(r"(launch|tests|examples|docs|\.ci)/", word)]
             return "".join(f"no file {name}" for name in files if not (ROOT / name).exists())
@@ -184,7 +184,7 @@ def test_commands_parse(name, monkeypatch, plugged_in):
         "for s in a b; do finemem data build --source=$s --inptu=x --output=y.parquet; done",
         "finemem export --workdir=D",
         "TPU=x bash launch/moon_run.sh --dry-run",
-        "python -m finemem_jax.bench juggle",
+        "finemem bench juggle",
         "pytest -m slow tests/test_nothing.py",
         "pip install 'finemem_jax[everything]'",
     ],

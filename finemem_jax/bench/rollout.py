@@ -16,8 +16,8 @@ from finemem_jax.env.environment import training_questions
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.env.turns import asks_chunk_questions
 from finemem_jax.loading import load_answerer, load_environment, load_mesh, load_policy
-from finemem_jax.main import load_config
 from finemem_jax.rollouts.collect import Job, collect_rollouts, warm_up
+from finemem_jax.schema.config_files import load_config
 from finemem_jax.types import Sampling
 
 

@@ -1,16 +1,16 @@
-"""`python -m finemem_jax.bench decode | rollout`: what they print."""
+"""`finemem bench decode | rollout`: what they print."""
 
 import json
 
 import pytest
 
-from finemem_jax.bench.__main__ import main
+from finemem_jax.main import main
 
 SMALL = ["decode", "--preset=tiny", "--slots=4", "--prompt=20", "--new=6", "--page-tokens=32", "--reps=1"]
 
 
 def test_decode_prints_rates_and_shares(capsys):
-    assert main([*SMALL, "--requests=8", "--group=4"]) == 0
+    assert main(["bench", *SMALL, "--requests=8", "--group=4"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["completions"] == 8 and report["new_tokens"] == 48
     assert report["prompt_tokens"] == 8 * 20 and report["prefilled_tokens"] == 2 * 19
@@ -20,8 +20,9 @@ def test_decode_prints_rates_and_shares(capsys):
 
 
 def test_an_unknown_preset_is_one_line_and_exit_code_2(capsys):
-    assert main(["decode", "--preset=9000b"]) == 2
-    assert "9000b" in capsys.readouterr().err
+    assert main(["bench", "decode", "--preset=9000b"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("finemem bench: ") and "9000b" in error and error.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -30,7 +31,7 @@ def test_on_a_heavy_tail_slots_stay_full_and_lock_step_leaves_them_idle(capsys):
     load = [*SMALL[:2], "--slots=16", "--prompt=32", "--new=1024", "--requests=512", "--median=40", "--reps=1"]
     reports = []
     for extra in ([], ["--lock-step"]):
-        assert main([*load, *extra]) == 0
+        assert main(["bench", *load, *extra]) == 0
         reports.append(json.loads(capsys.readouterr().out))
     engine, lock_step = reports
     assert engine["occupancy"] > 0.85
@@ -39,7 +40,7 @@ def test_on_a_heavy_tail_slots_stay_full_and_lock_step_leaves_them_idle(capsys):
 
 @pytest.mark.slow
 def test_rollout_says_where_the_time_goes(capsys):
-    assert main(["rollout", "--steps=1", "--set=train.episodes=4", "--set=train.group_size=2"]) == 0
+    assert main(["bench", "rollout", "--steps=1", "--set=train.episodes=4", "--set=train.group_size=2"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["rollouts"] == 8 and report["completions"] == 32
     shares = [report[f"{name}_share"] for name in ("decode", "host", "waiting")]
@@ -50,7 +51,7 @@ def test_a_whole_step_with_shared_prefixes_computes_fewer_tokens(capsys):
     command = ["step", "--prompts=2", "--group=4", "--prompt=24", "--new=4", "--slots=8", "--reps=1"]
     reports = []
     for extra in (["--row-tokens=64"], ["--row-tokens=64", "--share-prefixes"]):
-        assert main([*command, *extra]) == 0
+        assert main(["bench", *command, *extra]) == 0
         reports.append(json.loads(capsys.readouterr().out))
     whole, shared = reports
     assert whole["tokens"] == shared["tokens"] == 2 * 4 * 28

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finemem_jax.bench import __main__ as bench
+from finemem_jax import main
 from finemem_jax.config import UserError
 from finemem_jax.env import retrieval
 from finemem_jax.env.retrieval import BM25
@@ -137,7 +137,7 @@ def test_small_memories_are_built_without_a_fixed_cost_of_milliseconds():
 
 def test_the_benchmark_asks_five_thousand_items_a_hundred_questions_beside_rank_bm25(capsys):
     rank_bm25 = pytest.importorskip("rank_bm25")
-    assert bench.main(["retrieval", "--steps=40"]) == 0
+    assert main.main(["bench", "retrieval", "--steps=40"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["items"], found["questions"]) == (5000, 100)
     # The figures are the benchmark's to report: on a busy machine they say little.

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from finemem_jax.env.scoring import normalise
 from finemem_jax.evaluation.causes import failures, support
 from finemem_jax.types import Answer, Question, Retrieved
 from tests import fakes
@@ -111,3 +112,17 @@ def test_only_final_answers_are_attributed_in_their_order():
 def test_support_is_a_share_for_parts_and_all_or_nothing_for_one_answer():
     assert support(LIST, [" milk and tea "]) == 0.5
     assert support(ORLOV, [" it is orlov "]) == 1.0 and support(ORLOV, [" it is "]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("gold", "texts", "share"),
+    [
+        ("the cat sat down", ["a cat, and how it sat"], 2 / 3),  # articles are no words here
+        ("the cat sat down", ["the cat", "sat down"], 1.0),  # over several texts
+        ("the cat sat down", [], 0.0),
+        ("", ["the cat"], 0.0),  # no words: nothing can be held
+    ],
+)
+def test_the_support_of_a_summary_is_the_share_of_its_words_that_the_texts_hold(gold, texts, share):
+    question = Question("summarise", (gold,), "rouge_l")
+    assert support(question, [f" {' '.join(normalise(text))} " for text in texts]) == pytest.approx(share)

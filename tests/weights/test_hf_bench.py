@@ -1,4 +1,4 @@
-"""`python -m finemem_jax.bench load`: what it prints, and the memory that loading takes."""
+"""`finemem bench load`: what it prints, and the memory that loading takes."""
 
 import json
 import os
@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from finemem_jax.bench.__main__ import main
+from finemem_jax.main import main
 
 
 def test_it_prints_time_memory_and_rates(capsys):
-    assert main(["load", "--preset", "tiny", "--dtype", "float32"]) == 0
+    assert main(["bench", "load", "--preset", "tiny", "--dtype", "float32"]) == 0
     report = json.loads(capsys.readouterr().out)
     count = report["parameters"]
     assert count > 100_000
@@ -21,13 +21,14 @@ def test_it_prints_time_memory_and_rates(capsys):
 
 
 def test_an_unknown_preset_is_one_line_and_exit_code_2(capsys):
-    assert main(["load", "--preset", "9000b"]) == 2
-    assert "9000b" in capsys.readouterr().err
+    assert main(["bench", "load", "--preset", "9000b"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("finemem bench: ") and "9000b" in error and error.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_loading_takes_less_than_1_2_of_the_largest_tensor_beside_the_parameters():
-    command = [sys.executable, "-m", "finemem_jax.bench", "load", "--preset", "0.6b"]
+    command = [sys.executable, "-m", "finemem_jax.main", "bench", "load", "--preset", "0.6b"]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)
