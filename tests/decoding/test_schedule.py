@@ -1,0 +1,102 @@
+"""Who is decoded and who waits, on a device that only counts: no model, no parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from finemem_jax.config import EngineConfig
+from finemem_jax.decoding.generate import Sampled
+from finemem_jax.decoding.pages import Pages
+from finemem_jax.decoding.request import Cancelled, EngineStats, EpisodesFailed, Request
+from finemem_jax.decoding.schedule import Run
+from finemem_jax.types import Sampling
+
+PAGE = 4
+
+
+class Counting:
+    """A prompt that ends in t is completed by t + 1, t + 2, …; `decoded` has the keys of the rows of each call."""
+
+    def __init__(self, slots):
+        self.cfg = EngineConfig(slots=slots, cache_tokens=64, page_tokens=PAGE, decode_chunk=4)
+        self.stats, self.is_timed, self.cancelled = EngineStats(), False, set()
+        self.decoded, self.prefilled = [], 0
+
+    def prefill(self, rows):
+        self.prefilled += int(rows.lengths.sum())
+
+    def decode(self, rows, floor, truncate):
+        self.decoded.append(rows.key_words[rows.is_active, 0].tolist())
+        steps = self.cfg.decode_chunk
+        tokens = rows.token + 1 + np.arange(steps, dtype=np.int32)[:, None]
+        emitted = np.where(rows.is_active, np.minimum(steps, rows.max_tokens - rows.count), 0)
+        return Sampled(tokens, np.zeros(tokens.shape, np.float32), emitted, np.int32(steps))
+
+
+def asks(number, prompt=5, new=4):
+    """An episode of one request, whose tokens nobody shares."""
+    first = 1000 * (number + 1)
+    completion = yield Request(tuple(range(first, first + prompt)), Sampling(1.0, max_tokens=new), (number,))
+    return [token - first - prompt for token in completion.tokens]
+
+
+def play(episodes, *, slots=8, pages=64):
+    device = Counting(slots)
+    return Run(device, Pages(pages + 1, PAGE), episodes).drive(), device
+
+
+def test_requests_get_rows_in_the_order_they_came():
+    results, device = play([asks(n) for n in range(5)], slots=2)
+    assert results == [[0, 1, 2, 3]] * 5
+    assert device.decoded == [[0, 1], [2, 3], [4]]
+
+
+def test_no_request_overtakes_one_that_waits_for_pages():
+    """Six pages: the first has two or three, the second needs five, the third would fit beside the first."""
+    results, device = play([asks(0, new=8), asks(1, prompt=16), asks(2)], pages=6)
+    assert [len(found) for found in results] == [8, 4, 4]
+    assert device.decoded[:2] == [[0], [0]] and device.decoded[2][0] == 1
+
+
+def test_the_youngest_gives_up_its_pages_goes_on_before_all_that_wait_and_ends_with_the_same_tokens():
+    episodes = [{"prompt": 8, "new": 16}, {"prompt": 8, "new": 16}, {"prompt": 8, "new": 4}]
+    wide, _ = play([asks(n, **settings) for n, settings in enumerate(episodes)])
+    tight, device = play([asks(n, **settings) for n, settings in enumerate(episodes)], slots=2, pages=8)
+    assert tight == wide == [list(range(16))] * 2 + [list(range(4))]
+    assert device.stats.preemptions > 0
+    assert next(call for call in device.decoded if 2 in call) == [1, 2]
+
+
+def test_an_episode_that_fails_does_not_stop_the_others():
+    def fails():
+        yield from asks(0)
+        raise KeyError("x")
+
+    with pytest.raises(EpisodesFailed, match="1 of 2 episodes failed") as error:
+        play([fails(), asks(1)])
+    assert error.value.results == [None, [0, 1, 2, 3]]
+
+
+def test_what_was_cancelled_ends_and_its_pages_are_free_again():
+    device = Counting(slots=4)
+    pages = Pages(64 + 1, PAGE)
+    before = pages.available
+
+    def cancels():
+        found = yield from asks(0)
+        device.cancelled.add((1,))
+        return found
+
+    results = Run(device, pages, [cancels(), asks(1, new=40)]).drive()
+    assert results[0] == [0, 1, 2, 3] and isinstance(results[1], Cancelled) and results[1].request.key == (1,)
+    assert pages.available == before
+
+
+def test_prompts_alike_are_prefilled_once():
+    def alike(number):
+        completion = yield Request(tuple(range(20)), Sampling(1.0, max_tokens=4), (number,))
+        return completion.tokens
+
+    results, device = play([alike(n) for n in range(3)])
+    assert results == [(20, 21, 22, 23)] * 3 and device.prefilled == 19  # the last token is fed by decoding
