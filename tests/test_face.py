@@ -14,7 +14,9 @@ import finemem_jax
 WITHOUT_JAX = """
 import sys
 
+# what the small install of docs/python.md leaves out
 BLOCKED = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorstore", "matplotlib", "tensorboardX"}
+BLOCKED |= {"pyarrow", "jaxtyping", "rouge_score"}
 
 
 class Blocker:
