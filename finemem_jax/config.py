@@ -364,10 +364,10 @@ class OptimizerConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     steps: Natural = 200  # of the run, counted from its beginning; 0 = only the evaluation before
-    # The run also ends before the step at which so many tokens were sampled in all, or so many different questions were
-    # put to the answerer in the rollouts; 0 = no such bound. For comparisons at equal cost
+    # The run also ends before the step at which so many tokens were sampled in all; 0 = no such bound. For comparisons
+    # at equal cost
     budget_tokens: Natural = 0
-    budget_answers: Natural = 0
+    budget_answers: Natural = 0  # the same for different questions put to the answerer in the rollouts
     episodes: Count = 32  # episodes (groups) per step
     group_size: Count = 8  # G: rollouts per episode
     temperature: Annotated[float, Range(1e-06)] = 1.0  # of the sampling of rollouts, and of the log-probs in the loss

@@ -40,11 +40,12 @@ CHUNKS = 10  # steps of an episode, in Memalpha on average
 
 
 def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int = 8) -> int:
-    """Prints the plan; returns 0 when it fits and 3 when not."""
+    """Prints the plan; returns 0 when it fits and exits.DOES_NOT_FIT when not."""
     model = planned_model(cfg)
     if gpu_memory:
+        code = plan_by_formula(cfg, model, gpu_memory * GIB, gpus)  # raises where the mesh is another's, before a word
         tell(asked_line(cfg, CHUNKS))
-        return plan_by_formula(cfg, model, gpu_memory * GIB, gpus)
+        return code
     chip, devices = topology_devices(topology)
     hosts = len({device.process_index for device in devices})
     mesh = make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices, sequence=cfg.mesh.sequence)
