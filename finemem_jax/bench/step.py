@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import statistics
 import time
 from typing import Any
@@ -124,14 +123,5 @@ def _pack(
     layout = packing.lay_out(
         [lengths], args.prompt + args.new, row_tokens=args.row_tokens, microbatch_rows=args.microbatch_rows
     )
-    members = [index for row in layout.rows[0] for index in row.members]
-    ends = np.cumsum([0, *(len(row.members) for row in layout.rows[0])])
-    return packing.pack_rollouts(
-        [sequences[index] for index in members],
-        advantages[members],
-        loss,
-        rows=[range(start, end) for start, end in itertools.pairwise(ends)],
-        row_tokens=layout.row_tokens,
-        microbatch_rows=args.microbatch_rows,
-        totals=layout.totals,
-    )
+    rows = [[(sequences[index], float(advantages[index])) for index in row.members] for row in layout.rows[0]]
+    return packing.pack_layout(rows, layout, loss, args.microbatch_rows)
