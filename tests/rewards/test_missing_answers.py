@@ -144,6 +144,20 @@ def test_one_missing_answer_of_one_sample_drops_that_question_for_the_group_and_
     assert not np.array_equal(rewards, rewards_of(env, groups[:1])[1])
 
 
+def test_a_missing_answer_without_some_items_drops_the_question_like_a_missing_answer(env, groups):
+    """What leave-one-out and Shapley credit would be computed from is not there: for nobody of the group."""
+    number = next(i for i, a in enumerate(groups[0][1].answers) if a.chunk is None)
+
+    def broken(**changes):
+        answers = list(groups[0][1].answers)
+        answers[number] = dataclasses.replace(answers[number], **changes)
+        return [groups[0][0], dataclasses.replace(groups[0][1], answers=tuple(answers)), groups[0][2]]
+
+    found = rewards_of(env, [broken(subsets=((0, 0.0), (1, None)))])[1]
+    np.testing.assert_array_equal(found, rewards_of(env, [broken(score=None)])[1])
+    assert not np.array_equal(found, rewards_of(env, groups[:1])[1])
+
+
 def test_a_question_is_told_by_its_step_and_place_also_where_rollouts_end_early(groups):
     whole, short = groups[0][0], groups[0][1]
     ended = dataclasses.replace(
