@@ -24,6 +24,8 @@ def get_config():
     cfg.name = "smollm2_locomo"
     cfg.data.path = "runs/data/locomo_train.parquet"
     cfg.data.eval_path = "runs/data/locomo_eval.parquet"
+    cfg.data.chunk_tokens = 160
+    cfg.data.layout = "lines"
     cfg.memory.max_operations = 3
     cfg.memory.max_item_tokens = 72
     cfg.memory.max_items = 8

@@ -133,6 +133,9 @@ class DiaryConfig:
     eval_episodes: Count = 64  # held-out episodes; they share no utterance with training
 
 
+Layout = Literal["dialogue", "lines"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     name: Annotated[str, Plugin("benchmarks")] = "diary"  # what is to be remembered
@@ -146,8 +149,12 @@ class DataConfig:
     on_long_chunk: Literal["stop", "split", "skip"] = "stop"
     # training questions of judge.sources that only a judge can score, without one: stop | skip = leave them out
     on_unjudged: Literal["stop", "skip"] = "stop"
-    chunk_tokens: Annotated[int, Range(16)] = 2048  # benchmarks that cut raw text: most tokens of a chunk
+    # Most tokens of a chunk: benchmarks that cut raw text cut it so, and the policy's folder says so
+    chunk_tokens: Annotated[int, Range(16)] = 2048
     tokenizer: Place = ""  # benchmarks that cut raw text: what counts them, folder or hub name; "" = words and signs
+    # How the episodes write a conversation: dialogue = a session under its date, a <Speaker> before each turn | lines =
+    # a dated line for each turn. With chunk_tokens it goes with the policy, which is given conversations so later
+    layout: Layout = "dialogue"
     diary: DiaryConfig = field(default_factory=DiaryConfig)
 
 

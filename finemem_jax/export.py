@@ -73,10 +73,12 @@ def save_policy(
     cfg: Config, out: Path, policy: Policy, params: Any, table: Table | None = None, *, peft: bool = False
 ) -> None:
     """A Hugging Face folder of the whole model, adapters merged in; with `peft`, a PEFT folder of the adapters."""
+    files = settings_file(cfg)
     if peft:
-        hf.save_adapters(out, policy.model, params, base_model=cfg.model.path, tokenizer=policy.tokenizer)
+        base, tokenizer = cfg.model.path, policy.tokenizer
+        hf.save_adapters(out, policy.model, params, base_model=base, tokenizer=tokenizer, files=files)
         return
-    run, metrics, files = config.to_dict(cfg), None if table is None else _card_metrics(table), settings_file(cfg)
+    run, metrics = config.to_dict(cfg), None if table is None else _card_metrics(table)
     hf.save_pretrained(out, policy.model, params, policy.tokenizer, run_config=run, metrics=metrics, files=files)
 
 

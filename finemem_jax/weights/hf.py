@@ -200,10 +200,17 @@ def save_pretrained(
 
 
 def save_adapters(
-    path: str | os.PathLike, model: nn.Module, params: dict, *, base_model: str = "", tokenizer: Any = None
+    path: str | os.PathLike,
+    model: nn.Module,
+    params: dict,
+    *,
+    base_model: str = "",
+    tokenizer: Any = None,
+    files: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the adapters alone as a PEFT folder; `base_model` is the folder or hub name they belong to. A hub name is
-    written down; of a folder its own name alone, for nobody else has the path to it."""
+    written down; of a folder its own name alone, for nobody else has the path to it. files: further JSON files of the
+    folder, by name."""
     if not has_adapters(params):
         raise UserError("there are no adapters to export: train with model.lora.rank >= 1, or export the whole model")
     cfg = model.cfg
@@ -226,7 +233,8 @@ def save_adapters(
         if folder is None:
             return
         (folder / SINGLE).rename(folder / "adapter_model.safetensors")
-        _write_json(folder / "adapter_config.json", adapter_config)
+        for name, content in {"adapter_config.json": adapter_config, **(files or {})}.items():
+            _write_json(folder / name, content)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 

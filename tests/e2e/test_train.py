@@ -252,6 +252,7 @@ def test_lora_trains_the_adapters_alone_against_the_frozen_base(cfg, tmp_path):
     assert max(moved) > 1e-3
     assert main.main(["export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'peft'}", "--peft"]) == 0
     assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["r"] == 4
+    assert json.loads((tmp_path / "peft" / "finemem.json").read_text())["prompt"]["name"] == "compact"
     model, merged = hf.load_pretrained(str(tmp_path / "run" / "hf"))
     tokens = np.arange(24, dtype=np.int32).reshape(2, 12)
     positions, ones = np.tile(np.arange(12, dtype=np.int32), (2, 1)), np.ones((2, 12), np.int32)
