@@ -147,6 +147,11 @@ class DataConfig:
     on_bad_row: Literal["stop", "skip"] = "stop"
     # a chunk whose prompt is longer than prompt.max_prompt_tokens: stop | split = into several | skip = its episode
     on_long_chunk: Literal["stop", "split", "skip"] = "stop"
+    # LoCoMo's adversarial questions and LongMemEval's `_abs` ones are asked, too: right is to say that it is not known.
+    # Their kind is "abstention". Off, as their scores are not those that others report
+    abstention: bool = False
+    # File with the ids of questions whose published answer is known to be wrong, one a line: they are left out
+    wrong_golds: Place = ""
     # training questions of judge.sources that only a judge can score, without one: stop | skip = leave them out
     on_unjudged: Literal["stop", "skip"] = "stop"
     # Most tokens of a chunk: benchmarks that cut raw text cut it so, and the policy's folder says so

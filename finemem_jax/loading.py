@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from finemem_jax.answerers._model import open_endpoint
-from finemem_jax.benchmarks import only_a_judge_can_score, with_reference_metrics
+from finemem_jax.benchmarks import only_a_judge_can_score, with_reference_metrics, without_wrong
 from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.engine import EngineChat
 from finemem_jax.chat.http import checked_extra
@@ -316,6 +316,10 @@ def _load_split(cfg: Config, split: str) -> Sequence[Episode]:
     episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, split, cfg.seed)
     if not len(episodes):
         raise UserError(f"config.data: no episodes in the {split} split of {cfg.data.path or cfg.data.name}")
+    if cfg.data.wrong_golds:
+        episodes, said = without_wrong(episodes, cfg.data.wrong_golds)
+        if agreement.is_lead():
+            tell(said, file=sys.stderr)
     return episodes
 
 

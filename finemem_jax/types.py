@@ -28,6 +28,25 @@ class Question:
     kind: str = ""  # free label for reporting, e.g. "fact", "changed", "label"
     evidence: tuple[int, ...] = ()  # chunk indices known to hold the answer; empty where unknown
     lines: tuple[str, ...] = ()  # the lines of these chunks, word for word, that hold it; empty where unknown
+    # Asked as soon as the chunk of this index has been written; None = at the end. Those that have one come first among
+    # an episode's, in its order
+    after: int | None = None
+    id: str = ""  # what its benchmark calls it, unique there; "" where nobody needs to name it
+    rubric: tuple[str, ...] = ()  # what a good answer does, one thing each, judged one by one; empty = by `answers`
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A fact that a chunk states and a good memory holds behind it; or one that it must not hold."""
+
+    text: str
+    kind: str = ""  # free label: "fact", "Persona Memory", …
+    importance: float = 1.0  # >= 0, unitless
+    replaces: tuple[str, ...] = ()  # earlier facts that it makes out of date, as they were stated; () = it is new
+    is_false: bool = False  # said only to mislead (HaluMem's interference): a good memory does not take it
+    # Where texts can tell: words that stand in a row in whatever states it, and those that say what it is about
+    value: str = ""
+    about: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +56,11 @@ class Chunk:
     text: str
     index: int
     questions: tuple[Question, ...] = ()
+    time: str = ""  # when it was said, ISO 8601; "" where unknown
+    # The facts in it, and in the chunks before it of the same session; None where they are not known, () where it is
+    # known that nothing in it is worth keeping
+    points: tuple[Point, ...] | None = None
+    session: str = ""  # neighbours with the same name are one session, its points stand at the last; "" = by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +326,12 @@ class Rollout:
     def memory(self) -> Memory | None:
         """M_T, what memory holds after the last turn; None where there was none."""
         return self.steps[-1].memory_after if self.steps else None
+
+    def memory_after(self, chunk: int | None) -> Memory | None:
+        """What memory holds behind the last turn about that chunk or an earlier one; None = the last turn of all."""
+        if chunk is None:
+            return self.memory
+        return next((s.memory_after for s in reversed(self.steps) if s.chunk is not None and s.chunk <= chunk), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,19 +40,20 @@ def read_rows_of(file: Path) -> Iterator[Row]:
         if suffix == ".parquet":
             yield from _parquet_rows(file)
             return
-        content = file.read_bytes()
-        text = (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8-sig")
-        # Not splitlines(): U+2028 and its like may stand in a text.
-        read = _read_lines(text.split("\n")) if suffix == ".jsonl" else _fields.loads(text)
-        if not isinstance(read, list | Iterator):
-            raise ValueError("want a list of rows")
-        for number, row in enumerate(read):
-            if isinstance(row, ValueError):
-                yield config.UserError(f"{file} row {number}: not JSON: {_reason(row)}")
-            elif isinstance(row, Mapping):
-                yield row
-            else:
-                yield config.UserError(f"{file} row {number}: must be an object, got {str(row)[:80]!r}")
+        # Lines end at "\n" alone: U+2028 and its like may stand in a text.
+        opened = gzip.open if file.suffix == ".gz" else open
+        with opened(file, "rt", encoding="utf-8-sig", newline="\n") as stream:
+            # One line after the other: a file may hold histories of millions of tokens.
+            read = _read_lines(stream) if suffix == ".jsonl" else _fields.loads(stream.read())
+            if not isinstance(read, list | Iterator):
+                raise ValueError("want a list of rows")
+            for number, row in enumerate(read):
+                if isinstance(row, ValueError):
+                    yield config.UserError(f"{file} row {number}: not JSON: {_reason(row)}")
+                elif isinstance(row, Mapping):
+                    yield row
+                else:
+                    yield config.UserError(f"{file} row {number}: must be an object, got {str(row)[:80]!r}")
     except (ValueError, OSError, EOFError, zlib.error) as error:  # the latter two: a gzip cut off or damaged
         if isinstance(error, config.UserError):
             raise

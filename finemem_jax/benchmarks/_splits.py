@@ -51,6 +51,12 @@ class BadRows:
         self.count += 1
         self.first = self.first or str(error)
 
+    def tell(self, place: str, of: str) -> None:
+        """Says on stderr how many there were, if any."""
+        if self.count:
+            said = f"{self.count} bad rows of {place} are left out of {of}, the first: {self.first}"
+            tell(printable(said, one_line=True), file=sys.stderr)
+
 
 SIDE = ".chunk_questions.jsonl"  # beside a corpus; so are the report and the cache of `finemem data chunk-questions`
 _HELD_OUT = 10  # one episode in so many
@@ -78,9 +84,7 @@ def load(cfg: config.DataConfig, split: str, seed: int, opened: Open) -> Sequenc
         if not cfg.eval_path:
             held_out = split == "eval"
             episodes = [episode for episode, is_held_out in _ranked(episodes) if is_held_out == held_out]
-    if bad.count:
-        said = f"{bad.count} bad rows of config.data.{field}={path} are left out of the {split} split, the first: "
-        tell(printable(said + bad.first, one_line=True), file=sys.stderr)
+    bad.tell(f"config.data.{field}={path}", f"the {split} split")
     kept = [episode for episode in episodes if not cfg.sources or episode.source in cfg.sources]
     if not kept:
         found = ", ".join(sorted({episode.source for episode in episodes})) or "none"

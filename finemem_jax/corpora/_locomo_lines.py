@@ -15,7 +15,7 @@ from finemem_jax.corpora._sources import source_of
 from finemem_jax.env import chunking, scoring
 from finemem_jax.types import AnswerRequest, CountTokens, Question, Retrieved
 
-CATEGORIES = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop"}
+CATEGORIES = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop", 5: "abstention"}
 RIGHT = 0.5  # score from which an answer counts as right
 
 
@@ -30,7 +30,8 @@ class Conversation:
     """What is read of a published row."""
 
     sessions: tuple[Session, ...]  # in the order of their numbers
-    asked: tuple[tuple[str, tuple[str, ...], int, str], ...]  # question, answers, category, what names its evidence
+    # question, answers, category, what names its evidence, its place among all questions of the row
+    asked: tuple[tuple[str, tuple[str, ...], int, str, int], ...]
 
 
 def turn_text(turn: Mapping[str, object]) -> str:
@@ -64,7 +65,7 @@ def chunked(
     groups = chunking.pack(lines, options.chunk_tokens, count_tokens, separator="\n")
     chunk_of = {line: chunk for chunk, group in enumerate(groups) for line in group}
     questions = []
-    for text, answers, category, named in conversation.asked:
+    for text, answers, category, named, _ in conversation.asked:
         held = sorted({line for turn in named_turns(named) for line in holders.get(turn, ())})
         evidence = tuple(sorted({chunk_of[line] for line in held}))
         said = tuple(lines[line] for line in held)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from finemem_jax.config import UserError
@@ -19,6 +19,7 @@ class Source:
     kind: str  # Question.kind
     query_prompt: str = ""
     reference: str = "reference_sub_em"  # what the published evaluation of Mem-α judges it with; "" = not reproduced
+    judge: str = ""  # the judge of its authors, a file in judges/; "" = its score needs none
 
 
 _NUMBERED = (
@@ -38,9 +39,9 @@ SOURCES = {
     "squad": Source("substring_match", "fact", reference="reference_contains"),
     "hotpotqa": Source("substring_match", "fact", reference="reference_contains"),
     "perltqa": Source("parts_recall", "fact", reference="reference_parts"),
-    "lme_train": Source("substring_match", "fact", reference="llm_judge"),
-    "longmemeval": Source("substring_match", "fact", reference="llm_judge"),
-    "locomo": Source("token_f1", "fact"),
+    "lme_train": Source("substring_match", "fact", reference="llm_judge", judge="longmemeval"),
+    "longmemeval": Source("substring_match", "fact", reference="llm_judge", judge="longmemeval"),
+    "locomo": Source("token_f1", "fact", judge="locomo_mem0"),
     "conflict": Source("substring_match", "changed", _PRESENT),
     "ruler_": Source("substring_match", "fact"),
     "icl_": Source("boxed_match", "label", _NUMBERED, reference="reference_boxed"),
@@ -68,15 +69,16 @@ def source_of(data_source: str) -> Source:
     return next((SOURCES[key] for key in SOURCES if data_source.lower().startswith(key)), DEFAULT_SOURCE)
 
 
-def with_reference_metrics(episode: Episode) -> Episode:
+def with_reference_metrics(episode: Episode, source: Source) -> Episode:
     """The episode, its final questions judged as in the published evaluation (`config.eval.metrics=reference`).
 
     Raises UserError where that cannot be reproduced."""
-    metric = source_of(episode.source).reference
+    metric = source.reference
     if not metric:
         raise UserError(
-            f"config.eval.metrics=reference: the published score of {episode.source} needs its authors' table of "
-            "titles; leave it out with config.data.sources, or take config.eval.metrics=strict"
+            f"config.eval.metrics=reference: Mem-α's evaluation of {episode.source} is not reproduced (there is none, "
+            "or it needs its authors' table of titles); leave it out with config.data.sources, or take "
+            "config.eval.metrics=strict"
         )
     return replace(episode, questions=tuple(replace(question, metric=metric) for question in episode.questions))
 
@@ -105,8 +107,10 @@ def only_a_judge_can_score(question: Question) -> bool:
 # Contamination
 # --------------------------------------------------------------------------------------------------------------
 
-# Start of the data source evaluated -> start of sources whose rows hold its text or questions, and how.
-_OVERLAPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+Overlap = tuple[str, tuple[str, ...], str]
+"""Start of the data source evaluated, starts of sources whose rows hold its text or questions, and how."""
+
+_OVERLAPS: tuple[Overlap, ...] = (
     (
         "icl_nlu_8296shot",
         ("icl_nlu_8296shot",),
@@ -135,16 +139,19 @@ _OVERLAPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 
 
-def contamination(evaluated: Iterable[str], trained: Iterable[str] | None = None) -> list[str]:
+def contamination(
+    evaluated: Iterable[str], trained: Iterable[str] | None = None, more: Sequence[Overlap] = ()
+) -> list[str]:
     """One warning line per evaluated data source that overlaps data one may have trained on.
 
     trained: the data sources trained on; None = not known, so every overlap on record is stated. Sources are known by
     their names alone: that two rows of the same name come from disjoint parts of it must be seen to elsewhere.
+    more: overlaps that are known beside those here.
     """
     known = None if trained is None else sorted(set(trained))
     lines = []
     for source in sorted(set(evaluated)):
-        for start, others, why in _OVERLAPS:
+        for start, others, why in (*_OVERLAPS, *more):
             if source.lower().startswith(start):
                 found = others if known is None else [t for t in known if t.lower().startswith(others)]
                 if found:

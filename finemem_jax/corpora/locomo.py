@@ -21,6 +21,7 @@ from finemem_jax.env import chunking
 from finemem_jax.types import CountTokens, Episode, Question
 
 _ADVERSARIAL = 5
+NOT_SAID = "The conversation does not say so."
 _SESSION = re.compile(r"session_([0-9]{1,6})")
 
 
@@ -43,9 +44,11 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
             number += 1
 
 
-def checked(row: Mapping[str, object], where: str) -> Conversation:
+def checked(row: Mapping[str, object], where: str, *, abstention: bool = False) -> Conversation:
     """A conversation as published, lists and objects decoded where they are JSON text; its adversarial questions, and
-    those without an answer, left out. Raises UserError where a field is not so."""
+    those without an answer, left out. Raises UserError where a field is not so.
+
+    abstention: the adversarial ones stay, and the right answer to them is that it is not said."""
     said = _fields.mapping(_fields.field(row, "conversation", where), where, "conversation")
     numbered = sorted((int(found.group(1)), name) for name in said if (found := _SESSION.fullmatch(name)))
     if not numbered:
@@ -66,12 +69,13 @@ def checked(row: Mapping[str, object], where: str) -> Conversation:
         category = _fields.field(entry, "category", f"{where} {name}")
         if type(category) is not int:
             raise _fields.wrong(where, f"{name}.category", "a number from 1 to 5", category)
-        if category == _ADVERSARIAL or entry.get("answer") is None:
+        is_adversarial = category == _ADVERSARIAL
+        if not abstention if is_adversarial else entry.get("answer") is None:
             continue
         question = _fields.text(entry, "question", f"{where} {name}")
-        answers = _fields.answers(entry["answer"], where, f"{name}.answer")
+        answers = (NOT_SAID,) if is_adversarial else _fields.answers(entry["answer"], where, f"{name}.answer")
         evidence = _fields.decoded(entry.get("evidence") or [], where, f"{name}.evidence", list)
-        asked.append((question, answers, category, " ".join(map(str, evidence))))
+        asked.append((question, answers, category, " ".join(map(str, evidence)), i))
     return Conversation(tuple(sessions), tuple(asked))
 
 
@@ -97,8 +101,9 @@ def chunked(
     groups = chunking.pack(pieces, chunk_tokens, count_tokens)
     chunk_of = {piece: chunk for chunk, group in enumerate(groups) for piece in group}
     questions = []
-    for text, answers, category, named in conversation.asked:
+    for text, answers, category, named, number in conversation.asked:
         turns = _lines.named_turns(named)
         evidence = sorted({chunk_of[piece] for turn in turns for piece in holders.get(turn, ())})
-        questions.append(Question(text, answers, kind=CATEGORIES.get(category, ""), evidence=tuple(evidence)))
+        kind = CATEGORIES.get(category, "")
+        questions.append(Question(text, answers, kind=kind, evidence=tuple(evidence), id=f"#{number}"))
     return ["\n\n".join(pieces[i] for i in group) for group in groups], questions

@@ -16,9 +16,16 @@ takes."""
 
 
 def answer_turns(
-    env: Environment, episode: Episode, memory: Memory, questions: Sequence[Question], steps: list[Step]
+    env: Environment,
+    episode: Episode,
+    memory: Memory,
+    questions: Sequence[Question],
+    steps: list[Step],
+    first: int = 0,
 ) -> Generator[Turn, Completion, Callable[[], list[Answer]]]:
     """Yields a turn per question, appends what came of it to `steps`, and returns what waits for the scores.
+
+    first: index of the first of them among the final questions that are asked.
 
     An answer that its limit cut off is scored as it stands: it is the policy's own doing, not the infrastructure's.
     """
@@ -26,7 +33,7 @@ def answer_turns(
     find = retriever(memory.items, env)
     read = getattr(resolve(prompts.PROMPTS, env.prompt.name), "read_answer", str)
     given: list[tuple[Question, tuple[Retrieved, ...], int, Callable[[], float | None], str]] = []
-    for number, question in enumerate(questions):
+    for number, question in enumerate(questions, first):
         items = find(question.text)
         with naming(episode, f"question {number}"):
             tokens, items = _render(env, question, items, episode.query_prompt)

@@ -114,14 +114,26 @@ def _description(found: Sequence[LongChunk], most: int) -> str:
 
 def _split(episode: Episode, env: Environment) -> Episode:
     """The episode with its long chunks in parts. Evidence and questions of a chunk go to the parts that hold the
-    answer; where none does, the evidence is all of them, and a question is asked behind the last."""
+    answer; where none does, the evidence is all of them, and a question is asked behind the last. Its points are
+    looked for behind the last."""
     chunks: list[Chunk] = []
     parts_of: dict[int, list[Chunk]] = {}  # old index -> its parts
     asked = _question(episode, env)
     for chunk in episode.chunks:
         is_short = prompt_tokens(chunk.text, env, asked) <= env.prompt.max_prompt_tokens
         texts = [chunk.text] if is_short else _parts(chunk, env, asked)
-        parts = [replace(chunk, text=text, index=len(chunks) + i, questions=()) for i, text in enumerate(texts)]
+        last, session = len(texts) - 1, chunk.session or (f"chunk {chunk.index}" if len(texts) > 1 else "")
+        parts = [
+            replace(
+                chunk,
+                text=text,
+                index=len(chunks) + i,
+                questions=(),
+                points=chunk.points if i == last else None,
+                session=session,
+            )
+            for i, text in enumerate(texts)
+        ]
         for question in chunk.questions:
             at = (_holders(question, parts) or parts[-1:])[0].index - len(chunks)
             parts[at] = replace(parts[at], questions=(*parts[at].questions, question))
@@ -132,7 +144,8 @@ def _split(episode: Episode, env: Environment) -> Episode:
         evidence = {
             part.index for index in question.evidence for part in _holders(question, parts_of[index]) or parts_of[index]
         }
-        return replace(question, evidence=tuple(sorted(evidence)))
+        after = None if question.after is None else parts_of[question.after][-1].index
+        return replace(question, evidence=tuple(sorted(evidence)), after=after)
 
     chunks = [replace(chunk, questions=tuple(map(moved, chunk.questions))) for chunk in chunks]
     return replace(episode, chunks=tuple(chunks), questions=tuple(map(moved, episode.questions)))

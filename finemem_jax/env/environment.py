@@ -116,6 +116,10 @@ class Asked:
     final: tuple[Question, ...]
     probing: Probing = NO_PROBING  # what is asked beside them
 
+    def due(self, after: int | None) -> tuple[Question, ...]:
+        """The final questions that are asked behind the chunk of that index, or at the end (None)."""
+        return tuple(question for question in self.final if question.after == after)
+
 
 def all_questions(episode: Episode, *, chunk_questions: bool = False) -> Asked:
     """Every final question, as evaluation asks them; chunk questions only on request."""

@@ -100,7 +100,7 @@ def cut_episode(episodes: Sequence[Episode], index: int, chunks: int) -> Episode
     most = max(chunks, min(known, default=len(episode.chunks)))
     if most >= len(episode.chunks):
         return episode
-    kept = tuple(q for q in episode.questions if q.evidence and max(q.evidence) < most)
+    kept = tuple(q for q in episode.questions if q.evidence and max(q.evidence) < most and (q.after or 0) < most)
     return replace(episode, id=f"{episode.id}:{most}", chunks=episode.chunks[:most], questions=kept)
 
 

@@ -15,6 +15,7 @@ All compare *normalised words*, case-folded on both sides: `normalise` says how.
 | parts_recall    | share of the parts found; every answer is a list split at semicolons only            |
 | ordered_recall  | the same, where parts count only as far as they are found in the order given          |
 | not_said        | 0 if the words of one of the answers stand in the prediction, in a row, else 1        |
+| abstention      | 1 if the prediction says that it is not known, by a list of phrases, or says nothing  |
 
 `reference_*` are the published ones of Mem-α, defects included: `env/reference_scoring.py`.
 """
@@ -99,6 +100,29 @@ def not_said(prediction: str, answers: Sequence[str]) -> float:
     return 1.0 - substring_match(prediction, answers)
 
 
+def abstention(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the prediction says that the answer is not known, or is empty; the gold answers do not matter.
+
+    By a list of phrases: "The man was unknown to her" scores 1, and a roundabout "nobody ever told me" 0. A judge knows
+    better."""
+    words = normalise(prediction)
+    text = f" {' '.join(words)} "
+    return float(not words or any(phrase in text for phrase in _NOT_KNOWN))
+
+
+# Normalised: no apostrophes, no articles.
+_NOT_KNOWN = tuple(
+    f" {phrase} "
+    for phrase in (
+        "unknown,not known,dont know,do not know,doesnt know,does not know,not mentioned,no mention,never mentioned,"
+        "not specified,not stated,not provided,not given,not available,not discussed,not said,isnt said,doesnt say,"
+        "does not say,didnt say,did not say,no information,not enough information,insufficient information,"
+        "cannot be determined,cant be determined,cannot determine,cannot answer,cant answer,cannot be answered,"
+        "unable to answer,unanswerable,no record,no answer,not sure"
+    ).split(",")
+)
+
+
 # Commas and semicolons, the ones of Arabic and of East Asian scripts among them, and lines.
 KEYWORD_BORDER, PART_BORDER = r"[,،、，;؛；\n]", r"[;؛；\n]"
 
@@ -115,6 +139,7 @@ _STRICT = (
 )
 METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     **{metric.__name__: metric for metric in _STRICT},
+    "abstention": abstention,
     **reference_scoring.METRICS,
 }
 

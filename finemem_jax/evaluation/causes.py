@@ -36,9 +36,16 @@ _ANYWHERE = frozenset(("yes", "no", "true", "false"))  # words that stand in any
 
 def failures(rollout: Rollout) -> list[str]:
     """One word per final answer, in their order: "" (right), "missing", or one of CAUSES."""
-    items = rollout.memory.items if rollout.memory is not None else ()
-    padded = [_padded(item.text) for item in items]
-    return [_failure(rollout, answer, items, padded) for answer in rollout.final_answers]
+    found: dict[int | None, tuple[Sequence[MemoryItem], list[str]]] = {}  # of the memory that a question was asked of
+    causes = []
+    for answer in rollout.final_answers:
+        after = answer.question.after
+        if after not in found:
+            memory = rollout.memory_after(after)
+            items = memory.items if memory is not None else ()
+            found[after] = items, [_padded(item.text) for item in items]
+        causes.append(_failure(rollout, answer, *found[after]))
+    return causes
 
 
 def _failure(rollout: Rollout, answer: Answer, items: Sequence[MemoryItem], padded: Sequence[str]) -> str:
@@ -47,6 +54,8 @@ def _failure(rollout: Rollout, answer: Answer, items: Sequence[MemoryItem], padd
         return "missing"
     if answer.score >= WRONG_BELOW:
         return ""
+    if answer.question.metric == "abstention" or answer.question.kind == "abstention":
+        return "answering"  # no text holds what is right: nothing was to be found, and something was said
     question, chunks = answer.question, rollout.episode.chunks
     if question.evidence:
         chunks = [chunk for chunk in chunks if chunk.index in question.evidence]

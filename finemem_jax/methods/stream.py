@@ -27,7 +27,7 @@ from finemem_jax.env.environment import (
     view,
 )
 from finemem_jax.env.judging import judge_writes
-from finemem_jax.types import Chunk, Completion, Episode, Memory, Operation, Step, Turn
+from finemem_jax.types import Answer, Chunk, Completion, Episode, Memory, Operation, Step, Turn
 
 PROBES = True  # it asks what `asked.probing` says
 
@@ -56,11 +56,28 @@ def play(
                 probing.append(probe(env, episode, before, questions, ask, chunk.index, step.index, after=False))
         if asked.probing.along and chunk is not episode.chunks[-1]:
             probing.append(probe(env, episode, memory, asked.final, ask, None, step.index))
-    if env.method.answers == "policy" and write is None:
-        pending.append((yield from answer_turns(env, episode, memory, asked.final, steps)))
-    else:
-        pending.append(ask_questions(env, episode, memory, asked.final, ask, None, asked.probing))
+        if asked.due(chunk.index):
+            pending.append((yield from _answers(env, episode, memory, asked, chunk.index, ask, steps, write)))
+    pending.append((yield from _answers(env, episode, memory, asked, None, ask, steps, write)))
     return finisher(episode, steps, pending, group, sample, probing, judging)
+
+
+def _answers(
+    env: Environment,
+    episode: Episode,
+    memory: Memory,
+    asked: Asked,
+    after: int | None,
+    ask: Ask,
+    steps: list[Step],
+    write: Callable[[Episode, Turn], Sequence[Operation]] | None,
+) -> Generator[Turn, Completion, Callable[[], list[Answer]]]:
+    """Who answers, answers the questions that are due behind that chunk (None = at the end)."""
+    due = asked.due(after)
+    if env.method.answers == "policy" and write is None:
+        first = asked.final.index(due[0]) if due else 0
+        return (yield from answer_turns(env, episode, memory, due, steps, first))
+    return ask_questions(env, episode, memory, due, ask, None, asked.probing)
 
 
 def write_turn(
