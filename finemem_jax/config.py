@@ -380,6 +380,9 @@ class TrainConfig:
     # at equal cost
     budget_tokens: Natural = 0
     budget_answers: Natural = 0  # the same for different questions put to the answerer in the rollouts
+    # first: the run ends when one of its budgets is spent | all: when all are; it is then evaluated where each one was,
+    # so that one run is compared at equal tokens and at equal answers
+    budget_until: Literal["first", "all"] = "first"
     episodes: Count = 32  # episodes (groups) per step
     group_size: Count = 8  # G: rollouts per episode
     temperature: Annotated[float, Range(1e-06)] = 1.0  # of the sampling of rollouts, and of the log-probs in the loss

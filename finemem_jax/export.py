@@ -34,17 +34,23 @@ def report(
     params: Any,
     found: Mapping[str, Evaluation],
     baselines: Mapping[str, Evaluation],
+    marks: Mapping[str, int],
 ) -> None:
     """The end of a training: final table, results.json, curves, the policy's folder and the report.
 
-    found: the trained policy's evaluations, by name."""
+    found: the trained policy's evaluations, by name. marks: the steps where its budgets were spent, if it was evaluated
+    there (config.train.budget_until)."""
     after = {f"after {name}": evaluation.metrics for name, evaluation in found.items()}
     of_baselines = {name: evaluation.metrics for name, evaluation in baselines.items()}
     table = {**of_baselines, **after}
     if agreement.is_lead():
         evaluations = read_lines(workdir / EVALUATIONS, is_evaluation)
         before = {f"before {line['policy']}": line for line in evaluations if line["step"] == 0}
-        table = {**of_baselines, **before, **after}
+        spent = {
+            f"at budget_{what} {line['policy']}": line for what, step in marks.items() for line in evaluations
+            if line["step"] == step
+        }  # fmt: skip
+        table = {**of_baselines, **before, **spent, **after}
         _write_table(cfg, workdir, table)
         accuracies = {name: metrics["accuracy"] for name, metrics in of_baselines.items()}
         lines = read_lines(workdir / "metrics.jsonl", holds_numbers)

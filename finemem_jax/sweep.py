@@ -29,9 +29,11 @@ import numpy as np
 from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress, tell
-from finemem_jax.files import is_number
+from finemem_jax.evaluation.paired import Scores, read_scores
+from finemem_jax.files import has_step, is_number, read_lines
 from finemem_jax.reporting.sweep_table import Row, write_sweep
 from finemem_jax.run import workdir as workdirs
+from finemem_jax.run.journal import HELDOUT_SCORES
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +252,27 @@ def compare(runs: Sequence[Run]) -> list[Row]:
         if results:
             seeds = tuple(run.seed for run in finished)
             commands = tuple(run.command for run in runs if run.row == name)
-            rows.append(Row(name, seeds, seed_values(results), commands))
+            rows.append(Row(name, seeds, seed_values(results), commands, [_episodes(run) for run in finished]))
     return rows
+
+
+def _episodes(run: Run) -> dict[str, Scores]:
+    """policy -> the scores of its held-out episodes, for what was evaluated after training or where a budget was spent.
+    Empty where the run has no such file, as before there was one."""
+    try:
+        lines = read_lines(run.workdir / HELDOUT_SCORES, has_step)
+    except OSError:
+        return {}
+    found = {}
+    for policy, metrics in (run.results() or {}).items():
+        when, _, name = policy.rpartition(" ")
+        own = [line for line in lines if line.get("policy") == name]
+        if when != "after":
+            own = [line for line in own if when.startswith("at ") and line["step"] == metrics.get("step")]
+        scores = read_scores(own[-1]) if own else None
+        if scores is not None:
+            found[policy] = scores
+    return found
 
 
 def seed_values(results: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, list[float]]]:

@@ -257,7 +257,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             reached.done, reached.is_whole = step + 1, True
             journal.episodes_drawn += len(groups)
             asked = asked_metrics([rollout for group in groups for rollout in group])
-            journal.spend(tokens=sampled_tokens(groups), answers=asked["asked/distinct"])
+            journal.spend(reached.done, tokens=sampled_tokens(groups), answers=asked["asked/distinct"])
 
             whole = [[rollout for rollout in group if not rollout.branches] for group in groups]  # first in their group
             line = {
@@ -297,7 +297,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             trackers.evaluations(reached.done, found)
             journal.write_evaluation(reached.done, "baseline", baselines)
         with results_of(reached, journal, watchdog, workdir):
-            report(cfg, workdir, policy, reached.state.params, found, baselines)
+            report(cfg, workdir, policy, reached.state.params, found, baselines, journal.marks)
         return results | {f"after {name}": evaluation for name, evaluation in found.items()}
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The contest of credit rules: ten rows, five seeds, two tasks, at equal budgets of sampled tokens and of answers.
+# The contest of credit rules: ten rows, five seeds, two tasks, each compared at equal sampled tokens and at equal answers.
 # Usage: launch/contest.sh [--dry-run]      WORKDIR=runs/contest SEEDS=0,1,2,3,4 JOBS=1 TASKS="diary_long real_text"
 # It goes on where it was stopped. real_text needs the files that the head of configs/real_text.py makes.
 set -euo pipefail
@@ -11,16 +11,12 @@ rows="csr_eara outcome_only csr csr_eara_per_step gain csr_gain leave_one_out sh
 for task in ${TASKS:-diary_long real_text}; do
   configs=""
   for row in $rows; do configs+="${configs:+,}configs/contest/$row.py:$task"; done
-  for budget in "budget_tokens=${TOKENS:-1000000}" "budget_answers=${ANSWERS:-70000}"; do
-    other=budget_answers
-    [[ $budget == budget_answers=* ]] && other=budget_tokens
-    command=(finemem sweep "--configs=$configs" "--seeds=$seeds" "--jobs=${JOBS:-1}"
-      "--workdir=$workdir/$task/${budget%%=*}" "--config.train.$budget" "--config.train.$other=0")
-    if [[ ${1:-} == --dry-run ]]; then
-      printf '%q ' "${command[@]}"
-      echo
-    else
-      "${command[@]}"
-    fi
-  done
+  command=(finemem sweep "--configs=$configs" "--seeds=$seeds" "--jobs=${JOBS:-1}" "--workdir=$workdir/$task"
+    "--config.train.budget_tokens=${TOKENS:-300000}" "--config.train.budget_answers=${ANSWERS:-15000}")
+  if [[ ${1:-} == --dry-run ]]; then
+    printf '%q ' "${command[@]}"
+    echo
+  else
+    "${command[@]}"
+  fi
 done

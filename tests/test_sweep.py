@@ -135,6 +135,29 @@ def test_two_seeds_have_no_interval_and_three_are_asked_for(tmp_path, capsys):
     assert note in text and note in capsys.readouterr().out
 
 
+def test_rows_are_compared_episode_by_episode_also_where_a_budget_was_spent(tmp_path):
+    """The difference is .1 in every episode of every seed, whatever the spread between episodes: the interval has no
+    width. Where the tokens were spent it was .3."""
+    for row, more in {"outcome_only": 0.0, "full": 0.1}.items():
+        for seed in range(3):
+            folder = finished_run(tmp_path, row, seed, 0.5 + more)
+            path = folder / "results.json"
+            spent = {"step": 4, "policy": "T=1", "accuracy": 0.2 + 3 * more, "memory_tokens": 9.0}
+            path.write_text(json.dumps({"at budget_tokens T=1": spent, **json.loads(path.read_text())}))
+            at_step = {0: [0.5, 0.5], 4: [0.1 + 3 * more, 0.3 + 3 * more], 9: [0.2 + more, 0.8 + more, None]}
+            lines = [
+                {"step": step, "policy": "T=1", "episodes": list("abc")[: len(scores)], "scores": scores,
+                 "sources": ["diary"] * len(scores)}
+                for step, scores in at_step.items()
+            ]  # fmt: skip
+            (folder / "heldout_scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert command(tmp_path, "outcome_only.py,full.py") == 0
+    text = (tmp_path / "sweep.md").read_text("utf-8")
+    assert "| full - outcome_only | 3 | 2 | +0.100 (+0.100 to +0.100) |" in text  # "c" has no score
+    assert "| full - outcome_only | 3 | 2 | +0.300 (+0.300 to +0.300) |" in text
+    assert "T=1 at budget_tokens: mean" in text and "greedy at budget_tokens" not in text
+
+
 def test_rows_are_compared_seed_by_seed(tmp_path):
     for row, values in {"outcome_only": (0.2, 0.5, 0.8), "full": (0.3, 0.6, 0.9, 0.9)}.items():
         for seed, accuracy in enumerate(values):

@@ -2,8 +2,8 @@
 
     bash launch/contest.sh
 
-A row is trained until its budget is spent, whatever steps that takes, at a constant learning rate. What is compared,
-and how, was written down before any run: docs/results.md, "The contest".
+A row is trained until both its budgets are spent, whatever steps that takes, at a constant learning rate, and evaluated
+where each one was. What is compared, and how, was written down before any run: docs/results.md, "The contest".
 """
 
 import importlib
@@ -17,7 +17,9 @@ def get_config(task="diary_long"):
     cfg.optimizer.warmup = 0.0
     cfg.optimizer.lr = cfg.optimizer.lr / 2  # the mean of the task's own, which falls to 0
     cfg.train.steps = 100_000
-    cfg.train.budget_tokens = 1_000_000
+    cfg.train.budget_tokens = 300_000
+    cfg.train.budget_answers = 15_000
+    cfg.train.budget_until = "all"
     cfg.train.eval_every = 0
     cfg.train.checkpoint_every = 25
     cfg.eval.episodes = 0

@@ -102,6 +102,17 @@ def _measured(records: Sequence[Mapping], taken: Measures, cfg: Config) -> dict[
     return columns
 
 
+def episode_scores(records: Sequence[Mapping]) -> dict[str, list]:
+    """Of every episode: its id, source, and the mean score of its final questions, None where none was answered. What
+    runs are compared by, episode by episode."""
+    answered = [[score for score in record["scores"] if score is not None] for record in records]
+    return {
+        "episodes": [record["episode"] for record in records],
+        "sources": [record["source"] for record in records],
+        "scores": [float(np.mean(scores)) if scores else None for scores in answered],
+    }
+
+
 def interval_metrics(records: Sequence[Mapping], *, resamples: int, seed: int) -> dict[str, float]:
     """What `finemem evaluate` adds: how sure the means are.
 

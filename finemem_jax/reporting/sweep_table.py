@@ -9,7 +9,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from finemem_jax.console import print_table, tell
+from finemem_jax.evaluation.paired import Scores, paired_differences, paired_interval
 from finemem_jax.files import write_atomically
 
 matplotlib.use("Agg")  # no display on a pod
@@ -36,6 +37,7 @@ _PAPER_NOTE = (
 )
 
 
+_TRAINED = ("after ", "at ")  # what begins the name of a policy after training, or at the end of a budget
 MIN_SEEDS = 3  # for an interval: with two, Student's t is 12.7 standard errors wide and says nothing
 BOUNDED = {"accuracy": (0.0, 1.0), "memory_tokens": (0.0, np.inf)}  # what a metric can be; no axis goes beyond
 
@@ -48,6 +50,7 @@ class Row:
     seeds: tuple[int, ...]  # that are finished
     values: Mapping[str, Mapping[str, Sequence[float]]]  # policy -> metric -> one value per seed
     commands: tuple[str, ...]  # that make the row, one per seed
+    episodes: Sequence[Mapping[str, Scores]] = ()  # of every seed: policy -> the scores of its held-out episodes
 
 
 _Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # its title, heads and cells
@@ -62,6 +65,7 @@ class Column:
     metric: str
     minus: str = ""
     digits: int = 3
+    table: str = ""  # that it belongs to: "T=1", "T=1 at budget_tokens"
 
     def values(self, row: Row) -> list[float]:
         """One value per seed; empty where the row has no such policy or metric."""
@@ -84,23 +88,27 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     """Accuracy before and after, the gain, by kind of question, and memory, for every temperature evaluated."""
     policies = {policy for row in rows for policy in row.values}
     chosen = []
-    for temperature in (
-        "T=1",
-        "greedy",
-        *sorted({p.removeprefix("after ") for p in policies if p.startswith("after ")}),
-    ):
-        before, after = f"before {temperature}", f"after {temperature}"
-        if after not in policies or any(column.policy == after for column in chosen):
-            continue
+    temperatures = {p.removeprefix("after ") for p in policies if p.startswith("after ")}
+    ordered = [t for t in ("T=1", "greedy", *sorted(temperatures)) if t in temperatures]
+    # Where a run was evaluated when a budget was spent comes behind what it was at its end.
+    for after in [f"{when} {t}" for t in dict.fromkeys(ordered) for when in ("after", *_moments(policies, t))]:
+        when, _, temperature = after.rpartition(" ")
+        before, table = f"before {temperature}", temperature if when == "after" else f"{temperature} {when}"
         kinds = sorted({m for row in rows for m in row.values.get(after, {}) if m.startswith("accuracy/")})
         chosen += [
-            Column("before", before, "accuracy"),
-            Column("after", after, "accuracy"),
-            Column("gain", after, "accuracy", minus=before),
-            *(Column(kind.removeprefix("accuracy/"), after, kind) for kind in kinds),
-            Column("memory tokens", after, "memory_tokens", digits=1),
+            Column("before", before, "accuracy", table=table),
+            Column("after", after, "accuracy", table=table),
+            Column("gain", after, "accuracy", minus=before, table=table),
+            *(Column(kind.removeprefix("accuracy/"), after, kind, table=table) for kind in kinds),
+            Column("memory tokens", after, "memory_tokens", digits=1, table=table),
         ]
     return chosen
+
+
+def _moments(policies: Iterable[str], temperature: str) -> list[str]:
+    """ "at budget_tokens", for each budget at whose end rows were evaluated."""
+    ends = f" {temperature}"
+    return sorted(p.removesuffix(ends) for p in policies if p.startswith("at ") and p.endswith(ends))
 
 
 def baseline_rows(rows: Sequence[Row]) -> list[Row]:
@@ -108,7 +116,7 @@ def baseline_rows(rows: Sequence[Row]) -> list[Row]:
     found: dict[str, Row] = {}
     for row in rows:
         for policy, metrics in row.values.items():
-            if not policy.startswith(("before ", "after ")) and policy not in found:
+            if not policy.startswith(("before ", *_TRAINED)) and policy not in found:
                 values = {f"after {t}": metrics for t in ("T=1", "greedy")}
                 found[policy] = Row(f"baseline {policy}", row.seeds, values, row.commands)
     return list(found.values())
@@ -130,11 +138,32 @@ def paired_rows(rows: Sequence[Row]) -> list[Row]:
                 if metric in second.values[policy]
             }
             for policy, metrics in first.values.items()
-            if policy.startswith("after ") and policy in second.values
+            if policy.startswith(_TRAINED) and policy in second.values
         }
         if seeds and values:
             pairs.append(Row(f"{second.name} - {first.name}", tuple(seeds), values, ()))
     return pairs
+
+
+def episode_pairs(rows: Sequence[Row], policy: str) -> list[list[str]]:
+    """The cells of the differences of every two rows, later minus earlier, paired by seed and held-out episode: name,
+    seeds, episodes of a seed, and the mean with its bootstrap interval. Rows that were not evaluated on the same
+    episodes are left out."""
+    cells = []
+    for first, second in itertools.combinations(rows, 2):
+        of_seeds = []
+        for seed, scores in zip(first.seeds, first.episodes, strict=False):
+            if seed in second.seeds and second.episodes:
+                other = second.episodes[second.seeds.index(seed)]
+                of_seeds.append(paired_differences(scores.get(policy), other.get(policy)))
+        found = [differences for differences in of_seeds if differences]
+        if not found or len(found) < len(of_seeds):
+            continue
+        mean, low, high = paired_interval(found)
+        bounds = f" ({low:+.3f} to {high:+.3f})" if len(found) >= MIN_SEEDS else ""
+        episodes = max(sum(map(len, differences.values())) for differences in found)
+        cells.append([f"{second.name} - {first.name}", str(len(found)), str(episodes), f"{mean:+.3f}{bounds}"])
+    return cells
 
 
 def too_few_seeds(rows: Sequence[Row]) -> str:
@@ -148,20 +177,25 @@ def write_sweep(workdir: Path, rows: Sequence[Row]) -> None:
     trained = [row for row in rows if any(policy.startswith("after ") for policy in row.values)]
     shown, pairs = trained + baseline_rows(rows), paired_rows(trained)
     chosen = columns(shown)
-    compared = [column for column in chosen if column.policy.startswith("after ") and not column.minus]
+    compared = [column for column in chosen if column.policy.startswith(_TRAINED) and not column.minus]
     tables: list[_Table] = []
-    for temperature in dict.fromkeys(_temperature(column) for column in chosen):
-        own = [column for column in chosen if _temperature(column) == temperature]
+    for table in dict.fromkeys(column.table for column in chosen):
+        own = [column for column in chosen if column.table == table]
         heads = ["config", "seeds", *(column.title for column in own), "paper: score†", "memory tokens†"]
         cells = [
             [row.name, str(len(row.seeds)), *(_cell(column, row) for column in own), *_paper(row)] for row in shown
         ]
-        tables.append((f"{temperature}: mean ± 95 % interval (Student's t) over seeds, gains by seed", heads, cells))
-        own = [column for column in compared if _temperature(column) == temperature]
+        tables.append((f"{table}: mean ± 95 % interval (Student's t) over seeds, gains by seed", heads, cells))
+        own = [column for column in compared if column.table == table]
         heads = ["difference, paired by seed", "seeds", *(column.title for column in own)]
         cells = [[row.name, str(len(row.seeds)), *(_cell(column, row, "+") for column in own)] for row in pairs]
         if cells:
-            tables.append((f"{temperature}: differences after training, mean ± 95 % interval over seeds", heads, cells))
+            tables.append((f"{table}: differences after training, mean ± 95 % interval over seeds", heads, cells))
+        heads = ["difference, paired by seed and episode", "seeds", "episodes", "accuracy (95 %)"]
+        cells = episode_pairs(trained, own[0].policy) if own else []
+        if cells:
+            title = f"{table}: differences after training, 95 % bootstrap interval over seeds and their episodes"
+            tables.append((title, heads, cells))
     notes = [note for note in (too_few_seeds(trained), _PAPER_NOTE) if note]
     write_atomically(workdir / "sweep.md", _markdown(tables, notes, rows))
     write_atomically(workdir / "sweep.csv", _csv(shown, chosen, pairs, compared))
@@ -171,10 +205,6 @@ def write_sweep(workdir: Path, rows: Sequence[Row]) -> None:
     for title, heads, cells in tables:
         print_table(title, heads, cells)
     tell("\n".join([*notes, f"table: {workdir / 'sweep.md'}", f"figure: {workdir / 'sweep.png'}"]))
-
-
-def _temperature(column: Column) -> str:
-    return column.policy.partition(" ")[2]
 
 
 def _cell(column: Column, row: Row, sign: str = "") -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import tell
-from finemem_jax.evaluation.records import Evaluation, write_heldout
+from finemem_jax.evaluation.records import Evaluation, episode_scores, write_heldout
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import Expected, JsonLines, has_step, holds_numbers, is_evaluation, read_lines
 from finemem_jax.hosts import agreement
@@ -28,6 +28,7 @@ from finemem_jax.weights.checkpoints import Checkpoints, SaveFailed, reason
 
 CHECKPOINTS = "checkpoints"
 EVALUATIONS = "evaluations.jsonl"
+HELDOUT_SCORES = "heldout_scores.jsonl"  # of every evaluation, the score of each episode
 
 
 class Journal:
@@ -45,6 +46,7 @@ class Journal:
         self.guards = Guards(cfg.guards)
         self.episodes_drawn = 0  # position in the stream of training episodes
         self.spent: dict[str, int] = {}  # of what has a budget, so far: tokens, answers
+        self.marks: dict[str, int] = {}  # budget_until all: steps done when a budget was spent, by its name
         self.numbers: dict[str, Any] = {}  # state of the random numbers that examples are drawn with; JSON-able
         self._saved: int | None = None  # step of the last checkpoint begun
         self._is_behind = False  # a checkpoint failed: the next step tries again
@@ -58,6 +60,7 @@ class Journal:
             first, self.episodes_drawn = note["next_step"], note["stream"]["episodes_drawn"]
             self.numbers = note["stream"].get("numbers", {})
             self.spent = note["stream"].get("spent", {})
+            self.marks = note["stream"].get("marks", {})
             self.guards = Guards(self._cfg.guards, note["guards"])
             if note["code"] != code_version():
                 say(f"warning: the checkpoint is from code {note['code']}, this is {code_version()}")
@@ -77,6 +80,7 @@ class Journal:
         is_evaluated = first > 0 and not is_last and agreement.from_lead(self._is_evaluated(first))
         self._evaluated = first if is_evaluated else first - 1
         self.evaluations = opened(EVALUATIONS, self._evaluated + 1, is_evaluation)
+        self.heldout_scores = opened(HELDOUT_SCORES, self._evaluated + 1, has_step)
         lost = first - len({line["step"] for line in _lines(self.metrics.path, holds_numbers)})
         if lost and agreement.is_lead():  # the others may read the file while it is rewritten
             say(f"WARNING: {self.metrics.path} lacks {lost} of the {first} steps before the checkpoint")
@@ -86,22 +90,30 @@ class Journal:
         """Whether the run has used up what it may spend."""
         return self._share_spent() >= 1
 
-    def spend(self, **counts: int) -> None:
-        """Counts what a step has used of what has a budget."""
+    def spend(self, done: int, **counts: int) -> None:
+        """Counts what a step, the last of `done`, has used of what has a budget."""
         self.spent = {what: self.spent.get(what, 0) + count for what, count in counts.items()}
+        if self._cfg.train.budget_until == "all":
+            reached = [what for what, share in self._shares_spent().items() if share >= 1]
+            self.marks |= {what: done for what in reached if what not in self.marks}
 
     def share_done(self, step: int) -> float:
         """How much of the run lies before `step`, by its steps or by what it may spend, whichever is more."""
         return max(step / max(self._cfg.train.steps, 1), self._share_spent())
 
     def _share_spent(self) -> float:
+        most = max if self._cfg.train.budget_until == "first" else min
+        return most(self._shares_spent().values(), default=0.0)
+
+    def _shares_spent(self) -> dict[str, float]:
         bounds = {"tokens": self._cfg.train.budget_tokens, "answers": self._cfg.train.budget_answers}
-        return max(self.spent.get(what, 0) / bound if bound else 0.0 for what, bound in bounds.items())
+        return {what: self.spent.get(what, 0) / bound for what, bound in bounds.items() if bound}
 
     def needs_evaluation(self, step: int) -> bool:
         """Whether the state before `step` shall be evaluated, and was not yet."""
         every = self._cfg.train.eval_every
-        return (step == 0 or bool(every and step % every == 0)) and step > self._evaluated
+        is_due = step == 0 or bool(every and step % every == 0) or step in self.marks.values()
+        return is_due and step > self._evaluated
 
     def write(self, log: JsonLines, step: int, values: Mapping[str, object]) -> None:
         self.attempt(f"a line of {log.path.name}", log.write, step, values)
@@ -112,6 +124,7 @@ class Journal:
         if found and when != "baseline":
             for name, evaluation in found.items():
                 self.write(self.evaluations, step, {"policy": name, **evaluation.metrics})
+                self.write(self.heldout_scores, step, {"policy": name, **episode_scores(evaluation.records)})
             score = _score(evaluation.metrics for evaluation in found.values())
             if score is not None:
                 self.checkpoints.score(step, score)
@@ -141,12 +154,17 @@ class Journal:
         note = {
             "next_step": done,
             "rng": {"seed": self._cfg.seed, "step": done},  # of every key the first words; see `collect`
-            "stream": {"episodes_drawn": self.episodes_drawn, "numbers": self.numbers, "spent": self.spent},
+            "stream": {
+                "episodes_drawn": self.episodes_drawn,
+                "numbers": self.numbers,
+                "spent": self.spent,
+                "marks": self.marks,
+            },
             "guards": self.guards.state(),
             "config": config.to_dict(self._cfg),
             "code": code_version(),
         }
-        logs = (self.metrics, self.timings, self.evaluations, self.alarms, self.rollouts)
+        logs = (self.metrics, self.timings, self.evaluations, self.heldout_scores, self.alarms, self.rollouts)
         # All save, or none: a checkpoint of several processes waits for each of them.
         is_logged = all([self.attempt(f"lines of {log.path.name}", log.flush) for log in logs])
         is_logged = agreement.all_processes(is_logged)

@@ -88,7 +88,15 @@ COMMANDS = {
         ),
         {"setup": 1, "rollout": 1, "reward": 1, "update": 1, "log": 1, "checkpoint": 2, "evaluate": 3, "export": 1},
         "metrics.jsonl",
-        ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl", "results.json", "config.json", "hf/model.safetensors"),
+        (
+            "metrics.jsonl",
+            "evaluations.jsonl",
+            "heldout_scores.jsonl",
+            "alarms.jsonl",
+            "results.json",
+            "config.json",
+            "hf/model.safetensors",
+        ),
     ),
     "sft": Command(
         "configs/quickstart.py",

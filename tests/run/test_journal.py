@@ -181,3 +181,20 @@ def test_what_was_spent_is_saved_and_ends_the_run_by_whichever_budget_is_reached
     _, first = again.resume(state)
     assert (first, again.spent, again.is_spent()) == (3, {"tokens": 50, "answers": 40}, True)
     assert not Journal(Config(train=TrainConfig(steps=10)), tmp_path / "other").is_spent()
+
+
+def test_a_run_until_all_budgets_are_spent_is_evaluated_where_each_one_was(tmp_path):
+    cfg = Config(train=TrainConfig(steps=10, budget_tokens=100, budget_answers=40, budget_until="all", eval_every=0))
+    state = create_train_state({"kernel": jax.numpy.zeros(2)}, make_optimizer(OptimizerConfig(), updates=2))
+    journal = Journal(cfg, tmp_path)
+    journal.resume(state)
+    journal.spend(1, tokens=60, answers=10)
+    assert (journal.share_done(1), journal.marks) == (0.25, {})
+    journal.spend(2, tokens=60, answers=10)
+    assert (journal.is_spent(), journal.marks, journal.needs_evaluation(2)) == (False, {"tokens": 2}, True)
+    journal.spend(3, tokens=60, answers=10)
+    assert not journal.needs_evaluation(3) and journal.finish(3, state)
+    again = Journal(cfg, tmp_path)
+    again.resume(state)
+    again.spend(4, tokens=60, answers=10)
+    assert (again.is_spent(), again.marks) == (True, {"tokens": 2, "answers": 4})
