@@ -29,11 +29,10 @@ import numpy as np
 from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress, tell
-from finemem_jax.evaluation.paired import Scores, read_scores
+from finemem_jax.evaluation.paired import HELDOUT_SCORES, Scores, read_scores
 from finemem_jax.files import has_step, is_number, read_lines
 from finemem_jax.reporting.sweep_table import Row, write_sweep
 from finemem_jax.run import workdir as workdirs
-from finemem_jax.run.journal import HELDOUT_SCORES
 
 
 @dataclass(frozen=True, slots=True)

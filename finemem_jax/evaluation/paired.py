@@ -9,6 +9,8 @@ import numpy as np
 
 from finemem_jax.files import is_number
 
+HELDOUT_SCORES = "heldout_scores.jsonl"  # of every evaluation of a run, the score of each episode
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:

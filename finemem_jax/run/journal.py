@@ -17,6 +17,7 @@ import numpy as np
 from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import tell
+from finemem_jax.evaluation.paired import HELDOUT_SCORES
 from finemem_jax.evaluation.records import Evaluation, episode_scores, write_heldout
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import Expected, JsonLines, has_step, holds_numbers, is_evaluation, read_lines
@@ -28,7 +29,6 @@ from finemem_jax.weights.checkpoints import Checkpoints, SaveFailed, reason
 
 CHECKPOINTS = "checkpoints"
 EVALUATIONS = "evaluations.jsonl"
-HELDOUT_SCORES = "heldout_scores.jsonl"  # of every evaluation, the score of each episode
 
 
 class Journal:
