@@ -193,8 +193,8 @@ class MemoryConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptConfig:
     # full = instructions for a pretrained model; short = a few sentences, for a small one;
-    # compact = the text alone, for the tiny policy; memagent, mem1 = for one text that is rewritten; memalpha = for
-    # a memory of several parts
+    # compact = the text alone, for the tiny policy; memagent, mem1, persona = for one text that is rewritten;
+    # memalpha = for a memory of several parts
     name: Annotated[str, Plugin("prompts")] = "full"
     max_prompt_tokens: Count = 6144  # a longer prompt drops items of the view, oldest first
     max_completion_tokens: Count = 2048  # a longer turn is cut off
