@@ -284,6 +284,15 @@ class Probe:
     asked: int = 0  # `asked_key` of the question and what was retrieved for it
 
 
+class Flow(NamedTuple):
+    """Part of a reward that a final question gave to turns; each of them gets an equal part of `amount`."""
+
+    question: int  # its place among the final ones
+    item: int | None  # the place, among the items retrieved for it, of the one it was given for; None = for none
+    turns: Sequence[int]  # places among the writing turns; none where it was given to nobody
+    amount: float
+
+
 def asked_key(question: str, texts: Sequence[str]) -> int:
     """A number for a question with its items: who asks it again is told what was answered before."""
     return zlib.crc32(repr((question, *texts)).encode("utf-8", "surrogatepass"))

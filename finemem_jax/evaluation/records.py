@@ -12,6 +12,10 @@ Looked at:
 A sample holds its steps (raw text, operations with their outcome, what changed in memory) and its answers; a sample of
 training also its reward terms and advantages per step. Memory is not repeated: M_t is M_{t-1} without `removed`, with
 every item of `written` put in its place or appended.
+
+What a reader takes for granted is not written: a step's `role` (write) and `chunk` (its place), a retrieved item's
+`writers` (the step that wrote it last), what an answer `cited` and its score without some of its items (`subsets`)
+where nobody asked. Records of older code lack these.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +34,18 @@ from finemem_jax.config import Config, resolve
 from finemem_jax.evaluation.causes import failures
 from finemem_jax.evaluation.intervals import bootstrap_interval
 from finemem_jax.files import write_json_lines
-from finemem_jax.types import Answer, Memory, Rollout, Step
+from finemem_jax.types import (
+    WRITE,
+    Answer,
+    Completion,
+    Episode,
+    Memory,
+    Question,
+    Reply,
+    Retrieved,
+    Rollout,
+    Step,
+)
 
 HELDOUT = "heldout"
 EPISODES = "episodes.jsonl"
@@ -158,7 +174,7 @@ def _question_record(rollout: Rollout, answer: Answer) -> dict:
 def answer_record(answer: Answer, said: Mapping[str, object], most: int | None = None) -> dict:
     """A question, how it was answered, and what was retrieved for it (which step wrote it; its first `most`
     characters). said: what else there is to say of it."""
-    question = answer.question
+    question, reply = answer.question, answer.reply
     return {
         "question": question.text,
         "kind": question.kind,
@@ -168,9 +184,17 @@ def answer_record(answer: Answer, said: Mapping[str, object], most: int | None =
         "score": answer.score,
         **said,
         "retrieved": [
-            {"id": item.id, "step": item.written_at, "text": item.text[:most], "bm25": round(item.score, 6)}
+            {
+                "id": item.id,
+                "step": item.written_at,
+                **({"writers": list(item.writers)} if len(item.writers) > 1 else {}),
+                "text": item.text[:most],
+                "bm25": round(item.score, 6),
+            }
             for item in answer.retrieved
         ],
+        **({"cited": list(reply.cited)} if reply is not None and reply.cited is not None else {}),
+        **({"subsets": [list(subset) for subset in answer.subsets]} if answer.subsets else {}),
     }
 
 
@@ -221,7 +245,7 @@ def sample_record(rollout: Rollout) -> dict:
     before = {}
     steps = []
     for step in rollout.steps:
-        steps.append(_step_record(step, before))
+        steps.append(_step_record(len(steps), step, before))
         before = {item.id: item for item in step.memory_after.items}
     causes = iter(failures(rollout))  # of the final questions
     answers = [
@@ -231,10 +255,12 @@ def sample_record(rollout: Rollout) -> dict:
     return {"sample": rollout.sample, "steps": steps, "answers": answers}
 
 
-def _step_record(step: Step, before: Mapping[str, object]) -> dict:
+def _step_record(place: int, step: Step, before: Mapping[str, object]) -> dict:
     memory: Memory = step.memory_after
     after = {item.id: item for item in memory.items}
     return {
+        **({"role": step.role} if step.role != WRITE else {}),
+        **({"chunk": step.chunk} if step.chunk not in (None, place) else {}),
         "text": step.text,
         "finish": step.completion.finish,
         "operations": [
@@ -256,6 +282,34 @@ def _step_record(step: Step, before: Mapping[str, object]) -> dict:
         ],
         "memory_tokens": memory.tokens(),
     }
+
+
+def read_sample(record: Mapping) -> Rollout:
+    """The inverse of `sample_record`, of what rewards are made of but for memory and tokens: the roles of its turns and
+    its answers. Raises KeyError, TypeError or ValueError where the record is not one."""
+    steps = tuple(
+        Step(t, (), Completion((), (), step["finish"]), step["text"], (), (), _NO_MEMORY, step.get("role", WRITE))
+        for t, step in enumerate(record["steps"])
+    )
+    answers = tuple(
+        Answer(
+            Question(answer["question"], tuple(answer["gold"]), answer["metric"], answer["kind"]),
+            tuple(
+                Retrieved(i["id"], i["step"], tuple(i.get("writers", (i["step"],))), i["text"], i["bm25"])
+                for i in answer["retrieved"]
+            ),
+            answer["answer"],
+            answer["score"],
+            chunk=answer["step"],
+            reply=Reply(answer["answer"], cited=tuple(answer["cited"])) if "cited" in answer else None,
+            subsets=tuple((bits, score) for bits, score in answer.get("subsets", ())),
+        )
+        for answer in record["answers"]
+    )
+    return Rollout(Episode("", "", (), ()), 0, record["sample"], steps, answers)
+
+
+_NO_MEMORY: Any = None  # what a record says of memory is a list of changes
 
 
 def write_heldout(workdir: Path, when: str, policies: Mapping[str, Sequence[Rollout]], limit: int) -> None:

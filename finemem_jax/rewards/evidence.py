@@ -16,14 +16,14 @@ of a question that retrieved nothing goes, so all of them conserve the score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from finemem_jax.config import EvidenceConfig, RewardsConfig
 from finemem_jax.env import attribution
 from finemem_jax.env.probing import CITED, SUBSETS
-from finemem_jax.types import WRITE, Answer, CountTokens, Rollout
+from finemem_jax.types import WRITE, Answer, CountTokens, Flow, Rollout
 
 ROLES, LEVEL = (WRITE,), "turn"
 AT_END = True  # what a turn earns is known when the final questions are answered
@@ -53,43 +53,89 @@ def evidence_rewards(
         return np.zeros(num_steps)
     share = np.asarray(scores, dtype=np.float64) / len(scores)  # s_j / n
     evidence = np.zeros(num_steps)
-    for question, (credit, items) in enumerate(zip(share, writers, strict=True)):
-        if credits is None:
-            paid, rest = [credit / max(len(items), 1)] * len(items), 0.0 if len(items) else credit
-        else:
-            paid = [earned / len(scores) for earned in credits[question]]
-            rest = credit - sum(paid)
+    for rest, paid in _divided(share, writers, credits):
         if unanchored == "uniform":
             evidence += rest / num_steps
-        for item, earned in zip(items, paid, strict=True):
-            steps = [item] if isinstance(item, int | np.integer) else list(item)
+        for steps, earned in paid:
             for step in steps:
                 evidence[step] += earned / len(steps)
     return (1 - beta) * share.sum() / num_steps + beta * evidence
 
 
+def _divided(
+    share: np.ndarray,
+    writers: Sequence[Sequence[int | Sequence[int]]],
+    credits: Sequence[Sequence[float]] | None,
+) -> Iterator[tuple[float, list[tuple[list[int], float]]]]:
+    """Of every question what becomes of its s_j / n: what no item is paid, and for each item its steps and its part."""
+    for question, (credit, items) in enumerate(zip(share, writers, strict=True)):
+        if credits is None:
+            paid, rest = [credit / max(len(items), 1)] * len(items), 0.0 if len(items) else credit
+        else:
+            paid = [earned / len(share) for earned in credits[question]]
+            rest = credit - sum(paid)
+        steps = [[item] if isinstance(item, int | np.integer) else list(item) for item in items]
+        yield rest, list(zip(steps, paid, strict=True))
+
+
 def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
     """[writing turns], from the final questions that were answered; NaN (missing, not 0) where the answerer failed on
     all."""
-    turns = rollout.of(WRITE)
-    asked = rollout.final_answers
+    turns, asked = rollout.of(WRITE), rollout.final_answers
     final = [answer for answer in asked if answer.score is not None]
     if asked and not final:
         return np.full(len(turns), np.nan)
-    shared = cfg.evidence.update_credit == "shared"
-    place = {turn.index: number for number, turn in enumerate(turns)}
-    scale = len(turns) if cfg.evidence.scale == "per_step" else 1
-    return scale * evidence_rewards(
+    return _scale(len(turns), cfg.evidence) * evidence_rewards(
         [answer.score for answer in final],
-        [
-            [[place[w] for w in item.writers] if shared else place[item.written_at] for item in answer.retrieved]
-            for answer in final
-        ],
+        _writers(rollout, final, cfg.evidence),
         len(turns),
         beta=cfg.evidence.beta,
         unanchored=cfg.evidence.unanchored,
-        credits=None if cfg.evidence.attribution == "retrieved" else [_credits(a, cfg.evidence) for a in final],
+        credits=_all_credits(final, cfg.evidence),
     )
+
+
+def flows(rollout: Rollout, cfg: RewardsConfig) -> list[Flow]:
+    """What `turn_rewards` gives, by the question that gave it: for each writing turn the flows into it sum to its
+    reward, and those out of a question to its s_j / n (T times that with scale "per_step"). None where no question was
+    answered.
+
+    A question has one flow to all writing turns alike, (1 - β) s_j / n and what of its evidence goes to all; one that
+    is lost (unanchored "drop"); and one for each item retrieved for it.
+    """
+    turns = rollout.of(WRITE)
+    final = [(place, answer) for place, answer in enumerate(rollout.final_answers) if answer.score is not None]
+    answers, rules = [answer for _, answer in final], cfg.evidence
+    scale, found = _scale(len(turns), rules), []
+    share = np.array([answer.score for answer in answers], np.float64) / max(len(answers), 1)
+    divided = _divided(share, _writers(rollout, answers, rules), _all_credits(answers, rules))
+    for (place, _), credit, (rest, paid) in zip(final, share, divided, strict=True):
+        spread = rest if rules.unanchored == "uniform" else 0.0
+        to_all = (1 - rules.beta) * credit + rules.beta * spread
+        found.append(Flow(place, None, range(len(turns)), scale * float(to_all)))
+        if rest != spread:
+            found.append(Flow(place, None, (), scale * float(rules.beta * rest)))
+        found += [Flow(place, i, steps, scale * float(rules.beta * part)) for i, (steps, part) in enumerate(paid)]
+    return found
+
+
+def _scale(turns: int, cfg: EvidenceConfig) -> int:
+    return turns if cfg.scale == "per_step" else 1
+
+
+def _writers(rollout: Rollout, answers: Sequence[Answer], cfg: EvidenceConfig) -> list[list[int | Sequence[int]]]:
+    """For each answer, for each of its items, the place among the writing turns of the one that is paid for it, or of
+    all that are."""
+    place = {turn.index: number for number, turn in enumerate(rollout.of(WRITE))}
+    shared = cfg.update_credit == "shared"
+    return [
+        [[place[w] for w in item.writers] if shared else place[item.written_at] for item in answer.retrieved]
+        for answer in answers
+    ]
+
+
+def _all_credits(answers: Sequence[Answer], cfg: EvidenceConfig) -> list[list[float]] | None:
+    return None if cfg.attribution == "retrieved" else [_credits(answer, cfg) for answer in answers]
 
 
 def asks(cfg: RewardsConfig) -> set[str]:
