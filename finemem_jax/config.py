@@ -211,6 +211,7 @@ class MethodConfig:
     # answerer = the frozen one of config.answerer | policy = the policy, in a turn of its own for every final question
     answers: Literal["answerer", "policy"] = "answerer"
     answer_tokens: Count = 64  # most tokens of such an answer
+    turns: Count = 6  # search: most turns of an episode, the answer's included
     # Writing turns see what will be asked at the end (MemAgent): compare with other methods only where it is said
     sees_question: bool = False
 

@@ -187,11 +187,24 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Sampled tokens (the stop token included, when one was sampled) with their log-probabilities."""
+    """Sampled tokens (the stop token included, when one was sampled) with their log-probabilities.
+
+    finish: a stop token was sampled, a stop string of the turn is complete, or the budget is spent."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]  # tempered, untruncated, float32; one per token
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "string", "length"]
+
+
+class Stops(Protocol):
+    """Texts that end a completion where the first of them is complete (`env/stopping.py`)."""
+
+    def length(self, tokens: Sequence[int], start: int = 0) -> int:
+        """How many tokens there are up to there, where the first `start` hold none of the texts; 0 where there is
+        none."""
+
+    def cut(self, text: str) -> str:
+        """The text up to there, all of it where there is none."""
 
 
 WRITE, ANSWER, SEARCH, EXTRACT = "write", "answer", "search", "extract"
@@ -213,6 +226,7 @@ class Turn:
     chunk: int | None = None  # index of the chunk it is about
     question: int | None = None  # index, among the final questions that are asked, of the one it is about
     max_tokens: int = 0  # limit of its completion, tokens; 0 = config.prompt.max_completion_tokens
+    stop: Stops | None = None  # texts that end its completion, beside the end of a turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ from finemem_jax.config import AdvantageConfig
 from finemem_jax.env.credit import centred, complete, numbered
 from finemem_jax.env.turns import Turns, totals
 
+BY_INDEX = True
+
 
 def keys(turns: Turns) -> np.ndarray:
     """[turns]: one key per group, role, running number and shared memory."""

@@ -11,6 +11,8 @@ from finemem_jax.config import AdvantageConfig
 from finemem_jax.env.credit import centred, complete
 from finemem_jax.env.turns import Turns, step_keys, totals
 
+BY_INDEX = True
+
 
 def keys(turns: Turns) -> np.ndarray:
     """[turns]: one key per group, role and running number."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,14 @@ from finemem_jax.types import Completion, Sampling
 @dataclass(frozen=True, slots=True)
 class Request:
     """One completion to be sampled. `key`: words that make its randomness its own, e.g. (seed, step, group, …).
-    `name`: what to call it in an error."""
+    `name`: what to call it in an error. `ends`: (tokens so far, how many of them were looked at before) -> after how
+    many of them the completion is over, 0 where it goes on; asked on the host, which sees them call by call."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
     key: tuple[int, ...]
     name: str = ""
+    ends: Callable[[Sequence[int], int], int] | None = None
 
     def __str__(self) -> str:
         return f"{self.name or 'the request'} with key {self.key}"

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -342,26 +342,33 @@ class Run:
         tokens, logprobs, emitted = sampled.tokens.T.tolist(), sampled.logprobs.T.tolist(), sampled.emitted.tolist()
         going_on = []
         for row, running in enumerate(self.running):
+            before = len(running.tokens)
             running.tokens += tokens[row][: emitted[row]]
             running.logprobs += logprobs[row][: emitted[row]]
-            if self._is_done(running):
+            if self._is_done(running, before):
                 self.pages.give_back(running.pages)
             else:
                 going_on.append(running)
         self.running = going_on
 
-    def _is_done(self, running: Running) -> bool:
-        """Whether its last token ended it; then its completion is among the finished."""
+    def _is_done(self, running: Running, before: int) -> bool:
+        """Whether a token behind the first `before` ended it; then its completion is among the finished."""
         if not np.isfinite(running.logprobs).all():
             raise FloatingPointError(
                 f"the model gave NaN or infinite logits for {running.request} "
                 f"(prompt of {len(running.request.prompt)} tokens, after {len(running.tokens)} sampled)"
             )
         sampling: Sampling = running.request.sampling
-        is_stopped = running.tokens[-1] in sampling.stop_tokens
-        if not is_stopped and len(running.tokens) < sampling.max_tokens:
+        ends = running.request.ends
+        if ends is not None and (length := ends(running.tokens, before)):
+            del running.tokens[length:], running.logprobs[length:]
+            finish: Literal["stop", "string", "length"] = "string"
+        elif running.tokens[-1] in sampling.stop_tokens:
+            finish = "stop"
+        elif len(running.tokens) < sampling.max_tokens:
             return False
-        finish = "stop" if is_stopped else "length"
+        else:
+            finish = "length"
         self.finished.append((running.episode, Completion(tuple(running.tokens), tuple(running.logprobs), finish)))
         self.stats.completions += 1
         self.stats.sampled_tokens += len(running.tokens)

@@ -222,8 +222,9 @@ def decode(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> str:
 
 
 def read(env: Environment, turn: Turn, completion: Completion) -> tuple[str, tuple[Operation, ...]]:
-    """The text of a writing turn, and the operations in it."""
+    """The text of a turn, up to where it ends, and the operations in it."""
     text = decode(env.tokenizer, completion)
+    text = turn.stop.cut(text) if turn.stop else text
     is_thinking = prompts.opens_thought(env.tokenizer, turn.prompt_tokens)
     is_cut = completion.finish == "length"
     return text, operations.parse(text, env.specs, codec=env.prompt.codec, is_cut=is_cut, is_thinking=is_thinking)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-from finemem_jax.config import AdvantageConfig, RewardsConfig, UserError
-from finemem_jax.env.environment import Environment, all_questions, replay
+from finemem_jax.config import AdvantageConfig, RewardsConfig, UserError, resolve
+from finemem_jax.env.environment import METHODS, Environment, all_questions, replay
 from finemem_jax.env.probing import Probing, wanted
 from finemem_jax.env.turns import TermFailed, advantages, compared, tabulate
 from finemem_jax.types import ANSWER, ROLES, AnswerRequest, Chunk, Episode, Operation, Question, Reply, Rollout, Turn
@@ -27,6 +27,12 @@ _EPISODE = Episode(
 
 def rehearse(env: Environment, rewards: RewardsConfig, advantage: AdvantageConfig) -> None:
     """Raises UserError, one line with the plug-in's name, when a term or the credit rule cannot be used."""
+    has_own_turns = getattr(resolve(METHODS, env.method.name), "OWN_TURNS", False)
+    if has_own_turns and getattr(resolve("finemem_jax.credit", advantage.credit), "BY_INDEX", False):
+        raise UserError(
+            f"config.advantage.credit={advantage.credit} compares turns by their running number, and under "
+            f"config.method.name={env.method.name} their number is the policy's choice: trajectory, instance"
+        )
     group = [_rollout(env, sample, writes, wanted(rewards)) for sample, writes in enumerate((True, False))]
     try:
         turns = tabulate([group], rewards, env.count_tokens)

@@ -27,7 +27,7 @@ import re
 from collections.abc import Sequence
 
 from finemem_jax.env.scoring import KEYWORD_BORDER, PART_BORDER, normalise
-from finemem_jax.types import Answer, MemoryItem, Question, Rollout
+from finemem_jax.types import WRITE, Answer, MemoryItem, Question, Rollout
 
 WRONG_BELOW = 0.5  # a score below this is a wrong answer; metrics of 0 or 1 have nothing in between
 CAUSES = ("construction", "retrieval", "answering", "unknown")
@@ -57,14 +57,17 @@ def _failure(rollout: Rollout, answer: Answer, items: Sequence[MemoryItem], padd
     if answer.question.metric == "abstention" or answer.question.kind == "abstention":
         return "answering"  # no text holds what is right: nothing was to be found, and something was said
     question, chunks = answer.question, rollout.episode.chunks
+    writes = rollout.of(WRITE)
     if question.evidence:
         chunks = [chunk for chunk in chunks if chunk.index in question.evidence]
+    if question.evidence and writes:
         about = {turn.index: turn.chunk for turn in rollout.steps}
         writers = {writer for item in items for writer in item.writers or (item.written_at,)}
         if not any(about.get(writer) in question.evidence for writer in writers):
             return "construction"
     in_memory = support(question, padded)
     in_source = max(in_memory, support(question, [_padded(chunk.text) for chunk in chunks]))
+    in_memory = in_memory if writes else in_source  # who only searches keeps nothing that could be lost
     in_retrieved = support(question, [_padded(item.text) for item in answer.retrieved])
     lost = (in_source - in_memory, in_memory - in_retrieved, in_retrieved - answer.score, 1 - in_source)
     return CAUSES[lost.index(max(lost))]

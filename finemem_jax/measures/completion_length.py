@@ -1,4 +1,4 @@
-"""How much is written: completion_tokens, tokens of all turns per writing turn."""
+"""How much is written: completion_tokens, tokens of all turns per writing turn, or per turn where none writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TABLE = ""
 
 def record(rollout: Rollout, has_model: bool) -> dict:
     tokens = sum(len(step.completion.tokens) for step in rollout.steps)
-    return {"steps": len(rollout.of(WRITE)), "tokens": tokens}
+    return {"steps": len(rollout.of(WRITE)) or len(rollout.steps), "tokens": tokens}
 
 
 def metrics(records: Sequence[Mapping], cfg: Config) -> dict[str, float]:

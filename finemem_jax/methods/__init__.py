@@ -5,6 +5,9 @@
 a coroutine of turns. It yields a `Turn` whenever the policy must act, is sent the `Completion`, and returns a function
 that waits for the answers and gives the `Rollout`. It holds no clock, no randomness and no device. write: a writer of
 operations in the policy's place, for which there is no prompt and no turn is yielded.
+
+`OWN_TURNS = True`: how many turns there are is the policy's choice, so that a turn's running number says nothing, and
+no credit rule may compare turns by it.
 """
 
 EXPORTS = ("play()",)

@@ -82,7 +82,7 @@ class Trackers:
         rollouts = [rollout for group in groups for rollout in group]
         histograms = {f"reward/{name}": term for name, term in terms.items()} | {
             "advantage": advantages,
-            "memory_tokens": np.array([rollout.memory.tokens() for rollout in rollouts]),
+            "memory_tokens": np.array([rollout.memory.tokens() for rollout in rollouts if rollout.memory is not None]),
             "completion_tokens": np.array([len(step.completion.tokens) for r in rollouts for step in r.steps]),
         }
         finite = {f"histogram/{name}": values[np.isfinite(values)] for name, values in histograms.items()}

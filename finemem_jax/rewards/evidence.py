@@ -82,6 +82,8 @@ def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens
     """[writing turns], from the final questions that were answered; NaN (missing, not 0) where the answerer failed on
     all."""
     turns, asked = rollout.of(WRITE), rollout.final_answers
+    if not turns:  # a method that writes nothing
+        return np.zeros(0)
     final = [answer for answer in asked if answer.score is not None]
     if asked and not final:
         return np.full(len(turns), np.nan)
@@ -104,6 +106,8 @@ def flows(rollout: Rollout, cfg: RewardsConfig) -> list[Flow]:
     is lost (unanchored "drop"); and one for each item retrieved for it.
     """
     turns = rollout.of(WRITE)
+    if not turns:
+        return []
     final = [(place, answer) for place, answer in enumerate(rollout.final_answers) if answer.score is not None]
     answers, rules = [answer for _, answer in final], cfg.evidence
     scale, found = _scale(len(turns), rules), []

@@ -76,6 +76,8 @@ def _completion(env: Environment, turn: Turn, reply: Reply, form: str) -> Comple
     """The reply as a completion of ours: it was cut off if it is as long as it may be."""
     text = reply.text or ""
     tokens = env.tokenizer.encode(text, add_special_tokens=False)
+    if turn.stop and (length := turn.stop.length(tokens)):  # the server was not told where to stop
+        return Completion(tuple(tokens[:length]), (0.0,) * length, "string")
     most = turn.max_tokens or env.prompt.max_completion_tokens
     is_cut = max(reply.completion_tokens, len(tokens)) >= most
     is_chat = form in ("messages", "") and thoughts.CLOSE not in text and not is_cut

@@ -107,7 +107,8 @@ def requests(
             place = f"group {job.group}, sample {job.sample}, training step {words[1]}"
             name = f"turn {turn.index} of episode {job.episode.id!r}, {place}"
             limited = dataclasses.replace(sampling, max_tokens=turn.max_tokens) if turn.max_tokens else sampling
-            turn = game.send((yield Request(turn.prompt_tokens, limited, key, name)))
+            ends = turn.stop.length if turn.stop else None
+            turn = game.send((yield Request(turn.prompt_tokens, limited, key, name, ends)))
     except StopIteration as done:
         return done.value
 

@@ -9,24 +9,31 @@ import numpy as np
 from finemem_jax.decoding.request import EngineStats
 from finemem_jax.env.credit import complete
 from finemem_jax.env.turns import Turns, around_mean, step_keys, totals, variance_shares
-from finemem_jax.types import WRITE, Rollout, asked_key
+from finemem_jax.types import WRITE, Rollout, Step, asked_key
 
 
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What the policy wrote in a step's rollouts; without an accuracy where every answer is missing."""
+    """What the policy wrote in a step's rollouts; without an accuracy where every answer is missing, and without
+    operations where the method has no writing turns."""
     writes = [turn for rollout in rollouts for turn in rollout.of(WRITE)]
     turns = [turn for rollout in rollouts for turn in rollout.steps]
-    outcomes = [outcome for turn in writes for outcome in turn.outcomes]
     asked = [answer.score for rollout in rollouts for answer in rollout.final_answers]
     final = [score for score in asked if score is not None]
     return {
         **({"accuracy": float(np.mean(final)) if final else 0.0} if final or not asked else {}),
-        "valid_operations": float(np.mean([o.ok for o in outcomes])) if outcomes else 0.0,
-        "operations_per_step": len(outcomes) / max(len(writes), 1),
-        "updates_per_step": sum(o.ok and o.verb == "update" for o in outcomes) / max(len(writes), 1),
-        "memory_tokens": float(np.mean([rollout.memory.tokens() for rollout in rollouts])),
+        **(_operations(writes) if writes else {}),
+        "memory_tokens": float(np.mean([rollout.memory.tokens() if rollout.memory else 0 for rollout in rollouts])),
         "completion_tokens": float(np.mean([len(turn.completion.tokens) for turn in turns])),
         "unfinished": float(np.mean([turn.completion.finish == "length" for turn in turns])),
+    }
+
+
+def _operations(writes: Sequence[Step]) -> dict[str, float]:
+    outcomes = [outcome for turn in writes for outcome in turn.outcomes]
+    return {
+        "valid_operations": float(np.mean([o.ok for o in outcomes])) if outcomes else 0.0,
+        "operations_per_step": len(outcomes) / len(writes),
+        "updates_per_step": sum(o.ok and o.verb == "update" for o in outcomes) / len(writes),
     }
 
 
@@ -134,7 +141,7 @@ def live_values(line: Mapping[str, float], timing: Mapping[str, float], alarms: 
     }
     shown = {"reward": terms.pop("total", "missing"), **terms, "accuracy": line.get("accuracy", "missing")}
     shown |= {
-        "valid": line["valid_operations"],
+        **({"valid": line["valid_operations"]} if "valid_operations" in line else {}),
         "memory tokens": line["memory_tokens"],
         "tokens/s": timing["engine/tokens_per_second"],
     }

@@ -100,3 +100,18 @@ def test_prompts_alike_are_prefilled_once():
 
     results, device = play([alike(n) for n in range(3)])
     assert results == [(20, 21, 22, 23)] * 3 and device.prefilled == 19  # the last token is fed by decoding
+
+
+def test_a_request_ends_where_it_says_whatever_was_decoded_beyond():
+    def ends(tokens, start):
+        assert start in (0, 4)  # each call's tokens are looked at once
+        return next((n + 1 for n in range(start, len(tokens)) if tokens[n] % 1000 == 5 + 5), 0)
+
+    def asks_until():
+        request = Request(tuple(range(1000, 1005)), Sampling(1.0, max_tokens=16), (0,), ends=ends)
+        completion = yield request
+        return completion.finish, [token - 1005 for token in completion.tokens], len(completion.logprobs)
+
+    results, device = play([asks_until(), asks(1, new=16)])
+    assert results == [("string", list(range(6)), 6), list(range(16))]
+    assert device.stats.sampled_tokens == 22
