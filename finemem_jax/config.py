@@ -267,7 +267,12 @@ class JudgeConfig(AnswererConfig):
 
     name: Literal["none", "endpoint", "local"] = "none"  # none | endpoint | local
     temperature: Amount = 0.0  # of its sampling; 0 = greedy
-    max_tokens: Count = 16  # of one judgement
+    max_tokens: Count = 16  # of one judgement; at least what its protocol needs
+    # How it judges: a file in judges/. ours = yes or no, for a judge of any size | those of the benchmarks' authors
+    prompt: Annotated[str, Plugin("judges")] = "ours"
+    # Further judges, whose agreement with the first is reported: the same model by other protocols, and
+    also_prompts: tuple[Annotated[str, Plugin("judges")], ...] = ()
+    also_models: tuple[Text, ...] = ()  # other models of the same server (or folders), by each of the protocols
     sources: tuple[Text, ...] = ("lme_train", "longmemeval")  # data sources, by their beginning, that it judges
 
 

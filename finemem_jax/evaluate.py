@@ -25,6 +25,7 @@ from finemem_jax.console import Progress, print_table, tell
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import Environment, all_questions, play, replay
 from finemem_jax.env.tokenizer import stop_tokens
+from finemem_jax.evaluation.agreement import agreements
 from finemem_jax.evaluation.log import EvaluationLog
 from finemem_jax.evaluation.records import (
     Evaluation,
@@ -41,11 +42,13 @@ from finemem_jax.loading import (
     OpenPolicies,
     check_answerer,
     fit_prompts,
+    judge_line,
     load_answerer,
     load_environment,
     load_given,
     load_held_out,
     load_judge,
+    other_judges,
 )
 from finemem_jax.rollouts.by_chat import play_by_chat
 from finemem_jax.rollouts.collect import Job, collect_rollouts, play_scripted
@@ -87,7 +90,8 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = ""
 def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str, Evaluation]:
     check_answerer(cfg)
     episodes = load_held_out(cfg)
-    for line in contamination(episode.source for episode in episodes):
+    sources = [episode.source for episode in episodes]
+    for line in (*contamination(sources), *other_judges(cfg, sources)):
         if agreement.is_lead():
             tell(line, file=sys.stderr)
     loaded = load_given(cfg, given, workdir)
@@ -129,6 +133,7 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
         return found
     _write(workdir, found)
     _print(f"{cfg.data.name}: {len(episodes)} held-out episodes", {name: e.metrics for name, e in found.items()}, cfg)
+    _print_agreement(found)
     _print_spent(answerer)
     return found
 
@@ -159,12 +164,16 @@ def _fingerprint(cfg: Config, contestant: _Contestant, episodes: Sequence[Episod
     }
     for name in ("answerer", "judge"):
         kept[name] = {key: tree[name][key] for key in ("name", "model", "temperature", "max_tokens", "extra")}
+    judges = (cfg.judge.prompt, *cfg.judge.also_prompts)
+    kept["judges"] = [*judges, *cfg.judge.also_models]
     kept["sources"] = tree["judge"]["sources"]
     kept["eval"] = {key: value for key, value in tree["eval"].items() if key not in ("baselines", "temperatures")}
     kept["expert"] = tree["sft"]["expert"]
     digest = hashlib.sha256(json.dumps([__version__, contestant.name, contestant.identity, kept]).encode())
     for measure in measures(cfg, in_training=False).values():
         digest.update(source_of(measure))
+    for prompt in judges:
+        digest.update(source_of(resolve("finemem_jax.judges", prompt)))
     for episode in episodes:
         digest.update(repr(episode).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
@@ -356,6 +365,19 @@ def _print(title: str, table: Mapping[str, Mapping[str, float]], cfg: Config) ->
     for measure in measures(cfg, in_training=False).values():
         if measure.TABLE and any(row.get(column) for row in table.values() for column in measure.COLUMNS):
             _print_columns(measure.TABLE, measure.COLUMNS, table)
+    tell(judge_line(cfg))
+
+
+def _print_agreement(found: Mapping[str, Evaluation]) -> None:
+    """A row per two judges, over the answers of all contestants."""
+    questions = (q for evaluation in found.values() for record in evaluation.records for q in record["questions"])
+    rows = [
+        [first, second, str(a.answers), *(_shown(x) for x in (a.raw, a.kappa, a.first, a.second))]
+        for (first, second), a in agreements(questions).items()
+    ]
+    if rows:
+        names = ["judge", "and", "answers", "agree", "Cohen's kappa", "right by the first", "by the second"]
+        print_table("how far the judges agree", names, rows)
 
 
 def _interval(row: Mapping[str, float], key: str, suffix: str) -> str:

@@ -18,11 +18,11 @@ from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
 from finemem_jax.answerers._model import open_endpoint
-from finemem_jax.benchmarks import only_a_judge_can_score, with_reference_metrics, without_wrong
+from finemem_jax.benchmarks import only_a_judge_can_score, source_of, with_reference_metrics, without_wrong
 from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.engine import EngineChat
 from finemem_jax.chat.http import checked_extra
-from finemem_jax.chat.judge import ModelJudge
+from finemem_jax.chat.judge import PROTOCOLS, ModelJudge, Panel
 from finemem_jax.chat.policy import PolicyServer, open_policy_server
 from finemem_jax.config import AnswererConfig, Config, ModelConfig, UserError, resolve, unknown
 from finemem_jax.console import tell
@@ -288,8 +288,8 @@ def load_held_out(cfg: Config) -> list[Episode]:
     judged = sorted({e.source for e in episodes if any(q.metric == LLM_JUDGE for q in e.questions)})
     if judged and cfg.judge.name == "none":
         raise UserError(
-            f"config.eval.metrics={cfg.eval.metrics} judges {', '.join(judged)} by a model: set config.judge.name "
-            "(endpoint, local), or keep other data sources with config.data.sources"
+            f"{', '.join(judged)} can only be judged by a model (config.eval.metrics={cfg.eval.metrics}): set "
+            "config.judge.name (endpoint, local), or keep other data sources with config.data.sources"
         )
     unscorable, asked = _for_a_judge(episodes, cfg)
     if unscorable and cfg.judge.name == "none" and agreement.is_lead():
@@ -332,7 +332,7 @@ def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Jud
         cfg.prompt,
         cfg.retrieval,
         judge,
-        cfg.judge.sources if judge is not None else (),
+        judged_sources(cfg) if judge is not None else (),
         cfg.method,
     )
     calls = [Operation(spec.name, spec.example("It is so.")) for spec in env.specs]
@@ -369,10 +369,52 @@ def load_judge(cfg: Config, workdir: Path) -> Judge | None:
     """The judge of a run, None where the config names none."""
     if cfg.judge.name == "none":
         return None
-    settings = dataclasses.replace(
-        _kept_in(cfg.judge, workdir), url=cfg.judge.url or cfg.answerer.url, model=cfg.judge.model or cfg.answerer.model
+    settings = dataclasses.replace(_kept_in(cfg.judge, workdir), url=cfg.judge.url or cfg.answerer.url)
+    models = [cfg.judge.model or cfg.answerer.model, *cfg.judge.also_models]
+    prompts = [cfg.judge.prompt, *cfg.judge.also_prompts]
+    judges = []
+    for model in dict.fromkeys(models):
+        own = dataclasses.replace(settings, model=model)
+        chat = open_endpoint(own) if settings.name == "endpoint" else _load_local(cfg, own, "judge")
+        for prompt in dict.fromkeys(prompts):
+            judges.append(ModelJudge(chat, prompt, name=f"{model} {prompt}", max_tokens=settings.max_tokens))
+    return judges[0] if len(judges) == 1 else Panel(judges)
+
+
+def judge_line(cfg: Config) -> str:
+    """Who scores what, for tables: model, protocol and settings of the judges, and how close each protocol is to its
+    authors'."""
+    if cfg.judge.name == "none":
+        return f"scored without a judge, config.eval.metrics={cfg.eval.metrics}"
+    model, settings = cfg.judge.model or cfg.answerer.model, cfg.judge
+    more = ", ".join((*settings.also_models, *settings.also_prompts))
+    extra = f", extra {settings.extra}" if settings.extra else ""
+    return (
+        f"judge: {model}, prompt {settings.prompt}, T {settings.temperature:g}, {settings.max_tokens} tokens{extra}; "
+        f"{resolve(PROTOCOLS, settings.prompt).FIDELITY}" + (f"; beside it: {more}" if more else "")
     )
-    return ModelJudge(open_endpoint(settings) if settings.name == "endpoint" else _load_local(cfg, settings, "judge"))
+
+
+def other_judges(cfg: Config, sources: Iterable[str]) -> list[str]:
+    """One line per data source that is judged, and by another protocol than its authors'."""
+    if cfg.judge.name == "none":
+        return []
+    lines = []
+    for source in sorted(set(sources)):
+        own = source_of(source).judge
+        if own and own != cfg.judge.prompt and source.startswith(judged_sources(cfg)):
+            lines.append(
+                f"note: {source} is judged by config.judge.prompt={cfg.judge.prompt}; published scores are by "
+                f"{own}, and do not compare"
+            )
+    return lines
+
+
+def judged_sources(cfg: Config) -> tuple[str, ...]:
+    """The data sources, by their beginning, that a judge scores: the config's, and those that the benchmark's own file
+    says have a judge."""
+    own = getattr(resolve("finemem_jax.benchmarks", cfg.data.name), "SOURCES", {})
+    return (*cfg.judge.sources, *(name for name, source in own.items() if source.judge))
 
 
 def _kept_in(settings: AnswererConfig, workdir: Path) -> AnswererConfig:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 CountTokens = Callable[[str], int]
 """Length of a text in tokens of the policy's own tokenizer; the only unit of memory length."""
@@ -284,6 +284,7 @@ class Answer:
     turn: int | None = None  # index of the policy's turn that gave it, None where the answerer did
     # Scores with some of the retrieved items left out, by set of items (`env/attribution.py`); None = missing
     subsets: tuple[tuple[int, float | None], ...] = ()
+    verdict: Verdict | None = None  # of the judges; None where the text alone was scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +381,7 @@ class AnswererDown(RuntimeError):
 _T = TypeVar("_T")
 
 
-def pass_on(source: Future[_T], target: Future[_T], change: Callable[[_T], _T] = lambda value: value) -> None:
+def pass_on(source: Future[_T], target: Future[Any], change: Callable[[_T], Any] = lambda value: value) -> None:
     """When `source` is done, `target` is too: with its value, changed, or with its error."""
 
     def done(source: Future[_T]) -> None:
@@ -428,18 +429,39 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JudgeRequest:
-    """An answer to be judged against the gold answers."""
+    """An answer to be judged against the gold answers; or something else, which a file of judges/ knows as `task`."""
 
     question: str
     answers: tuple[str, ...]
     text: str
+    kind: str = ""  # of the question
+    source: str = ""  # of its episode
+    rubric: tuple[str, ...] = ()  # what a good answer does, judged one by one
+    task: str = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge said."""
+
+    score: float | None  # in [0, 1]; None where the judge failed or named no label, or several: missing, not wrong
+    label: str = ""  # in the words of its protocol
+    judge: str = ""  # model and protocol
+    others: tuple[Verdict, ...] = ()  # of further judges, which do not count for the score
 
 
 class Judge(Protocol):
     """A frozen model that says whether an answer is right."""
 
+    def judge(self, requests: Sequence[JudgeRequest]) -> list[Future[Verdict]]:
+        """One verdict per request, in order."""
+
     def submit(self, requests: Sequence[JudgeRequest]) -> list[Future[float | None]]:
-        """1.0 or 0.0 per request; None where the model failed or gave no verdict."""
+        """The scores alone: in [0, 1]; None where the model failed or gave no verdict."""
+        futures: list[Future[float | None]] = [Future() for _ in requests]
+        for asked, future in zip(self.judge(requests), futures, strict=True):
+            pass_on(asked, future, lambda verdict: verdict.score)
+        return futures
 
     def settle(self) -> None:
         """Does now, in this thread, what was put off."""

@@ -25,6 +25,7 @@ HOST = {
     "baselines",
     "measures",
     "evaluation",
+    "judges",
 }
 # rooms that hold both kinds: these files of theirs are plain Python
 HOST_FILES = {
@@ -80,6 +81,7 @@ LEAF_FOLDERS = (
     "benchmarks",
     "baselines",
     "measures",
+    "judges",
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 

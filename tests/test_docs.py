@@ -369,6 +369,7 @@ CONTRACTS = {
     "answerers": (contracts.test_answerers_answer_in_order_and_take_an_empty_retrieval,),
     "benchmarks": (contracts.test_benchmarks,),
     "measures": (contracts.test_measures,),
+    "judges": (contracts.test_judges,),
     "codecs": (contracts.test_codecs_write_and_read_the_operations_of_every_memory_that_they_fit,),
     "models": (contracts.test_model_families,),
 }
@@ -433,6 +434,7 @@ CHOSEN_BY = {
     "benchmarks": "data.name={}",
     "baselines": "eval.baselines=('{}',)",
     "measures": "eval.measures=('{}',)",
+    "judges": "judge.prompt={}",
     "models": "model.family={}",
 }
 

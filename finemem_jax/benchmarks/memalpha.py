@@ -6,7 +6,7 @@ One row is one episode:
 |---|---|
 | `chunks` | list of strings, the stream |
 | `questions_and_answers` | list of {question, answer}; the answer is a string, or a list of accepted strings |
-| `data_source` | selects metric and query prompt, see `SOURCES` |
+| `data_source` | selects metric and query prompt, see corpora/_sources.py |
 | `metadata` | an object; optional |
 | `prompt`, `instance_id`, `num_chunks`, `num_questions` | not read |
 
@@ -36,9 +36,9 @@ from pathlib import Path
 from finemem_jax import config, types
 from finemem_jax.benchmarks import _splits
 from finemem_jax.corpora import _fields
-from finemem_jax.corpora._sources import SOURCES, Source, source_of
+from finemem_jax.corpora._sources import Source, source_of
 
-__all__ = ["SOURCES", "load", "read_file", "read_row", "source_of"]
+__all__ = ["load", "read_file", "read_row", "source_of"]
 
 _SideQuestions = Mapping[int, Mapping[int, list]]  # row -> chunk -> questions about that chunk
 

@@ -7,8 +7,20 @@ from concurrent.futures import Future
 
 from finemem_jax.config import UserError, resolve
 from finemem_jax.env import prompts, thoughts
-from finemem_jax.env.environment import Environment, decode, judged, naming, retriever, scored, taken
-from finemem_jax.types import ANSWER, Answer, Completion, Episode, Memory, Question, Reply, Retrieved, Step, Turn
+from finemem_jax.env.environment import Environment, decode, judged, judged_answer, naming, retriever, taken
+from finemem_jax.types import (
+    ANSWER,
+    Answer,
+    Completion,
+    Episode,
+    Memory,
+    Question,
+    Reply,
+    Retrieved,
+    Step,
+    Turn,
+    Verdict,
+)
 
 INSTRUCTIONS = """\
 You answer a question from notes that were taken while a text was read. Say the answer alone, in as few words as it \
@@ -32,7 +44,7 @@ def answer_turns(
     questions = [judged(env, episode, question) for question in questions]
     find = retriever(memory.items, env)
     read = getattr(resolve(prompts.PROMPTS, env.prompt.name), "read_answer", str)
-    given: list[tuple[Question, tuple[Retrieved, ...], int, Callable[[], float | None], str]] = []
+    given: list[tuple[Question, tuple[Retrieved, ...], int, Callable[[], Verdict], str]] = []
     for number, question in enumerate(questions, first):
         items = find(question.text)
         with naming(episode, f"question {number}"):
@@ -54,10 +66,15 @@ def answer_turns(
         steps.append(taken(turn, completion, text, (), (), memory))
         reply: Future[Reply] = Future()
         reply.set_result(Reply(text))
-        given.append((question, items, turn.index, scored(env, question, reply)[1], text))
+        given.append((question, items, turn.index, judged_answer(env, question, reply, episode.source)[1], text))
 
     def collect() -> list[Answer]:
-        return [Answer(q, items, text, score(), None, turn=index) for q, items, index, score, text in given]
+        answers = []
+        for question, items, index, verdict, text in given:
+            found = verdict()
+            said = found if found.judge else None
+            answers.append(Answer(question, items, text, found.score, None, turn=index, verdict=said))
+        return answers
 
     return collect
 

@@ -51,6 +51,7 @@ from finemem_jax.types import (
     Step,
     ToolSpec,
     Turn,
+    Verdict,
     asked_key,
     pass_on,
 )
@@ -350,7 +351,8 @@ def ask_questions(
     requests = [
         AnswerRequest(question.text, find(question.text), episode.query_prompt, probing.cites) for question in questions
     ]
-    scores = [scored(env, question, future) for question, future in zip(questions, ask(requests), strict=True)]
+    source = episode.source
+    scores = [judged_answer(env, q, future, source) for q, future in zip(questions, ask(requests), strict=True)]
     without = [
         _ask_subsets(env, question, request, ask, probing) if probing.rule else tuple
         for question, request in zip(questions, requests, strict=True)
@@ -360,7 +362,12 @@ def ask_questions(
         answers = []
         for question, request, (reply, score), subsets in zip(questions, requests, scores, without, strict=True):
             text, found = reply.result(), score()
-            answers.append(Answer(question, request.items, text.text or "", found, chunk, text, subsets=subsets()))
+            said = found if found.judge else None
+            answers.append(
+                Answer(
+                    question, request.items, text.text or "", found.score, chunk, text, subsets=subsets(), verdict=said
+                )
+            )
         return answers
 
     return collect
@@ -455,23 +462,33 @@ def scored(
     env: Environment, question: Question, reply: Future[Reply]
 ) -> tuple[Future[Reply], Callable[[], float | None]]:
     """The reply, and how to get its score in [0, 1]; None where the answerer or the judge failed."""
+    reply, verdict = judged_answer(env, question, reply)
+    return reply, lambda: verdict().score
+
+
+def judged_answer(
+    env: Environment, question: Question, reply: Future[Reply], source: str = ""
+) -> tuple[Future[Reply], Callable[[], Verdict]]:
+    """The reply, and how to get what is said of it: by the judges where the metric asks for them, else a bare score."""
     if question.metric != LLM_JUDGE:
 
-        def score() -> float | None:
+        def score() -> Verdict:
             text = reply.result().text
-            return None if text is None else scoring.score(question.metric, text, question.answers)
+            return Verdict(None if text is None else scoring.score(question.metric, text, question.answers))
 
         return reply, score
 
-    verdict: Future[float | None] = Future()
+    verdict: Future[Verdict] = Future()
 
     def judge(answered: Future[Reply]) -> None:  # as soon as the answer is there, in the answerer's thread
         if answered.exception() is not None or answered.result().text is None:
-            verdict.set_result(None)
+            verdict.set_result(Verdict(None))
             return
         try:
-            request = JudgeRequest(question.text, question.answers, answered.result().text)
-            pass_on(env.judge.submit([request])[0], verdict)
+            request = JudgeRequest(
+                question.text, question.answers, answered.result().text, question.kind, source, question.rubric
+            )
+            pass_on(env.judge.judge([request])[0], verdict)
         except Exception as error:  # in a callback nobody else would see it
             verdict.set_exception(error)
 

@@ -175,6 +175,9 @@ def answer_record(answer: Answer, said: Mapping[str, object], most: int | None =
     """A question, how it was answered, and what was retrieved for it (which step wrote it; its first `most`
     characters). said: what else there is to say of it."""
     question, reply = answer.question, answer.reply
+    if answer.verdict is not None:
+        judges = (answer.verdict, *answer.verdict.others)
+        said = {**said, "judges": {v.judge: {"score": v.score, "label": v.label} for v in judges}}
     return {
         "question": question.text,
         "kind": question.kind,

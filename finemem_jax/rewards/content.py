@@ -32,7 +32,9 @@ _ANY = (
 def judgement(item: MemoryItem) -> JudgeRequest:
     """What a judge is asked of an item."""
     kind = f"the {item.kind} memory" if item.kind in _FIT else "a memory"
-    return JudgeRequest(f"Write an entry of {kind} of an assistant.", (_FIT.get(item.kind, _ANY),), item.text)
+    return JudgeRequest(
+        f"Write an entry of {kind} of an assistant.", (_FIT.get(item.kind, _ANY),), item.text, task="write"
+    )
 
 
 def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:

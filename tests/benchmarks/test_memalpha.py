@@ -10,6 +10,7 @@ import pytest
 
 from finemem_jax.benchmarks import memalpha
 from finemem_jax.config import DataConfig, UserError
+from finemem_jax.corpora._sources import SOURCES
 
 CHUNKS = ["[Dialogue] The cat is red.", "[Dialogue] The dog is blue."]
 PAIRS = [{"question": "Which colour is the cat?", "answer": "red"}, {"question": "And the dog?", "answer": "blue"}]
@@ -93,7 +94,7 @@ def test_the_data_source_decides_metric_and_query_prompt(tmp_path, source, metri
 
 
 def test_no_data_source_is_the_beginning_of_another():
-    assert not [(a, b) for a in memalpha.SOURCES for b in memalpha.SOURCES if a != b and b.startswith(a)]
+    assert not [(a, b) for a in SOURCES for b in SOURCES if a != b and b.startswith(a)]
 
 
 def test_evidence_and_chunk_questions_come_from_the_metadata(tmp_path):

@@ -22,6 +22,7 @@ from finemem_jax.types import (
     Answer,
     AnswerRequest,
     Completion,
+    JudgeRequest,
     MemoryItem,
     Operation,
     Question,
@@ -29,6 +30,7 @@ from finemem_jax.types import (
     Retrieved,
     Rollout,
     ToolSpec,
+    Verdict,
 )
 from tests import fakes
 from tests.corpora.conftest import WRITERS
@@ -209,6 +211,21 @@ def test_measures(name):
     assert isinstance(module.TABLE, str) and module.IN_TRAINING in (True, False)
     if hasattr(module, "questions"):
         assert [len(module.questions(rollout)) for rollout in rollouts] == [2, 0, 0]
+
+
+@pytest.mark.parametrize("name", files("judges"))
+def test_judges(name):
+    """What is asked holds all that is judged; silence is no verdict, and a label alone a score."""
+    module = plugin("judges", name)
+    request = JudgeRequest("who is it?", ("Orlov",), "him", "fact", "any", ("names him", "is polite"))
+    for task in module.TASKS:
+        own = dataclasses.replace(request, task=task)
+        asked = module.conversations(own)
+        assert asked and all(messages[0]["role"] == "system" for messages in asked)
+        assert all(text in asked[0][-1]["content"] for text in ("who is it?", *(("him",) * (task == "answer"))))
+        for nothing in (None, "", "it depends"):
+            assert module.verdict([nothing] * len(asked), own) == Verdict(None)
+    assert isinstance(module.TOKENS, int) and module.FIDELITY and "\n" not in module.FIDELITY
 
 
 def played_by_silence(game, env):
