@@ -60,7 +60,8 @@ class ModelConfig:
     family: Annotated[str, Plugin("models")] = "qwen3"  # ignored when path is given
     preset: Text = "4b"  # a key of that family's PRESETS; ignored when path is given
     # Folder or hub name; "" = the one beside the model; "tiny" or "corpus" = a small one, built from the diary's
-    # words or from the training episodes (`finemem sft`)
+    # words or from the training episodes (`finemem sft`); "method" = tiny, and what this config's prompt and codec say
+    # again and again is one token each
     tokenizer: Place = ""
     # path "" and a tokenizer that is built: start from the layers of this folder, new embeddings
     layers_from: Place = ""
@@ -427,7 +428,7 @@ class ExpertConfig:
     skip: Share = 0.05  # the whole step is a SKIP
 
 
-Stage = Literal["copy_random", "copy_lines", "copy_shuffled", "expert", "traces"]
+Stage = Literal["copy_random", "copy_lines", "copy_shuffled", "expert", "demonstrations", "traces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -617,10 +618,10 @@ def validate(cfg: Config) -> None:
         )
     if 0 < cfg.train.row_tokens < need:
         raise UserError(f"config.train.row_tokens={cfg.train.row_tokens} is shorter than one sequence ({need})")
-    if cfg.model.layers_from and not cfg.model.path and cfg.model.tokenizer not in ("tiny", "corpus"):
+    if cfg.model.layers_from and not cfg.model.path and cfg.model.tokenizer not in ("tiny", "corpus", "method"):
         raise UserError(
             f"config.model.layers_from={cfg.model.layers_from!r} is for a tokenizer that is built: "
-            f"config.model.tokenizer={cfg.model.tokenizer!r}, allowed are tiny, corpus"
+            f"config.model.tokenizer={cfg.model.tokenizer!r}, allowed are tiny, corpus, method"
         )
     if cfg.train.row_tokens % cfg.mesh.sequence:
         raise UserError(

@@ -32,6 +32,7 @@ from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.env.chunk_lengths import with_fitting_chunks
 from finemem_jax.env.environment import LLM_JUDGE, Environment
 from finemem_jax.env.episodes import drawn_evenly, left_out
+from finemem_jax.env.scaffolding import scaffolding
 from finemem_jax.env.settings import with_settings_of
 from finemem_jax.hosts import agreement
 from finemem_jax.nn.lora import check_targets
@@ -42,8 +43,9 @@ from finemem_jax.types import Answerer, Chat, Episode, Judge, Operation, Questio
 from finemem_jax.weights import hf
 from finemem_jax.weights.vocabulary import vocabulary_settings, with_vocabulary
 
-# config.model.tokenizer: build the tiny tokenizer from the diary's words, or from the training episodes' chunks
-BUILD_TINY, BUILD_FROM_CORPUS = "tiny", "corpus"
+# config.model.tokenizer: build the tiny tokenizer from the diary's words, or from the training episodes' chunks; or
+# from the diary's words and what the config's prompt and codec repeat
+BUILD_TINY, BUILD_FROM_CORPUS, BUILD_FOR_METHOD = BUILT = ("tiny", "corpus", "method")
 _TRIAL = "Anna moved to Oslo."  # a chunk, for a first prompt
 CORPUS_SUBWORDS = 2048  # so that the words of held-out text do not fall apart into bytes
 
@@ -85,7 +87,7 @@ def load_policy(cfg: Config, mesh: Mesh | None = None) -> Policy:
         remat=cfg.model.remat,
         lora=cfg.model.lora,
     )
-    if cfg.model.tokenizer in (BUILD_TINY, BUILD_FROM_CORPUS):
+    if cfg.model.tokenizer in BUILT:
         settings = dataclasses.replace(settings, **vocabulary_settings(tokenizer))
     hf.check_vocabulary(len(tokenizer), settings.vocab_size, cfg.model.tokenizer)
     model = family.Model(settings)
@@ -203,11 +205,14 @@ def _policy_server(given: Given, temperature: float, seed: int | None) -> Policy
 
 def load_tokenizer(cfg: Config) -> PreTrainedTokenizerBase:
     """The tokenizer of the config. One is built only for a model that starts from random weights."""
-    built = cfg.model.tokenizer in (BUILD_TINY, BUILD_FROM_CORPUS)
+    built = cfg.model.tokenizer in BUILT
     if cfg.model.path:
         return tokenizers.load(cfg.model.path if built else cfg.model.tokenizer or cfg.model.path)
     if cfg.model.tokenizer == BUILD_TINY:
         return tokenizers.build_tiny(resolve("finemem_jax.benchmarks", "diary").sentences())
+    if cfg.model.tokenizer == BUILD_FOR_METHOD:
+        sentences = resolve("finemem_jax.benchmarks", "diary").sentences()
+        return tokenizers.build_tiny(sentences, scaffold=scaffolding(cfg.memory, cfg.prompt, cfg.method))
     if cfg.model.tokenizer == BUILD_FROM_CORPUS:
         texts = (chunk.text for episode in load_training(cfg) for chunk in episode.chunks)
         return tokenizers.build_tiny(texts, subwords=CORPUS_SUBWORDS)

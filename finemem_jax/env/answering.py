@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from finemem_jax.config import UserError, resolve
 from finemem_jax.env import prompts, thoughts
 from finemem_jax.env.environment import Environment, decode, judged, judged_answer, naming, retriever, taken
+from finemem_jax.env.scoring import substring_match
 from finemem_jax.types import (
     ANSWER,
     Answer,
@@ -77,6 +78,26 @@ def answer_turns(
         return answers
 
     return collect
+
+
+UNKNOWN = "unknown"  # what an expert answers where it is not said
+
+
+def expert_answer(env: Environment, question: Question, texts: Sequence[str]) -> str:
+    """What an expert says to a question that it is asked, by what the texts say."""
+    write = getattr(resolve(prompts.PROMPTS, env.prompt.name), "write_answer", str)
+    return write(said_answer(question, texts))
+
+
+def said_answer(question: Question, texts: Sequence[str]) -> str:
+    """The gold answer that the texts say, UNKNOWN where they say none."""
+    held = "\n".join(texts)
+    return next((answer for answer in question.answers if substring_match(held, [answer])), UNKNOWN)
+
+
+def is_said(question: Question, texts: Sequence[str]) -> bool:
+    """Whether the texts say one of the gold answers."""
+    return bool(substring_match("\n".join(texts), question.answers))
 
 
 def _messages(env: Environment, question: Question, items: Sequence[Retrieved], hint: str) -> list[dict[str, str]]:

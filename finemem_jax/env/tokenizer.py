@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -101,9 +101,11 @@ please need want would could should tell let know much many long far does don't 
 """.split()
 
 
-def build_tiny(texts: Iterable[str], subwords: int = 256) -> PreTrainedTokenizerFast:
+def build_tiny(texts: Iterable[str], subwords: int = 256, scaffold: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """The tiny tokenizer: bytes, `subwords` BPE merges, every word of `texts` and of COMMON_WORDS whole, and the
-    scaffolding and item ids as one token each; with a chat template that takes tools."""
+    scaffolding and item ids as one token each; with a chat template that takes tools.
+
+    scaffold: further texts that are one token each."""
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     texts = list(texts)
     trainer = trainers.BpeTrainer(
@@ -123,7 +125,9 @@ def build_tiny(texts: Iterable[str], subwords: int = 256) -> PreTrainedTokenizer
     bpe.pre_tokenizer = split
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens([AddedToken(PADDING, special=True), AddedToken(END_OF_TURN, special=True)])
-    bpe.add_tokens([AddedToken(text, normalized=False, special=False) for text in (*SCAFFOLD, *ITEM_IDS)])
+    bpe.add_tokens(
+        [AddedToken(text, normalized=False, special=False) for text in dict.fromkeys((*SCAFFOLD, *ITEM_IDS, *scaffold))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token=END_OF_TURN,

@@ -7,6 +7,7 @@ not move a policy that cannot copy. The stages, in order (`config.sft.stages`):
     copy_lines     the task's own lines, likewise
     copy_shuffled  both kinds, to be inserted in another order than they are read
     expert         what the expert wrote, mixed with copying of a part of the lines
+    demonstrations what the expert says in all turns of the configured method, in its format (demonstrations.py)
     traces         recorded turns of any writer, as they are (traces.py)
 
 A share of copy_shuffled and expert (`config.sft.update_mix`) are exercises in UPDATE: lines that each supersede an
@@ -38,11 +39,13 @@ from finemem_jax.config import Config, Stage, UserError
 from finemem_jax.env import operations
 from finemem_jax.env.environment import Asked, Environment, turn_prompt
 from finemem_jax.env.tokenizer import ITEM_IDS
+from finemem_jax.imitation.demonstrations import demonstrated, demonstration_examples
 from finemem_jax.imitation.examples import Example
 from finemem_jax.rollouts.collect import Job, play_scripted
 from finemem_jax.types import Episode, MemoryItem, Operation, Rollout
 
 NEWLINE = "\n"
+DEMONSTRATIONS = "demonstrations"
 STAGES: tuple[str, ...] = typing.get_args(Stage)
 FROM_RANDOM_WEIGHTS = 0.25  # share of permuted and of copying sequences where the config leaves them open (-1)
 
@@ -60,13 +63,14 @@ def expert_rollouts(cfg: Config, env: Environment, episodes: Sequence[Episode]) 
 
 
 def expert_examples(cfg: Config, env: Environment, episodes: Sequence[Episode], most: int) -> list[Example]:
-    """The expert's turns on the first of the episodes, at most `most` of them."""
+    """The expert's turns on the first of the episodes, at most `most` of them: those of the method, where that is what
+    is trained on."""
+    play = demonstrated if DEMONSTRATIONS in cfg.sft.stages else expert_rollouts
     examples: list[Example] = []
     for episode in episodes:
         if len(examples) >= most:
             break
-        (rollout,) = expert_rollouts(cfg, env, [episode])
-        examples += [Example(step.prompt_tokens, step.completion.tokens) for step in rollout.steps]
+        examples += demonstration_examples(play(cfg, env, [episode]))
     return examples[:most]
 
 
@@ -87,9 +91,11 @@ class Exercises:
         default = 0.0 if cfg.model.path else FROM_RANDOM_WEIGHTS
         self._permuted_share = default if cfg.sft.permuted < 0 else cfg.sft.permuted
         self._copy_share = default if cfg.sft.copy_mix < 0 else cfg.sft.copy_mix
-        needs_expert = any(stage != "traces" for stage in cfg.sft.stages)
-        pool = list(itertools.islice(episodes, cfg.sft.pool)) if needs_expert else []
+        needs_expert = any(stage not in ("traces", DEMONSTRATIONS) for stage in cfg.sft.stages)
+        needs_method = DEMONSTRATIONS in cfg.sft.stages
+        pool = list(itertools.islice(episodes, cfg.sft.pool)) if needs_expert or needs_method else []
         self._rollouts = expert_rollouts(cfg, env, pool) if needs_expert else []
+        self._demonstrations = demonstration_examples(demonstrated(cfg, env, pool)) if needs_method else []
 
     def stream(self, stage: str, rng: np.random.Generator) -> Iterator[Example]:
         if stage not in STAGES:
@@ -101,6 +107,9 @@ class Exercises:
         """One example of a stage, under permuted tokens in the share `config.sft.permuted` of them."""
         if stage == "traces":
             return self._traces[rng.integers(len(self._traces))]
+        if stage == DEMONSTRATIONS:
+            example = self._demonstrations[rng.integers(len(self._demonstrations))]
+            return self._permuted(example, rng) if rng.random() < self._permuted_share else example
         sft, budget = self._cfg.sft, self._cfg.memory.max_operations
         rollout = self._rollouts[rng.integers(len(self._rollouts))]
         t = int(rng.integers(len(rollout.steps)))

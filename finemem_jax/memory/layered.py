@@ -10,6 +10,7 @@ what the list says already.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from finemem_jax.config import MemoryConfig
@@ -137,6 +138,36 @@ def _in_list(operation: Operation, kind: str) -> Operation | None:
 
 def _outer(kind: str, inner: str) -> str:
     return f"{kind[0]}{inner[1:]}" if inner else ""
+
+
+def notes(items: Sequence[MemoryItem]) -> Sequence[MemoryItem]:
+    """Its items."""
+    return items
+
+
+def from_notes(
+    operations: Sequence[Operation], notes: Sequence[MemoryItem], fits: Callable[[str], bool]
+) -> list[Operation]:
+    """The first note of all is the core; labelled examples are facts, all other notes events."""
+    kinds = {note.id: note.kind for note in notes}
+    written: list[Operation] = []
+    for operation in operations:
+        content = str(operation.arguments.get("content", ""))
+        kind = kinds.get(str(operation.arguments.get("id")), "")
+        at = {} if kind == CORE else {"memory_id": operation.arguments.get("id")}
+        if operation.name == "memory_insert" and CORE not in kinds.values():
+            kinds[""] = CORE
+            written.append(Operation("memory_update", {"memory_type": _ALL[0], "new_content": content}))
+        elif operation.name == "memory_insert":
+            part = _LISTS[0] if " => " in content else _LISTS[1]
+            written.append(Operation("new_memory_insert", {"memory_type": part, "content": content}))
+        elif operation.name == "memory_update":
+            written.append(
+                Operation("memory_update", {"memory_type": f"{kind}{_SUFFIX}", "new_content": content, **at})
+            )
+        elif operation.name == "memory_delete":
+            written.append(Operation("memory_delete", {"memory_type": f"{kind}{_SUFFIX}", **at}))
+    return written
 
 
 def create(cfg: MemoryConfig, count_tokens: CountTokens) -> Layered:

@@ -8,7 +8,7 @@ of single items do not apply. What the text leaves out is forgotten.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from finemem_jax.config import MemoryConfig
@@ -78,6 +78,31 @@ class Overwrite(Memory):
             is_short = self.count_tokens(f"{text[: ends[middle - 1]]} {CUT}") <= self.cfg.max_tokens
             fits, breaks = (middle, breaks) if is_short else (fits, middle)
         return f"{text[: ends[fits - 1]]} {CUT}" if fits else ""
+
+
+_NOTHING = "nothing so far"  # stands where there is no note: no text may be empty
+
+
+def notes(items: Sequence[MemoryItem]) -> list[MemoryItem]:
+    """Its lines."""
+    lines = [line for item in items for line in item.text.splitlines() if line.strip() and line != _NOTHING]
+    return [MemoryItem(f"#{number}", line, 0, KIND) for number, line in enumerate(lines, start=1)]
+
+
+def from_notes(
+    operations: Sequence[Operation], notes: Sequence[MemoryItem], fits: Callable[[str], bool]
+) -> list[Operation]:
+    """The text with its notes as they are afterwards, a line each; the first ones leave while it is too long."""
+    lines = {note.id: note.text for note in notes}
+    for number, operation in enumerate(operations):
+        if operation.name == "memory_delete":
+            lines.pop(str(operation.arguments["id"]), None)
+        elif "content" in operation.arguments:
+            lines[str(operation.arguments.get("id", f"new {number}"))] = str(operation.arguments["content"])
+    kept = list(lines.values())
+    while len(kept) > 1 and not fits("\n".join(kept)):
+        del kept[0]
+    return [Operation(SPECS[0].name, {"content": "\n".join(kept) or _NOTHING})]
 
 
 def create(cfg: MemoryConfig, count_tokens: CountTokens) -> Overwrite:

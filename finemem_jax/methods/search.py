@@ -17,11 +17,14 @@ says nothing about what it does, so turns are never compared by it (`OWN_TURNS`)
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from finemem_jax.config import UserError, resolve
-from finemem_jax.env import prompts
+from finemem_jax.env import operations, prompts
+from finemem_jax.env.answering import is_said, said_answer
 from finemem_jax.env.environment import (
     METHODS,
     Ask,
@@ -103,6 +106,43 @@ def play(
             break
         query, found = body, find(body)
     return finisher(episode, steps, [_collector(env, questions, answers, found, steps)], group, sample)
+
+
+def examples(mark: str) -> list[str]:
+    """What its turns say, with a mark for what differs."""
+    written = [f"<{verb}>{mark}</{verb}>" for verb in (SEARCH, _ANSWERS)]
+    for count, left, is_first, texts in itertools.product((1, 2), (1, 2), (True, False), ((), (mark,))):
+        written += search_messages([mark] * count, mark, mark, texts, turns_left=left, is_first=is_first, hint="")
+    return written
+
+
+def demonstrate(
+    env: Environment, episode: Episode, asked: Asked, write: Callable[[Episode, Turn], Sequence[Operation]]
+) -> Callable[[Turn], str]:
+    """The expert searches for one question after the other, notes the lines that answer it, and answers when all have
+    been searched for. What it would not have written, had it read the chunk in a writing turn, it overlooks."""
+    find = retriever([MemoryItem(f"#{chunk.index + 1}", chunk.text, chunk.index) for chunk in episode.chunks], env)
+    waiting, known = list(asked.final), list[str]()
+    sought: Question | None = None
+    found: tuple[Retrieved, ...] = ()
+
+    def speak(turn: Turn) -> str:
+        nonlocal sought, found
+        for text in found:
+            kept = write(episode, replace(turn, visible=(), chunk=text.written_at))
+            told = "\n".join(str(value) for operation in kept for value in operation.arguments.values()).splitlines()
+            known.extend(line for line in told if sought and line not in known and is_said(sought, [line]))
+        thought = "\n".join(known) or "nothing so far"
+        state = Operation(env.specs[0].name, env.specs[0].example(thought))
+        said = operations.emit([state], env.prompt.codec, env.specs)
+        if not waiting or turn.index == env.method.turns - 1:
+            answers = "\n".join(said_answer(question, known) for question in asked.final)
+            return f"{said}<{_ANSWERS}>{answers}</{_ANSWERS}>"
+        sought = waiting.pop(0)
+        found = find(sought.text)
+        return f"{said}<{SEARCH}>{sought.text}</{SEARCH}>"
+
+    return speak
 
 
 def action(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 
 from finemem_jax.env import operations
-from finemem_jax.env.answering import answer_turns
+from finemem_jax.env.answering import answer_turns, expert_answer
 from finemem_jax.env.environment import (
     Ask,
     Asked,
@@ -27,7 +27,7 @@ from finemem_jax.env.environment import (
     view,
 )
 from finemem_jax.env.judging import judge_writes
-from finemem_jax.types import Answer, Chunk, Completion, Episode, Memory, Operation, Step, Turn
+from finemem_jax.types import WRITE, Answer, Chunk, Completion, Episode, Memory, Operation, Step, Turn
 
 PROBES = True  # it asks what `asked.probing` says
 
@@ -78,6 +78,23 @@ def _answers(
         first = asked.final.index(due[0]) if due else 0
         return (yield from answer_turns(env, episode, memory, due, steps, first))
     return ask_questions(env, episode, memory, due, ask, None, asked.probing)
+
+
+def demonstrate(
+    env: Environment, episode: Episode, asked: Asked, write: Callable[[Episode, Turn], Sequence[Operation]]
+) -> Callable[[Turn], str]:
+    """The expert writes what it writes, and answers what its memory says."""
+
+    def speak(turn: Turn) -> str:
+        if turn.role == WRITE:
+            return operations.emit(write(episode, turn), env.prompt.codec, env.specs) or _NO_CALL
+        assert turn.question is not None
+        return expert_answer(env, asked.final[turn.question], [item.text for item in turn.memory.items])
+
+    return speak
+
+
+_NO_CALL = "Done."
 
 
 def write_turn(

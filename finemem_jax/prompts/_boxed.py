@@ -17,3 +17,7 @@ def answer_messages(question: str, notes: Sequence[str], hint: str) -> tuple[str
 def read_answer(text: str) -> str:
     """What stands in the last box; "" without one: an answer that does not say where it is is none."""
     return last_boxed(text) or ""
+
+
+def write_answer(answer: str) -> str:
+    return f"\\boxed{{{answer}}}"

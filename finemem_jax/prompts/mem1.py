@@ -21,4 +21,4 @@ def messages(chunk: str, items: Sequence[MemoryItem], *, max_operations: int, qu
     return INSTRUCTIONS, f"{task}Your state:\n{state}\n\nNext piece:\n{chunk}"
 
 
-answer_messages, read_answer = _boxed.answer_messages, _boxed.read_answer
+answer_messages, read_answer, write_answer = _boxed.answer_messages, _boxed.read_answer, _boxed.write_answer

@@ -36,4 +36,4 @@ def answer_messages(question: str, notes: Sequence[str], hint: str) -> tuple[str
     return f"{_ANSWER} {hint}".strip(), f"About the user:\n{memory}\n\nThe user says:\n{question}"
 
 
-read_answer = _boxed.read_answer
+read_answer, write_answer = _boxed.read_answer, _boxed.write_answer

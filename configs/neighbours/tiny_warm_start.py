@@ -1,0 +1,32 @@
+"""The warm start of a method at the tiny size: the quickstart's layers, a tokenizer of its own, its demonstrations.
+
+    finemem sft --config=configs/neighbours/tiny_warm_start.py:memagent --workdir=runs/neighbours/warm/memagent
+
+A few minutes each on 2 CPU cores; `bash launch/neighbours.sh --warm-starts` makes all of them. The result, hf/, is the
+folder finemem_jax/assets/warm_start_METHOD. One for each method, and not one for all: a run has one prompt and one
+codec, each is under a megabyte, and none has to be made again when another method comes.
+"""
+
+from configs.neighbours import tiny
+
+
+def get_config(method="memagent"):
+    cfg = tiny.get_config(method)
+    cfg.name = f"warm_start_{method}"
+    cfg.model.path = ""
+    cfg.model.tokenizer = "method"
+    cfg.model.layers_from = "embedded:warm_start"
+    cfg.sft.stages = ("demonstrations", "demonstrations")
+    cfg.sft.steps = (1500, 1500)
+    cfg.sft.lr = (3e-3, 1.5e-3)
+    cfg.sft.batch = 16
+    cfg.sft.pool = 1024
+    cfg.sft.permuted = 0.3
+    cfg.sft.expert.update_changed = 0.8
+    cfg.sft.save_dtype = "bfloat16"
+    cfg.sft.eval_examples = 128
+    cfg.optimizer.schedule = "cosine"
+    cfg.optimizer.weight_decay = 0.01
+    cfg.optimizer.b2 = 0.98
+    cfg.train.microbatch_rows = 4
+    return cfg
