@@ -34,6 +34,8 @@ from finemem_jax.files import has_step, is_number, read_lines
 from finemem_jax.reporting.sweep_table import Row, write_sweep
 from finemem_jax.run import workdir as workdirs
 
+TIMINGS = "timings.jsonl"  # of a training run
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -251,8 +253,31 @@ def compare(runs: Sequence[Run]) -> list[Row]:
         if results:
             seeds = tuple(run.seed for run in finished)
             commands = tuple(run.command for run in runs if run.row == name)
-            rows.append(Row(name, seeds, seed_values(results), commands, [_episodes(run) for run in finished]))
+            episodes, spent = [_episodes(run) for run in finished], _together([_spent(run) for run in finished])
+            rows.append(Row(name, seeds, seed_values(results), commands, episodes, spent))
     return rows
+
+
+def _spent(run: Run) -> dict[str, float]:
+    """What training took: tokens sampled, different questions to the answerer, seconds. Empty where the run has no
+    such record."""
+    try:
+        lines = read_lines(run.workdir / TIMINGS, has_step)
+    except OSError:
+        return {}
+    if not lines:
+        return {}
+    seconds = [value for line in lines for name, value in line.items() if name.startswith("seconds/")]
+    found = {name: lines[-1].get(f"budget/{name}") for name in ("tokens", "answers")}
+    found |= {"seconds": sum(value for value in seconds if is_number(value))}
+    return {name: float(value) for name, value in found.items() if is_number(value)}
+
+
+def _together(found: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """name -> a value per seed, for what is known of every seed."""
+    return {
+        name: [of_seed[name] for of_seed in found] for name in found[0] if all(name in of_seed for of_seed in found)
+    }
 
 
 def _episodes(run: Run) -> dict[str, Scores]:

@@ -180,6 +180,24 @@ def test_rows_are_compared_seed_by_seed(tmp_path):
     assert kinds["interval95"] == pytest.approx(0, abs=1e-9) and kinds["2"] == pytest.approx(10.0)
 
 
+def test_what_a_row_takes_stands_beside_what_it_is_worth(tmp_path):
+    """Accuracy per memory is of each seed; what training took is summed over its steps, or their last count."""
+    for seed, accuracy in enumerate((0.2, 0.4)):
+        folder = finished_run(tmp_path, "full", seed, accuracy)
+        lines = [{"step": s, "seconds/rollout": 30.0, "seconds/update": 60.0 * seed, "budget/tokens": 5000 * (s + 1),
+                  "budget/answers": 7 * (s + 1)} for s in range(2)]  # fmt: skip
+        (folder / "timings.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        results = json.loads((folder / "results.json").read_text())
+        results["after T=1"] |= {"written_tokens": 10.0 * (seed + 1), "asked": 3.0}
+        (folder / "results.json").write_text(json.dumps(results))
+        finished_run(tmp_path, "csr", seed, 0.5)  # whose runs say nothing of it
+    assert command(tmp_path, "full.py,csr.py", seeds="0,1") == 0
+    text = (tmp_path / "sweep.md").read_text("utf-8")
+    # 0.2 / 20 tokens and 0.4 / 40 tokens are 10 per thousand each; 1 and 3 minutes
+    assert "| full | 0.300 | 10.00 | 30.0 | 15.0 | 3.0 | 10.0 | 14 | 2.0 |" in text
+    assert "| full | 0.300 | 10.00 | 30.0 | – | – | 10.0 | 14 | 2.0 |" in text  # greedy
+
+
 def test_no_axis_goes_beyond_what_a_metric_can_be(tmp_path, monkeypatch):
     axes = []
     monkeypatch.setattr(sweep_table.plt, "close", lambda figure: axes.append(figure.axes))

@@ -22,7 +22,7 @@ def get_config(method="memagent"):
     if method not in METHODS:
         raise config.UserError(f"configs/neighbours/tiny.py:{method}: the methods are {', '.join(METHODS)}")
     cfg = quickstart.get_config()
-    cfg.name = f"tiny_{method}"
+    cfg.name = "tiny"
     cfg.data.diary.changed_questions = 1
     cfg.data.diary.fact_questions = 1
     cfg.data.diary.label_questions = 1
@@ -30,6 +30,7 @@ def get_config(method="memagent"):
     cfg.train.budget_tokens = 1_500_000
     cfg.train.steps = 10_000  # the budget ends the run
     cfg.train.eval_every = 0
+    cfg.eval.measures = (*cfg.eval.measures, "effort")
     cfg.optimizer.schedule = "constant"
     cfg.optimizer.lr = 5e-4
     if method == "finemem":

@@ -12,7 +12,7 @@ from configs.neighbours import tiny
 
 def get_config(method="memagent"):
     cfg = tiny.get_config(method)
-    cfg.name = f"warm_start_{method}"
+    cfg.name = "tiny_warm_start"
     cfg.model.path = ""
     cfg.model.tokenizer = "method"
     cfg.model.layers_from = "embedded:warm_start"

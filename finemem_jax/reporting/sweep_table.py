@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -51,6 +51,7 @@ class Row:
     values: Mapping[str, Mapping[str, Sequence[float]]]  # policy -> metric -> one value per seed
     commands: tuple[str, ...]  # that make the row, one per seed
     episodes: Sequence[Mapping[str, Scores]] = ()  # of every seed: policy -> the scores of its held-out episodes
+    spent: Mapping[str, Sequence[float]] = field(default_factory=dict)  # what training took -> one value per seed
 
 
 _Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # its title, heads and cells
@@ -196,6 +197,7 @@ def write_sweep(workdir: Path, rows: Sequence[Row]) -> None:
         if cells:
             title = f"{table}: differences after training, 95 % bootstrap interval over seeds and their episodes"
             tables.append((title, heads, cells))
+    tables += cost_tables(trained)
     notes = [note for note in (too_few_seeds(trained), _PAPER_NOTE) if note]
     write_atomically(workdir / "sweep.md", _markdown(tables, notes, rows))
     write_atomically(workdir / "sweep.csv", _csv(shown, chosen, pairs, compared))
@@ -205,6 +207,45 @@ def write_sweep(workdir: Path, rows: Sequence[Row]) -> None:
     for title, heads, cells in tables:
         print_table(title, heads, cells)
     tell("\n".join([*notes, f"table: {workdir / 'sweep.md'}", f"figure: {workdir / 'sweep.png'}"]))
+
+
+_COSTS = (
+    # title, what of: a metric after training | what training took, digits, divided by
+    ("accuracy", "accuracy", 3, 1),
+    ("memory tokens", "memory_tokens", 1, 1),
+    ("tokens written", "written_tokens", 1, 1),
+    ("questions to the answerer", "asked", 1, 1),
+)
+_SPENT = (
+    ("training: thousand tokens sampled", "tokens", 1, 1000),
+    ("questions to the answerer", "answers", 0, 1),
+    ("minutes", "seconds", 1, 60),
+)
+
+
+def cost_tables(rows: Sequence[Row]) -> list[_Table]:
+    """For every temperature what a row is worth for what it takes: of an episode, and of training; none for rows whose
+    runs say neither."""
+    tables = []
+    for temperature in ("T=1", "greedy"):
+        cells = [_cost_cells(row, row.values.get(f"after {temperature}", {})) for row in rows if row.spent]
+        if cells:
+            heads = ["config", "accuracy", "per 1,000 memory tokens", *(title for title, *_ in (*_COSTS[1:], *_SPENT))]
+            tables.append(
+                (f"{temperature}: for what it takes, an episode and in training, mean over seeds", heads, cells)
+            )
+    return tables
+
+
+def _cost_cells(row: Row, metrics: Mapping[str, Sequence[float]]) -> list[str]:
+    def mean(values: Sequence[float], digits: int, unit: float) -> str:
+        return f"{np.mean(values) / unit:.{digits}f}" if len(values) else "–"
+
+    held = metrics.get("memory_tokens", ())
+    worth = [1000 * a / tokens for a, tokens in zip(metrics.get("accuracy", ()), held, strict=False) if tokens]
+    shown = [mean(metrics.get(name, ()), digits, unit) for _, name, digits, unit in _COSTS]
+    spent = [mean(row.spent.get(name, ()), digits, unit) for _, name, digits, unit in _SPENT]
+    return [row.name, shown[0], mean(worth, 2, 1), *shown[1:], *spent]
 
 
 def _cell(column: Column, row: Row, sign: str = "") -> str:
