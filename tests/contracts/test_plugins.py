@@ -120,6 +120,8 @@ def test_prompts_say_the_chunk_and_the_items(name):
         told = "\n".join(module.answer_messages("Who is it?", ["Maya's dentist", "Orlov"], "Be brief."))
         assert all(text in told for text in ("Who is it?", "Maya's dentist", "Orlov", "Be brief."))
         assert all(isinstance(module.read_answer(text), str) for text in ("", "Orlov", "\\boxed{Orlov}"))
+    said = getattr(module, "write_answer", str)("Orlov\n2")
+    assert getattr(module, "read_answer", str)(said) == "Orlov\n2"
 
 
 @pytest.mark.parametrize("name", files("prompts"))
