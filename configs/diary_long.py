@@ -1,6 +1,10 @@
 """The diary on which credit matters: 16 days, and a memory that holds a fifth of what is read.
 
-    finemem train --config=configs/diary_long.py
+    finemem sft --config=configs/diary_long.py --workdir=runs/diary_long_sft
+    finemem train --config=configs/diary_long.py --config.model.path=runs/diary_long_sft/hf
+
+The quickstart's warm start knows shorter days and memories, and half of what it writes here does not apply; the first
+command goes on from it.
 
 2 CPU cores; a step writes 256 turns, as many as one of the quickstart's, with longer prompts. What makes it hard:
 
@@ -42,6 +46,14 @@ def get_config():
     cfg.prompt.max_completion_tokens = 80
     cfg.engine.cache_tokens = 464
     cfg.rewards.evidence.scale = "per_step"
+    cfg.sft.steps = (3000,)
+    cfg.sft.lr = (2e-3,)
+    cfg.sft.batch = 16
+    cfg.sft.pool = 2048
+    cfg.sft.permuted = 0.25
+    cfg.sft.copy_mix = 0.2
+    cfg.sft.update_mix = 0.2
+    cfg.train.row_tokens = 512
     cfg.train.episodes = 4
     cfg.train.group_size = 4
     cfg.train.eval_every = 0

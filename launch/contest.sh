@@ -11,12 +11,16 @@ rows="csr_eara outcome_only csr csr_eara_per_step gain csr_gain leave_one_out sh
 for task in ${TASKS:-diary_long real_text}; do
   configs=""
   for row in $rows; do configs+="${configs:+,}configs/contest/$row.py:$task"; done
-  command=(finemem sweep "--configs=$configs" "--seeds=$seeds" "--jobs=${JOBS:-1}" "--workdir=$workdir/$task"
+  warm="$workdir/$task/warm_start"
+  warm_start=(finemem sft "--config=configs/$task.py" "--workdir=$warm")
+  command=(finemem sweep "--configs=$configs" "--config.model.path=$warm/hf" "--seeds=$seeds" "--jobs=${JOBS:-1}"
+    "--workdir=$workdir/$task"
     "--config.train.budget_tokens=${TOKENS:-300000}" "--config.train.budget_answers=${ANSWERS:-15000}")
   if [[ ${1:-} == --dry-run ]]; then
-    printf '%q ' "${command[@]}"
-    echo
+    printf '%q ' "${warm_start[@]}" && echo
+    printf '%q ' "${command[@]}" && echo
   else
+    [ -e "$warm/hf/config.json" ] || "${warm_start[@]}"
     "${command[@]}"
   fi
 done

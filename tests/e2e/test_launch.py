@@ -23,9 +23,10 @@ def script(name: str, *arguments: str, **settings: str) -> subprocess.CompletedP
 def test_the_contest_is_one_command_over_configs_that_exist():
     done = script("contest.sh", "--dry-run", TASKS="diary_long", SEEDS="0,1")
     lines = [shlex.split(line) for line in done.stdout.splitlines()]
-    (line,) = lines
+    warm_start, line = lines
     specs = next(word for word in line if word.startswith("--configs=")).removeprefix("--configs=").split(",")
-    assert done.returncode == 0
+    assert done.returncode == 0 and warm_start[:2] == ["finemem", "sft"]
+    assert f"--config.model.path={warm_start[3].removeprefix('--workdir=')}/hf" in line
     assert {Path(spec.partition(":")[0]).name for spec in specs} == {
         path.name for path in (REPOSITORY / "configs" / "contest").glob("*.py")
     }
