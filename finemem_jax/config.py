@@ -205,6 +205,35 @@ class PromptConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FastConfig:
+    """Memory in fast weights (TMEM): what a row may add to the kernels of the model's last layers, and how it is
+    written. The defaults are the paper's."""
+
+    rank: Annotated[int, Range(0, 4096)] = 0  # of the update; the paper's is 6; 0 = no fast weights
+    layers: Count = 4  # the last so many carry one, on the three projections of their MLP
+    scale: Amount = 1.0  # of what is added
+    # What the update reads of a layer's input. svd = the kernel's principal directions | random = any, as an ablation
+    basis: Literal["svd", "random"] = "svd"
+    lr: Amount = 5e-4  # of the gradient steps of a write, on the mean over the batch's tokens
+    epochs: Count = 5  # passes of a write over what it learns
+    batch: Count = 16  # texts per gradient step
+    max_texts: Count = 32  # texts that one write learns, at most; the others are not learned
+    text_tokens: Annotated[int, Range(2)] = 256  # of one such text, at most; a longer pair is not learned
+    rows: Count = 16  # writes per device call, of different episodes, at most
+    context_tokens: Count = 4096  # of chunks that are read before a write; then they are forgotten
+    # What is learned of them. pairs = questions and replies that the policy writes (the paper's) | summary = a text
+    # that it writes | text = the chunks themselves, without a turn
+    supervision: Literal["pairs", "summary", "text"] = "pairs"
+    codec: Annotated[str, Plugin("codecs")] = "lines"  # how pairs are written
+    # What is learned of a pair. question = the reply, in the prompt in which the question will be asked | statement =
+    # question and reply as one text | turned = the reply first
+    forms: tuple[Literal["question", "statement", "turned"], ...] = ("question",)
+    learns: Literal["answer", "all"] = "answer"  # form question: the reply's tokens, or the prompt's too
+    # questions about what was read, asked of the weights alone before and after every write, for the records
+    probes: Natural = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MethodConfig:
     """The loop of an episode, and who answers its questions."""
 
@@ -215,6 +244,7 @@ class MethodConfig:
     turns: Count = 6  # search: most turns of an episode, the answer's included
     # Writing turns see what will be asked at the end (MemAgent): compare with other methods only where it is said
     sees_question: bool = False
+    fast: FastConfig = field(default_factory=FastConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,6 +385,9 @@ class LossConfig:
     dual_clip: Annotated[float, Range(1, but=(1,), also=(0,))] = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # of log p / p_ref per token, in the gradient
     kl_coef: Amount = 0.001  # 0 = no reference policy at all
+    # Whether the reference reads a turn under the fast weights that it was sampled under: then the KL term holds back
+    # the parameters alone, and not what was remembered
+    reference_sees_fast: bool = True
     # What the sum over tokens is divided by
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     constant_length: Count = 2048  # aggregation constant: tokens are divided by rows * this
@@ -428,7 +461,7 @@ class ExpertConfig:
     skip: Share = 0.05  # the whole step is a SKIP
 
 
-Stage = Literal["copy_random", "copy_lines", "copy_shuffled", "expert", "demonstrations", "traces"]
+Stage = Literal["copy_random", "copy_lines", "copy_shuffled", "expert", "demonstrations", "traces", "pairs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ from finemem_jax.env.episodes import drawn_evenly, left_out
 from finemem_jax.env.scaffolding import scaffolding
 from finemem_jax.env.settings import with_settings_of
 from finemem_jax.hosts import agreement
+from finemem_jax.nn.fast_weights import FastSetup, make_basis
 from finemem_jax.nn.lora import check_targets
 from finemem_jax.nn.sharding import init_params, make_mesh
 from finemem_jax.run.journal import CHECKPOINTS, stored_checkpoints
@@ -94,6 +95,14 @@ def load_policy(cfg: Config, mesh: Mesh | None = None) -> Policy:
     params = init_params(model, jax.random.key(cfg.seed), mesh)
     check_targets(cfg.model.lora, params)
     return Policy(tokenizer, model, params)
+
+
+def load_fast(cfg: Config, policy: Policy) -> FastSetup | None:
+    """What fast weights read, made of the parameters that a run starts from; None where the config has none.
+
+    All processes must call this at the same point."""
+    fast = cfg.method.fast
+    return FastSetup(fast, make_basis(policy.params, fast, cfg.seed)) if fast.rank else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,11 @@ class OpenPolicies:
         seed: of the server's own random numbers. It is a part of what is asked, so that the same conversation has
         another reply for every seed; the engine takes its keys with every request instead."""
         if given.url:
+            if given.cfg.method.fast.rank:
+                raise UserError(
+                    f"config.method.name={given.cfg.method.name} writes weights of its own for every episode, which "
+                    f"the server at {given.url} cannot: give --policy a folder"
+                )
             key = (given.identity, temperature, seed, given.cfg.prompt, given.cfg.memory.name)  # it gets their tools
             if key not in self._servers:
                 self._servers[key] = _policy_server(given, temperature, seed)
@@ -168,10 +182,10 @@ class OpenPolicies:
 
 def _policy_engine(given: Given) -> Engine:
     policy = load_policy(given.cfg, load_mesh(given.cfg))
-    params = policy.params
+    params, fast = policy.params, load_fast(given.cfg, policy)
     if given.run is not None:
         params = stored_checkpoints(given.run).restore_params(params)
-    return Engine(policy.model, params, given.cfg.engine)
+    return Engine(policy.model, params, given.cfg.engine, fast)
 
 
 def _policy_server(given: Given, temperature: float, seed: int | None) -> PolicyServer:
@@ -329,7 +343,8 @@ def _load_split(cfg: Config, split: str) -> Sequence[Episode]:
 
 
 def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Judge | None = None) -> Environment:
-    """What every episode of a run shares. Raises UserError where model and prompt do not fit each other."""
+    """What every episode of a run shares. Raises UserError where method, model and prompt do not fit each other."""
+    check_method(cfg)
     env = Environment(
         tokenizer,
         tokenizers.token_counter(tokenizer),
@@ -350,6 +365,18 @@ def load_environment(cfg: Config, tokenizer: PreTrainedTokenizerBase, judge: Jud
         sees_question=cfg.method.sees_question,
     )
     return env
+
+
+def check_method(cfg: Config) -> None:
+    """Raises UserError where the method cannot be played with the config."""
+    method = resolve("finemem_jax.methods", cfg.method.name)
+    if cfg.method.fast.rank and not getattr(method, "WRITES_FAST", False):
+        raise UserError(
+            f"config.method.fast.rank={cfg.method.fast.rank}: config.method.name={cfg.method.name} writes no fast "
+            "weights; parametric does, or set it to 0"
+        )
+    if hasattr(method, "check"):
+        method.check(cfg)
 
 
 def check_answerer(cfg: Config) -> None:

@@ -50,12 +50,14 @@ from finemem_jax.loading import (
     fit_prompts,
     load_answerer,
     load_environment,
+    load_fast,
     load_held_out,
     load_judge,
     load_mesh,
     load_policy,
     load_rewarded,
 )
+from finemem_jax.nn.fast_weights import FastSetup, empty_memory
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.plan.formula import check_memory
 from finemem_jax.reporting.trackers import Trackers
@@ -117,6 +119,7 @@ class Parts:
     update: Callable  # (state, batch) -> state, metrics
     fill: Callable  # (params, batch) -> log-probabilities
     correct_gap: Callable  # (batch, log-probabilities) -> batch
+    fast: FastSetup | None  # where the method writes into fast weights
 
 
 def setup(cfg: Config, workdir: Path) -> tuple[Parts, TrainState]:
@@ -142,7 +145,8 @@ def setup(cfg: Config, workdir: Path) -> tuple[Parts, TrainState]:
     answerer = load_answerer(cfg, workdir)
     optimizer = make_optimizer(cfg.optimizer, max(cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches, 1))
     state = create_train_state(policy.params, optimizer)
-    sampled = {"temperature": cfg.train.temperature, "chunk": cfg.train.logprob_chunk, "mesh": mesh}
+    fast = load_fast(cfg, policy)
+    sampled = {"temperature": cfg.train.temperature, "chunk": cfg.train.logprob_chunk, "mesh": mesh, "fast": fast}
     shardings = state_shardings(state) if mesh is not None else None
     parts = Parts(
         policy=dataclasses.replace(policy, params=None),
@@ -157,6 +161,7 @@ def setup(cfg: Config, workdir: Path) -> tuple[Parts, TrainState]:
         update=make_train_step(policy.model, optimizer, cfg.loss, shardings=shardings, **sampled),
         fill=make_fill_logprobs(policy.model, **sampled),
         correct_gap=jax.jit(partial(correct_engine_gap, cap=cfg.loss.engine_ratio_cap)),
+        fast=fast,
     )
     return parts, state
 
@@ -171,7 +176,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         state, first = journal.resume(state)
         if agreement.is_lead():
             workdirs.store_config(cfg, workdir, changed, first)
-        engine = Engine(policy.model, state.params, cfg.engine)
+        engine = Engine(policy.model, state.params, cfg.engine, parts.fast)
+        no_memory = empty_memory(policy.model, parts.fast.cfg) if parts.fast is not None else None
         if cfg.engine.warm_up:
             warm_up(engine)
         is_lead = agreement.is_lead()
@@ -225,6 +231,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     by_sample = turns.split(credit)
                 wanted = resample.still_wanted(cfg.train, by_sample)
             with clock.phase("rollout"):
+                memories = engine.take_snapshots()
                 engine.release()  # the update needs the memory; what it held is of parameters that end here
             work |= engine_metrics("engine", engine.reset_stats(), clock.seconds["seconds/rollout"])
 
@@ -234,7 +241,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 if all(np.isnan(values).all() for g in chosen for values in by_sample[g]):
                     continue  # no answers, no gradient: not even momentum and weight decay may move the policy
                 with clock.phase("pack"):
-                    packed, padding_share = pack_groups(chosen, own, lengths, by_sample, cfg)
+                    packed, padding_share = pack_groups(chosen, own, lengths, by_sample, cfg, memories, no_memory)
                     batch = packing.to_device(packed, parts.mesh)
                 if cfg.loss.engine_ratio_cap:  # now, while the parameters are still those that sampled
                     with clock.phase("reference"):
@@ -245,7 +252,8 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     with clock.phase("reference"):
                         params = reached.state.params
                         base = without_adapters(params) if parts.reference is None else parts.reference
-                        batch = batch.replace(ref_logprobs=parts.fill(base, batch))
+                        seen = batch if cfg.loss.reference_sees_fast else batch.replace(fast=None)
+                        batch = batch.replace(ref_logprobs=parts.fill(base, seen))
                         profile.wait(batch)
                 with clock.phase("update"):
                     reached.state, metrics = parts.update(reached.state, batch)

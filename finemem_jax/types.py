@@ -207,6 +207,31 @@ class Stops(Protocol):
         """The text up to there, all of it where there is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A text that fast weights learn: its tokens from `start` on, given those before."""
+
+    tokens: tuple[int, ...]
+    start: int = 1  # at least 1: nothing predicts the first token
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """The writing of fast weights: those numbered `fast` (0 = none: zeros) learn the lessons, and become others."""
+
+    lessons: tuple[Lesson, ...]
+    fast: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a write into fast weights. `number` names the weights that it made."""
+
+    number: int  # at least 1; 0 stands for none, wherever weights are named
+    loss_before: float  # nats per learned token, over all that was learned
+    loss_after: float
+
+
 WRITE, ANSWER, SEARCH, EXTRACT = "write", "answer", "search", "extract"
 """Roles of a turn: what the policy is asked to do in it."""
 
@@ -227,6 +252,7 @@ class Turn:
     question: int | None = None  # index, among the final questions that are asked, of the one it is about
     max_tokens: int = 0  # limit of its completion, tokens; 0 = config.prompt.max_completion_tokens
     stop: Stops | None = None  # texts that end its completion, beside the end of a turn
+    fast: int = 0  # number of the fast weights that it is taken under; 0 = none
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +269,7 @@ class Step:
     role: str = WRITE
     chunk: int | None = None
     question: int | None = None
+    fast: int = 0  # number of the fast weights it was sampled under, in the engine that did; 0 = none
     state: str = ""  # names, within the group, the memory that several of its turns wrote from; "" = it alone did
 
 
@@ -324,6 +351,30 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """A question about what was just learned, answered from the weights alone, before the write and after it."""
+
+    question: str
+    before: str
+    score_before: float | None  # in [0, 1]; None when the judge failed
+    after: str
+    score_after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FastWrite:
+    """A write into fast weights, as records show it."""
+
+    turn: int | None  # index of the turn that said what is learned; None where the text itself is
+    chunks: tuple[int, ...]  # that were read since the write before
+    texts: int  # that were learned
+    tokens: int  # learned of them
+    loss_before: float  # nats per learned token
+    loss_after: float
+    recalls: tuple[Recall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One sampled trajectory of an episode: sample `sample` of group `group`."""
 
@@ -336,6 +387,7 @@ class Rollout:
     judgements: tuple[Judgement, ...] = ()
     # Its turns wrote from memories of other samples: it has no end of its own, and nothing is measured there
     branches: bool = False
+    writes: tuple[FastWrite, ...] = ()  # into fast weights, in order
 
     def of(self, role: str) -> tuple[Step, ...]:
         """The turns of one role, in order."""

@@ -18,6 +18,19 @@ def row_bucket(rows: int, most: int) -> int:
     return bucket
 
 
+def update_rows(rows: int, most: int) -> int:
+    """The smallest of most, most / SHRINK, … (down to 1) that holds so many writes; `most` when none does."""
+    bucket = most
+    while bucket > 1 and max(bucket // SHRINK, 1) >= rows:
+        bucket = max(bucket // SHRINK, 1)
+    return bucket
+
+
+def text_tokens(length: int, most: int) -> int:
+    """Tokens that a text of a write is padded to: `most`, or a quarter of it where that is enough."""
+    return -(-most // SHRINK) if length <= -(-most // SHRINK) else most
+
+
 def listed_bucket(pages: int, rows: int) -> int:
     """The smallest of rows * (2, 4, 6, 8, 12, 16, 24, …) that holds so many pages."""
     each = 2

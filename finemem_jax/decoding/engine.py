@@ -23,21 +23,31 @@ from jax.sharding import NamedSharding, PartitionSpec
 from finemem_jax.config import EngineConfig
 from finemem_jax.decoding import generate as device
 from finemem_jax.decoding import placement
-from finemem_jax.decoding.buckets import listed_bucket, past_bucket, prefill_rows, prefill_width, row_bucket
+from finemem_jax.decoding.buckets import (
+    listed_bucket,
+    past_bucket,
+    prefill_rows,
+    prefill_width,
+    row_bucket,
+    text_tokens,
+    update_rows,
+)
+from finemem_jax.decoding.fast_places import NONE, FastPlaces, FastPool, pad_texts
 from finemem_jax.decoding.pages import Pages
-from finemem_jax.decoding.request import EngineStats, Episode, Request
+from finemem_jax.decoding.request import EngineStats, Episode, Request, Update
 from finemem_jax.decoding.schedule import Run
+from finemem_jax.nn.fast_weights import FastSetup, FastWeights, Memory, empty_memory
 from finemem_jax.nn.mesh import HEADS
 from finemem_jax.nn.paged_cache import PageCopies, PagePool
-from finemem_jax.types import Completion, Sampling
+from finemem_jax.types import Completion, Sampling, Written
 
 MEMORY_SHARE = 0.8  # of the device's free memory, for the cache
 
 
 class Engine:
-    """Samples completions from `model` with the parameters last set."""
+    """Samples completions from `model` with the parameters last set. fast: where its rows may carry fast weights."""
 
-    def __init__(self, model: nn.Module, params: Any, cfg: EngineConfig):
+    def __init__(self, model: nn.Module, params: Any, cfg: EngineConfig, fast: FastSetup | None = None):
         self.model = model
         self.cfg = cfg
         self.stats = EngineStats()
@@ -52,6 +62,13 @@ class Engine:
         self.device = devices[0]
         self._prefill = placement.make_prefill(model, self.mesh)
         self._decode = placement.make_decode(model, self.mesh)
+        self.fast = fast
+        self.writes = fast.cfg.rows if fast is not None else 1
+        self.fast_pool: FastPool | None = None
+        self.fast_places = FastPlaces(cfg.slots)
+        if fast is not None:
+            self._write = placement.make_write(model, self.mesh, fast.cfg)
+            self._load = jax.jit(FastPool.load, donate_argnums=0)
         self.set_params(params)
 
     def set_params(self, params: Any) -> None:
@@ -59,10 +76,17 @@ class Engine:
         self.params = placement.weights_for_decoding(self.model, params, self.mesh, self.cfg.weights)
         if self.pool is not None:  # what it holds was computed with others
             self.pages = Pages(self.pool.pages, self.pool.page)
+        self.take_snapshots()  # what was written into others says nothing
 
     def release(self) -> None:
         """Gives the cache's memory back, e.g. to an update; the next run makes a new one of the same size."""
-        self.pool = self.pages = None
+        self.pool = self.pages = self.fast_pool = None
+        self.fast_places.unplace()
+
+    def take_snapshots(self) -> dict[int, Memory]:
+        """B of all fast weights that were written since, by number; the engine forgets them. Between runs only."""
+        places, self.fast_places = self.fast_places, FastPlaces(self.cfg.slots)
+        return places.known
 
     def reset_stats(self) -> EngineStats:
         """Returns the statistics so far and starts new ones."""
@@ -144,21 +168,31 @@ class Engine:
             for pages in range(1, bucket * most + 1)
             for cut in {False, truncate}
         }
-        return sorted(prefills) + sorted(decodes)
+        return sorted(prefills) + sorted(decodes) + self._write_shapes()
+
+    def _write_shapes(self) -> list[tuple]:
+        if self.fast is None:
+            return []
+        rows, tokens = self.fast.cfg.rows, self.fast.cfg.text_tokens
+        lengths = {text_tokens(length, tokens) for length in (1, tokens)}
+        return sorted({("write", update_rows(n, rows), length) for n in range(1, rows + 1) for length in lengths})
 
     def compile(self, shape: tuple) -> None:
         """Compiles one of `shapes` by a call that does nothing: no row is active, no page is copied."""
         self._ensure_pool()
         kind, rows, *sizes = shape
-        if kind == "prefill":
+        if kind == "write":
+            jax.block_until_ready(self._dispatch_write([], rows, sizes[0]))
+        elif kind == "prefill":
             seq, past = sizes
             lengths, zeros = np.zeros((2, rows), np.int32)
             places = np.zeros((2, rows * (seq // self.cfg.page_tokens) + self.cfg.slots), np.int32)
             tokens, pages = np.zeros((rows, seq), np.int32), np.zeros((rows, past), np.int32)
-            self.prefill(device.PrefillRows(tokens, lengths, pages, zeros, PageCopies(np.int32(0), *places)))
+            copies = PageCopies(np.int32(0), *places)
+            self.prefill(device.PrefillRows(tokens, lengths, pages, zeros, copies, zeros))
         else:
             listed, words, truncate = sizes
-            self.decode(placement.idle_rows(rows, listed, words), 0, truncate)
+            self.decode(placement.idle_rows(rows, listed, words, has_fast=True), 0, truncate)
 
     def _ensure_pool(self) -> Pages:
         """The pages of the pool, which is made where there is none."""
@@ -189,12 +223,29 @@ class Engine:
     def _put(self, inputs: Any) -> Any:
         return jax.device_put(inputs, self.device if self.mesh is None else NamedSharding(self.mesh, PartitionSpec()))
 
+    def _carried(self, rows: Any) -> tuple[Any, FastPool | None]:
+        """The rows with places on the device for the numbers of their fast weights, and the pool that has them."""
+        if self.fast is None:
+            return rows.replace(fast=None), None
+        if self.fast_pool is None:
+            self.fast_pool = placement.fast_pool(
+                self.model, self.fast.cfg, self.fast.basis, self.mesh, self.device, self.cfg.slots
+            )
+        places = np.zeros(len(rows.fast), np.int32)
+        for row, number in enumerate(rows.fast.tolist()):
+            places[row], is_new = self.fast_places.place(number)
+            if is_new:
+                memory = self.fast_places.known[number]
+                self.fast_pool = self._load(self.fast_pool, np.int32(places[row]), memory)
+        return rows.replace(fast=places), self.fast_pool
+
     def prefill(self, rows: device.PrefillRows) -> None:
         """Dispatches one prefill. The rows' arrays are numpy's."""
         self.stats.prefill_calls += 1
         self.stats.prefilled_tokens += int(rows.lengths.sum())
         self.stats.shapes.add(("prefill", *rows.tokens.shape, rows.past_pages.shape[1]))
-        self.pool = self._prefill(self.params, self.pool, self._put(rows))
+        rows, fast = self._carried(rows)
+        self.pool = self._prefill(self.params, self.pool, self._put(rows), fast)
         if self.is_timed:
             jax.block_until_ready(self.pool)
 
@@ -202,8 +253,41 @@ class Engine:
         """Dispatches one decode of up to `decode_chunk` tokens per row; the result is still on the device."""
         self.stats.decode_calls += 1
         self.stats.shapes.add(("decode", len(rows.token), len(rows.pages), rows.key_words.shape[1], truncate))
+        rows, fast = self._carried(rows)
         inputs = self._put((rows, np.int32(floor)))
         self.pool, sampled = self._decode(
-            self.params, self.pool, *inputs, steps=self.cfg.decode_chunk, truncate=truncate
+            self.params, self.pool, *inputs, fast, steps=self.cfg.decode_chunk, truncate=truncate
         )
         return sampled
+
+    def write(self, updates: Sequence[Update]) -> Any:
+        """Dispatches one call for writes of different episodes; the result, for `written`, is still on the device."""
+        if self.fast is None:
+            raise ValueError("fast weights are written, and the engine has none: config.method.fast.rank")
+        longest = max((len(lesson.tokens) for update in updates for lesson in update.lessons), default=1)
+        rows = update_rows(len(updates), self.fast.cfg.rows)
+        return self._dispatch_write(updates, rows, text_tokens(longest, self.fast.cfg.text_tokens))
+
+    def _dispatch_write(self, updates: Sequence[Update], rows: int, seq: int) -> Any:
+        assert self.fast is not None
+        cfg, basis = self.fast.cfg, self.fast.basis
+        self.stats.updates += len(updates)
+        self.stats.update_calls += 1
+        self.stats.shapes.add(("write", rows, seq))
+        b = empty_memory(self.model, cfg, rows)
+        for row, update in enumerate(updates):
+            if update.fast != NONE:
+                for name, own in self.fast_places.known[update.fast].items():
+                    b[name][row] = own
+        texts = pad_texts([update.lessons for update in updates], rows, seq, cfg)
+        return self._write(self.params, *self._put((FastWeights(basis, b, cfg.scale), texts)))
+
+    def written(self, updates: Sequence[Update], result: Any) -> list[Written]:
+        """Takes the snapshots of a call's writes to the host; what their episodes are told."""
+        b, losses = jax.device_get(result)
+        return [
+            Written(
+                self.fast_places.add({name: own[row].copy() for name, own in b.items()}), *map(float, losses[:, row])
+            )
+            for row in range(len(updates))
+        ]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from finemem_jax.decoding.fast_places import FastPool
 from finemem_jax.decoding.sampling import RowSampling, completion_keys, is_stop, sample
 from finemem_jax.nn.paged_cache import DecodeCache, PageCopies, PagePool, PrefillCache
 
@@ -27,6 +28,7 @@ class PrefillRows:
     past_pages: Any  # [rows, past pages] int32: the pages of what comes before
     past_lengths: Any  # [rows] int32: tokens in them, a multiple of the page
     copies: PageCopies  # where the rows' pages go; a page that several requests need of their own is named by each
+    fast: Any = None  # [rows] int32: the fast weights of each, by number, or by place in a FastPool
 
 
 @flax.struct.dataclass
@@ -48,6 +50,7 @@ class DecodeRows:
     page_rows: Any  # [listed] int32: whose; the number of rows where the place is unused
     page_starts: Any  # [listed] int32: place of the page's first token in its row
     first_page: Any  # [rows] int32: place of the row's first page in the list
+    fast: Any = None  # [rows] int32: as in PrefillRows
 
     def sampling(self) -> RowSampling:
         return RowSampling(
@@ -70,7 +73,7 @@ class Sampled:
     steps: Any  # [] int32: decode steps that were run
 
 
-def prefill(model: nn.Module, params: Any, pool: PagePool, rows: PrefillRows) -> PagePool:
+def prefill(model: nn.Module, params: Any, pool: PagePool, rows: PrefillRows, fast: FastPool | None = None) -> PagePool:
     """The pool with the keys and values of the rows' tokens in the pages that were named for them.
 
     The last token of a prompt is not among them: it is the first that `decode` feeds, so that sampling is compiled
@@ -84,6 +87,7 @@ def prefill(model: nn.Module, params: Any, pool: PagePool, rows: PrefillRows) ->
         order + rows.past_lengths[:, None],
         segment_ids,
         cache=PrefillCache(pool, rows.past_pages, rows.past_lengths),
+        fast=None if fast is None else fast.rows(rows.fast),
         method="hidden_states",
     )
     return pool.write_pages(new, rows.copies)
@@ -95,6 +99,7 @@ def decode(
     pool: PagePool,
     rows: DecodeRows,
     floor: Int[Array, ""],
+    fast: FastPool | None = None,
     *,
     steps: int,
     truncate: bool,
@@ -105,6 +110,7 @@ def decode(
     """
     count = len(rows.token)
     sampling = rows.sampling()
+    carried = None if fast is None else fast.rows(rows.fast)
 
     def is_wanted(state: tuple) -> Array:
         _, rows, sampled = state
@@ -121,6 +127,7 @@ def decode(
             cache=DecodeCache(
                 pool, rows.pages, rows.page_rows, rows.page_starts, rows.first_page, rows.length, rows.is_active
             ),
+            fast=carried,
             method="hidden_states",
         )
         logits = model.apply({"params": params}, hidden, method="unembed")[:, 0]

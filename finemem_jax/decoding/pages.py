@@ -1,7 +1,8 @@
 """Who holds which page of the cache, and which pages are known by the tokens in them.
 
-A page is known when it is full of a prompt's tokens: its name is those tokens and the page before it, so that two
-prompts find the same page exactly when they begin alike up to its end. A known page that nobody holds stays readable
+A page is known when it is full of a prompt's tokens: its name is those tokens and the page before it, or the number of
+the fast weights that it was computed under, so that two prompts find the same page exactly when they begin alike up to
+its end and were read with the same weights. A known page that nobody holds stays readable
 until its room is needed; the one unused for longest goes first.
 """
 
@@ -12,7 +13,10 @@ from collections.abc import Sequence
 
 from finemem_jax.nn.paged_cache import SCRATCH
 
-_ROOT = -1  # stands for the page before a row's first
+
+def _root(fast: int) -> int:
+    """Stands for the page before a row's first, of rows with these fast weights (0 = none)."""
+    return -1 - fast
 
 
 class Pages:
@@ -57,9 +61,11 @@ class Pages:
             self._holders[taken[-1]] = 1
         return taken
 
-    def share(self, tokens: Sequence[int]) -> list[int]:
-        """The known pages that hold the longest beginning of `tokens`, whole pages only; each is held once more."""
-        found, before = [], _ROOT
+    def share(self, tokens: Sequence[int], fast: int = 0) -> list[int]:
+        """The known pages that hold the longest beginning of `tokens`, whole pages only; each is held once more.
+
+        fast: number of the fast weights that they are read with."""
+        found, before = [], _root(fast)
         for start in range(0, len(tokens) - self.page + 1, self.page):
             page = self._found.get((before, tuple(tokens[start : start + self.page])))
             if page is None:
@@ -70,9 +76,9 @@ class Pages:
             before = self._serials[page]
         return found
 
-    def name(self, pages: Sequence[int], tokens: Sequence[int]) -> None:
+    def name(self, pages: Sequence[int], tokens: Sequence[int], fast: int = 0) -> None:
         """Makes the full pages of a row, from its first on, known by `tokens`. Names that exist are kept."""
-        before = _ROOT
+        before = _root(fast)
         for page, start in zip(pages, range(0, len(tokens) - self.page + 1, self.page), strict=False):
             if page not in self._names:
                 name = (before, tuple(tokens[start : start + self.page]))

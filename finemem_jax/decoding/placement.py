@@ -16,14 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from finemem_jax.config import EngineConfig, UserError
+from finemem_jax.config import EngineConfig, FastConfig, UserError
 from finemem_jax.decoding import generate
+from finemem_jax.decoding.fast_places import FastPool
 from finemem_jax.decoding.sampling import STOP_TOKENS
 from finemem_jax.nn import decode_attention
+from finemem_jax.nn.fast_weights import Basis, FastWeights, decode_shardings, empty_memory
 from finemem_jax.nn.mesh import HEADS, on_mesh
 from finemem_jax.nn.paged_cache import PagePool
 from finemem_jax.nn.quantize import quantized
 from finemem_jax.nn.sharding import AXES, DECODE_RULES, param_shardings
+from finemem_jax.rl import fast_write
 
 CAST = ("kernel", "table", "bias", "a", "b")  # parameters that the model casts to its compute dtype before use
 
@@ -106,28 +109,57 @@ def pool_sharding(mesh: Mesh, for_kernel: bool) -> NamedSharding:
 
 
 def make_prefill(model: nn.Module, mesh: Mesh | None) -> Callable:
-    """`generate.prefill`, jitted: (params, pool, rows) -> pool. The pool is donated: it is updated in place."""
+    """`generate.prefill`, jitted: (params, pool, rows, fast) -> pool. The pool is donated: it is updated in place."""
 
-    def prefill(params: Any, pool: PagePool, rows: generate.PrefillRows) -> PagePool:
+    def prefill(params: Any, pool: PagePool, rows: generate.PrefillRows, fast: FastPool | None) -> PagePool:
         with on_mesh(mesh):
-            return generate.prefill(model, params, pool, rows)
+            return generate.prefill(model, params, pool, rows, fast)
 
     return jax.jit(prefill, donate_argnums=1)
 
 
 def make_decode(model: nn.Module, mesh: Mesh | None) -> Callable:
-    """`generate.decode`, jitted: (params, pool, rows, floor, steps=, truncate=) -> (pool, sampled). The pool is
+    """`generate.decode`, jitted: (params, pool, rows, floor, fast, steps=, truncate=) -> (pool, sampled). The pool is
     donated: it is updated in place."""
 
-    def decode(params: Any, pool: PagePool, rows: generate.DecodeRows, floor: jax.Array, *, steps: int, truncate: bool):
+    def decode(
+        params: Any,
+        pool: PagePool,
+        rows: generate.DecodeRows,
+        floor: jax.Array,
+        fast: FastPool | None,
+        *,
+        steps: int,
+        truncate: bool,
+    ):
         with on_mesh(mesh):
-            return generate.decode(model, params, pool, rows, floor, steps=steps, truncate=truncate)
+            return generate.decode(model, params, pool, rows, floor, fast, steps=steps, truncate=truncate)
 
     return jax.jit(decode, static_argnames=("steps", "truncate"), donate_argnums=1)
 
 
-def idle_rows(rows: int, listed: int, words: int, slots: int = 0) -> generate.DecodeRows:
-    """The inputs of a decode call in which nobody samples, as numpy: for compiling its shape."""
+def make_write(model: nn.Module, mesh: Mesh | None, cfg: FastConfig) -> Callable:
+    """`fast_write.write`, jitted: (params, fast, texts) -> (B, losses)."""
+
+    def write(params: Any, fast: FastWeights, texts: fast_write.Texts) -> tuple[Any, jax.Array]:
+        with on_mesh(mesh):
+            return fast_write.write(model, params, fast, texts, cfg)
+
+    return jax.jit(write)
+
+
+def fast_pool(model: nn.Module, cfg: FastConfig, basis: Basis, mesh: Mesh | None, device: Any, slots: int) -> FastPool:
+    """A pool for the fast weights of so many rows, and the zeros of rows without, in its place."""
+    pool = FastPool(basis, empty_memory(model, cfg, slots + 1), cfg.scale)
+    if mesh is None:
+        return jax.device_put(pool, device)
+    a, b = decode_shardings(mesh)
+    return pool.replace(a=jax.device_put(pool.a, a), b=jax.device_put(pool.b, b))
+
+
+def idle_rows(rows: int, listed: int, words: int, *, has_fast: bool = False) -> generate.DecodeRows:
+    """The inputs of a decode call in which nobody samples, as numpy: for compiling its shape. has_fast: rows may carry
+    fast weights."""
 
     def zeros(*shape: int, dtype: type = np.int32) -> np.ndarray:
         return np.zeros(shape, dtype)
@@ -148,6 +180,7 @@ def idle_rows(rows: int, listed: int, words: int, slots: int = 0) -> generate.De
         page_rows=np.full(listed, rows, np.int32),
         page_starts=zeros(listed),
         first_page=zeros(rows),
+        fast=zeros(rows) if has_fast else None,
     )
 
 
@@ -174,4 +207,4 @@ def abstract_decode(model: nn.Module, cfg: EngineConfig, mesh: Mesh) -> tuple[Ca
     rows = placed(idle_rows(cfg.slots, listed, words=5), whole)
     floor = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     decode = partial(make_decode(model, mesh).lower, steps=cfg.decode_chunk, truncate=False)
-    return decode, (params, placed(pool, pool_sharding(mesh, bool(kernel_pages))), rows, floor)
+    return decode, (params, placed(pool, pool_sharding(mesh, bool(kernel_pages))), rows, floor, None)

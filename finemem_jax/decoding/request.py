@@ -6,26 +6,38 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finemem_jax.types import Completion, Sampling
+from finemem_jax.types import Lesson, Sampling
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """One completion to be sampled. `key`: words that make its randomness its own, e.g. (seed, step, group, …).
     `name`: what to call it in an error. `ends`: (tokens so far, how many of them were looked at before) -> after how
-    many of them the completion is over, 0 where it goes on; asked on the host, which sees them call by call."""
+    many of them the completion is over, 0 where it goes on; asked on the host, which sees them call by call.
+    `fast`: number of the fast weights it is sampled under; 0 = none."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
     key: tuple[int, ...]
     name: str = ""
     ends: Callable[[Sequence[int], int], int] | None = None
+    fast: int = 0
 
     def __str__(self) -> str:
         return f"{self.name or 'the request'} with key {self.key}"
 
 
-Episode = Generator[Request, Completion, Any]
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A write into fast weights: those numbered `fast` (0 = none: zeros) learn the lessons, and become others."""
+
+    lessons: tuple[Lesson, ...]
+    fast: int = 0
+    name: str = ""
+
+
+# A request is sent its Completion, an update what came of it, a Written.
+Episode = Generator[Request | Update, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,8 @@ class EngineStats:
     slot_steps: int = 0  # decode steps times rows
     prefill_calls: int = 0
     decode_calls: int = 0
+    updates: int = 0  # writes into fast weights
+    update_calls: int = 0
     preemptions: int = 0  # requests whose pages were taken for older ones, and that went on later
     device_seconds: float = 0.0  # from the first device call of a round to its last result
     overlapped_seconds: float = 0.0  # of these, the host was at work as well

@@ -1,8 +1,9 @@
 """The schedule of one `Engine.run`: who is decoded, who waits, which prompts are prefilled together.
 
 Each round: pages for the tokens that the rows may sample next, taken from the youngest rows when there are no more;
-waiting requests into free rows, oldest first, as long as their pages fit; prefill; decode; and while the device is
-at it, the episodes whose completions came out of the round before go on.
+waiting requests into free rows, oldest first, as long as their pages fit; prefill; the writes into fast weights that
+are ready, together; decode; and while the device is at it, the episodes whose completions came out of the round before
+go on.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from finemem_jax.config import EngineConfig, UserError
 from finemem_jax.decoding import buckets
 from finemem_jax.decoding import generate as device
 from finemem_jax.decoding.pages import Pages
-from finemem_jax.decoding.request import Cancelled, EngineStats, Episode, EpisodesFailed, Request
+from finemem_jax.decoding.request import Cancelled, EngineStats, Episode, EpisodesFailed, Request, Update
 from finemem_jax.decoding.sampling import NO_STOP, STOP_TOKENS
 from finemem_jax.nn.paged_cache import SCRATCH, PageCopies
-from finemem_jax.types import AnswererDown, Completion, Sampling
+from finemem_jax.types import AnswererDown, Completion, Sampling, Written
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Part:
     """A part of a prompt, to be a row of one prefill call."""
 
     tokens: tuple[int, ...]
+    fast: int  # number of the fast weights it is read with
     width: int  # pages it is padded to
     past: list[int]  # pages before it
     copies: list[tuple[int, int]]  # (page of the part, page of the pool)
@@ -67,9 +69,10 @@ class Part:
 
 @runtime_checkable
 class Device(Protocol):
-    """What a run asks of the engine: two calls that are dispatched, not waited for."""
+    """What a run asks of the engine: calls that are dispatched, not waited for."""
 
     cfg: EngineConfig
+    writes: int  # into fast weights, of one call, at most
     stats: EngineStats
     is_timed: bool  # the time of prefills is measured
     cancelled: set[tuple[int, ...]]  # keys of requests
@@ -77,6 +80,10 @@ class Device(Protocol):
     def prefill(self, rows: device.PrefillRows) -> None: ...
 
     def decode(self, rows: device.DecodeRows, floor: int, truncate: bool) -> device.Sampled: ...
+
+    def write(self, updates: Sequence[Update]) -> Any: ...
+
+    def written(self, updates: Sequence[Update], result: Any) -> list[Written]: ...
 
 
 class Run:
@@ -91,7 +98,9 @@ class Run:
         self.unfinished = len(episodes)
         self.waiting: deque[Running] = deque()
         self.running: list[Running] = []  # in the order they got their rows, which are their places in this list
-        self.finished: list[tuple[int, Completion]] = []  # completions their episodes have not seen yet
+        self.updates: list[tuple[int, Update]] = []  # writes that are ready
+        # completions and writes that their episodes have not seen yet
+        self.finished: list[tuple[int, Completion | Written]] = []
         self.most_pages = self.pages.count(self.cfg.cache_tokens)
 
     def drive(self) -> list[Any]:
@@ -102,7 +111,7 @@ class Run:
             self._drop_cancelled()
             self._grow()
             placed = self._admit()
-            if self.running:
+            if self.running or self.updates:
                 self._round(placed)
             if not self.waiting:
                 self._advance_finished()
@@ -117,25 +126,40 @@ class Run:
         self._prefill(placed)
         if self.engine.is_timed:
             self.stats.prefill_seconds += time.perf_counter() - started
-        sampled = self._decode()
+        writes = self._write()
+        sampled = self._decode() if self.running else None
         dispatched = time.perf_counter()
         self._advance_finished()
         self.stats.overlapped_seconds += time.perf_counter() - dispatched
+        written = [(index, done) for calls in writes for index, done in self._written(*calls)]
         sampled = jax.device_get(sampled)
         self.stats.device_seconds += time.perf_counter() - started
-        self._collect(sampled)
+        self.finished += written
+        if sampled is not None:
+            self._collect(sampled)
+
+    def _write(self) -> list[tuple[list[tuple[int, Update]], Any]]:
+        """Dispatches the writes that are ready, in as few calls as hold them."""
+        ready, self.updates = self.updates, []
+        most = self.engine.writes if ready else 1
+        calls = [ready[start : start + most] for start in range(0, len(ready), most)]
+        return [(call, self.engine.write([update for _, update in call])) for call in calls]
+
+    def _written(self, call: list[tuple[int, Update]], result: Any) -> list[tuple[int, Written]]:
+        done = self.engine.written([update for _, update in call], result)
+        return [(index, written) for (index, _), written in zip(call, done, strict=True)]
 
     # ---- episodes ----
 
     def _advance_finished(self) -> None:
         finished, self.finished = self.finished, []
-        for index, completion in finished:
-            self._advance(index, completion)
+        for index, done in finished:
+            self._advance(index, done)
 
-    def _advance(self, index: int, completion: Completion | None) -> None:
+    def _advance(self, index: int, done: Completion | Written | None) -> None:
         """Lets an episode go on; its next request goes to the end of the queue."""
         try:
-            request = self.episodes[index].send(completion)
+            request = self.episodes[index].send(done)
         except StopIteration as stop:
             self.results[index] = stop.value
             self.unfinished -= 1
@@ -147,6 +171,9 @@ class Run:
             error.add_note(f"raised by {self.names[index]} in this run of the engine")
             self.failures.append((index, self.names[index], error))
             self.unfinished -= 1
+            return
+        if isinstance(request, Update):
+            self.updates.append((index, request))
             return
         self._check(request)
         self.waiting.append(Running(index, request))
@@ -208,7 +235,7 @@ class Run:
         while self.waiting and len(self.running) < self.cfg.slots:
             running = self.waiting[0]
             tokens = running.to_cache
-            shared = self.pages.share(tokens)
+            shared = self.pages.share(tokens, running.request.fast)
             taken = self.pages.take(self.pages.count(running.reach(self.cfg.decode_chunk)) - len(shared))
             if taken is None:
                 self.pages.give_back(shared)
@@ -218,7 +245,7 @@ class Run:
             self.running.append(running)
             placed.append(running)
             # Named before they are filled: whoever is placed next shares them, and is prefilled after them.
-            self.pages.name(running.pages, tokens)
+            self.pages.name(running.pages, tokens, running.request.fast)
         return placed
 
     # ---- prefill ----
@@ -228,19 +255,20 @@ class Run:
         page = self.pages.page
         calls: dict[tuple[int, int], list[Part]] = defaultdict(list)  # by level and width
         filled_at: dict[int, int] = {}  # page -> level of the call that fills it
-        last_parts: dict[tuple[int, ...], Part] = {}  # prompt -> its last part
+        last_parts: dict[tuple[int, tuple[int, ...]], Part] = {}  # fast weights and prompt -> its last part
         for running in placed:
             tokens = running.to_cache
-            if tokens in last_parts:  # full pages are shared; the one that is sampled into is each request's own
+            alike = (running.request.fast, tokens)
+            if alike in last_parts:  # full pages are shared; the one that is sampled into is each request's own
                 if len(tokens) % page:
-                    part, full = last_parts[tokens], len(tokens) // page
+                    part, full = last_parts[alike], len(tokens) // page
                     part.copies.append((full - len(part.past), running.pages[full]))
                 continue
             level = 1 + max((filled_at.get(shared, -1) for shared in running.pages[: running.shared]), default=-1)
             for part in self._parts(running, tokens):
                 calls[level, part.width].append(part)
                 filled_at.update((own, level) for _, own in part.copies)
-                last_parts[tokens] = part
+                last_parts[alike] = part
                 level += 1
         for (_, width), parts in sorted(calls.items(), key=lambda call: call[0]):
             full = buckets.prefill_rows(width * page, self.cfg.prefill_tokens)
@@ -255,7 +283,8 @@ class Run:
         while first < last:
             width = buckets.prefill_width(last - first, self.most_pages)
             own = running.pages[first : min(first + width, last)]
-            yield Part(tokens[first * page : (first + width) * page], width, running.pages[:first], [*enumerate(own)])
+            part = tokens[first * page : (first + width) * page]
+            yield Part(part, running.request.fast, width, running.pages[:first], [*enumerate(own)])
             first += width
 
     def _prefill_call(self, parts: list[Part], rows: int, width: int) -> None:
@@ -263,17 +292,17 @@ class Run:
         most_past = buckets.past_bucket(max(len(part.past) for part in parts))
         tokens = np.zeros((rows, width * page), np.int32)
         past = np.full((rows, most_past), SCRATCH, np.int32)
-        lengths, past_lengths = np.zeros((2, rows), np.int32)
+        lengths, past_lengths, fast = np.zeros((3, rows), np.int32)
         copies = []
         for row, part in enumerate(parts):
-            lengths[row], past_lengths[row] = len(part.tokens), len(part.past) * page
+            lengths[row], past_lengths[row], fast[row] = len(part.tokens), len(part.past) * page, part.fast
             tokens[row, : lengths[row]] = part.tokens
             past[row, : len(part.past)] = part.past
             copies += [(row * width + source, target) for source, target in part.copies]
         places = np.zeros((2, rows * width + self.cfg.slots), np.int32)
         places[:, : len(copies)] = np.array(copies).T
         placed = PageCopies(np.int32(len(copies)), *places)
-        self.engine.prefill(device.PrefillRows(tokens, lengths, past, past_lengths, placed))
+        self.engine.prefill(device.PrefillRows(tokens, lengths, past, past_lengths, placed, fast))
 
     # ---- decode ----
 
@@ -321,6 +350,7 @@ class Run:
                 page_rows=owners,
                 page_starts=starts,
                 first_page=column((ends - counts).tolist(), np.int32),
+                fast=column([request.fast for request in requests], np.int32),
             ),
             self._floor(),
             any(s.top_k or s.top_p < 1.0 for s in samplings),

@@ -7,7 +7,16 @@ from concurrent.futures import Future
 
 from finemem_jax.config import UserError, resolve
 from finemem_jax.env import prompts, thoughts
-from finemem_jax.env.environment import Environment, decode, judged, judged_answer, naming, retriever, taken
+from finemem_jax.env.environment import (
+    Environment,
+    decode,
+    judged,
+    judged_answer,
+    naming,
+    retriever,
+    scored,
+    taken,
+)
 from finemem_jax.env.scoring import substring_match
 from finemem_jax.types import (
     ANSWER,
@@ -26,6 +35,8 @@ from finemem_jax.types import (
 INSTRUCTIONS = """\
 You answer a question from notes that were taken while a text was read. Say the answer alone, in as few words as it \
 takes."""
+RECALL = "You answer a question from what you have learned. Say the answer alone, in as few words as it takes."
+RECALLS = 1 << 20  # index of the first turn that is for records alone; no rollout has so many
 
 
 def answer_turns(
@@ -35,16 +46,18 @@ def answer_turns(
     questions: Sequence[Question],
     steps: list[Step],
     first: int = 0,
+    *,
+    fast: int = 0,
 ) -> Generator[Turn, Completion, Callable[[], list[Answer]]]:
     """Yields a turn per question, appends what came of it to `steps`, and returns what waits for the scores.
 
     first: index of the first of them among the final questions that are asked.
 
     An answer that its limit cut off is scored as it stands: it is the policy's own doing, not the infrastructure's.
+    fast: number of the fast weights that it answers under.
     """
     questions = [judged(env, episode, question) for question in questions]
     find = retriever(memory.items, env)
-    read = getattr(resolve(prompts.PROMPTS, env.prompt.name), "read_answer", str)
     given: list[tuple[Question, tuple[Retrieved, ...], int, Callable[[], Verdict], str]] = []
     for number, question in enumerate(questions, first):
         items = find(question.text)
@@ -59,11 +72,10 @@ def answer_turns(
             ANSWER,
             question=number,
             max_tokens=env.method.answer_tokens,
+            fast=fast,
         )
         completion = yield turn
-        is_thinking = prompts.opens_thought(env.tokenizer, tokens)
-        said = decode(env.tokenizer, completion)
-        text = read(thoughts.without_thoughts(thoughts.OPEN + said if is_thinking else said)).strip()
+        text = _read(env, tokens, completion)
         steps.append(taken(turn, completion, text, (), (), memory))
         reply: Future[Reply] = Future()
         reply.set_result(Reply(text))
@@ -78,6 +90,43 @@ def answer_turns(
         return answers
 
     return collect
+
+
+def recall_turns(
+    env: Environment, episode: Episode, questions: Sequence[Question], fast: int, number: int
+) -> Generator[Turn, Completion, list[tuple[str, Callable[[], float | None]]]]:
+    """Asks from the weights `fast` alone, with nothing in the prompt but the question: the answers, and what waits for
+    the score of each. Such turns are for records, not for training, and count beside the rollout's.
+
+    number: of this round of questions in the episode."""
+    found: list[tuple[str, Callable[[], float | None]]] = []
+    for place, question in enumerate(judged(env, episode, question) for question in questions):
+        with naming(episode, f"question {question.text!r}"):
+            tokens, _ = _render(env, question, (), episode.query_prompt)
+        messages = _messages(env, question, (), episode.query_prompt)
+        index = RECALLS + number * len(questions) + place
+        turn = Turn(
+            index, tokens, env.empty_memory(), (), messages, ANSWER, max_tokens=env.method.answer_tokens, fast=fast
+        )
+        text = _read(env, tokens, (yield turn))
+        reply: Future[Reply] = Future()
+        reply.set_result(Reply(text))
+        found.append((text, scored(env, question, reply)[1]))
+    return found
+
+
+def question_tokens(env: Environment, question: str, hint: str) -> tuple[int, ...]:
+    """The prompt of a question that is answered from weights alone."""
+    messages = _messages(env, Question(question, ()), (), hint)
+    return prompts.tokens_of(env.tokenizer, messages, env.prompt)
+
+
+def _read(env: Environment, prompt_tokens: Sequence[int], completion: Completion) -> str:
+    """The answer in what was said."""
+    read = getattr(resolve(prompts.PROMPTS, env.prompt.name), "read_answer", str)
+    is_thinking = prompts.opens_thought(env.tokenizer, prompt_tokens)
+    said = decode(env.tokenizer, completion)
+    return read(thoughts.without_thoughts(thoughts.OPEN + said if is_thinking else said)).strip()
 
 
 UNKNOWN = "unknown"  # what an expert answers where it is not said
@@ -101,7 +150,8 @@ def is_said(question: Question, texts: Sequence[str]) -> bool:
 
 
 def _messages(env: Environment, question: Question, items: Sequence[Retrieved], hint: str) -> list[dict[str, str]]:
-    say = getattr(resolve(prompts.PROMPTS, env.prompt.name), "answer_messages", _default_messages)
+    default = _recall_messages if env.method.fast.rank and not items else _default_messages
+    say = getattr(resolve(prompts.PROMPTS, env.prompt.name), "answer_messages", default)
     system, user = say(question.text, [item.text for item in items], hint)
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
@@ -109,6 +159,10 @@ def _messages(env: Environment, question: Question, items: Sequence[Retrieved], 
 def _default_messages(question: str, notes: Sequence[str], hint: str) -> tuple[str, str]:
     listed = "\n".join(f"- {note}" for note in notes) or "(none)"
     return f"{INSTRUCTIONS} {hint}".strip(), f"Notes:\n{listed}\n\n{question}"
+
+
+def _recall_messages(question: str, notes: Sequence[str], hint: str) -> tuple[str, str]:
+    return f"{RECALL} {hint}".strip(), question
 
 
 def _render(

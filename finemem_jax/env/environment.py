@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -39,6 +40,7 @@ from finemem_jax.types import (
     Judge,
     Judgement,
     JudgeRequest,
+    Learn,
     Memory,
     MemoryItem,
     Operation,
@@ -106,7 +108,8 @@ class Environment:
         return resolve(MEMORY, self.memory.name).create(self.memory, self.count_tokens)
 
 
-Game = Generator[Turn, Completion, Callable[[], Rollout]]
+# A turn is sent its Completion, a write into fast weights what came of it, a Written.
+Game = Generator[Turn | Learn, Any, Callable[[], Rollout]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,7 @@ def taken(
         turn.role,
         turn.chunk,
         turn.question,
+        turn.fast,
     )
 
 

@@ -50,6 +50,11 @@ def emit(operations: Sequence[Operation], codec: str = "qwen", specs: Sequence[T
     return resolve(CODECS, codec).write(operations, specs)
 
 
+def instructions(specs: Sequence[ToolSpec], codec: str) -> str:
+    """What a prompt says of these tools and of how a codec writes their calls."""
+    return resolve(CODECS, codec).instructions(specs)
+
+
 def unfit(codec: str, specs: Sequence[ToolSpec]) -> str:
     """Why operations of these tools cannot be written in a codec, "" where they can."""
     says = getattr(resolve(CODECS, codec), "unfit", None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -67,6 +68,25 @@ def render(
             )
         gone = {item.id for item in loose[: (len(loose) + 1) // 2]}
         shown = [item for item in shown if item.id not in gone]
+
+
+def tokens_of(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], cfg: PromptConfig
+) -> tuple[int, ...]:
+    """The ids of a prompt that names no tools."""
+    return tuple(int(token) for token in apply_template(tokenizer, messages, (), cfg, tokenize=True))
+
+
+def module(cfg: PromptConfig) -> Any:
+    """The file in prompts/ of a config."""
+    return resolve(PROMPTS, cfg.name)
+
+
+def arranged(tokenizer: PreTrainedTokenizerBase, system: str, user: str, cfg: PromptConfig) -> list[dict[str, str]]:
+    """The two texts as messages that the chat template takes."""
+    if find_layout(tokenizer, (), cfg).has_system_turn:
+        return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return [{"role": "user", "content": f"{system}\n\n{user}".strip()}]
 
 
 def opens_thought(tokenizer: PreTrainedTokenizerBase, prompt_tokens: Sequence[int]) -> bool:

@@ -10,8 +10,9 @@ Looked at:
     heldout/WHEN POLICY.jsonl   a line per held-out episode: {"episode", "samples"}, one sample each; WHEN is "before",
                                 "after" (the newest evaluation) or "baseline"
 A sample holds its steps (raw text, operations with their outcome, what changed in memory) and its answers; a sample of
-training also its reward terms and advantages per step. Memory is not repeated: M_t is M_{t-1} without `removed`, with
-every item of `written` put in its place or appended.
+training also its reward terms and advantages per step, and one whose method writes fast weights its `writes` (FastWrite
+of types.py). Memory is not repeated: M_t is M_{t-1} without `removed`, with every item of `written` put in its place or
+appended.
 
 What a reader takes for granted is not written: a step's `role` (write) and `chunk` (its place), a retrieved item's
 `writers` (the step that wrote it last), what an answer `cited` and its score without some of its items (`subsets`)
@@ -20,6 +21,7 @@ where nobody asked. Records of older code lack these.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -255,7 +257,8 @@ def sample_record(rollout: Rollout) -> dict:
         {"step": a.chunk, **answer_record(a, {"failure": next(causes) if a.chunk is None else ""})}
         for a in rollout.answers
     ]
-    return {"sample": rollout.sample, "steps": steps, "answers": answers}
+    writes = {"writes": [dataclasses.asdict(write) for write in rollout.writes]} if rollout.writes else {}
+    return {"sample": rollout.sample, "steps": steps, "answers": answers, **writes}
 
 
 def _step_record(place: int, step: Step, before: Mapping[str, object]) -> dict:

@@ -16,6 +16,9 @@ write: what an expert writes in a turn about a chunk, in the tools of the enviro
 
 `OWN_TURNS = True`: how many turns there are is the policy's choice, so that a turn's running number says nothing, and
 no credit rule may compare turns by it.
+
+A method that writes into fast weights yields a `Learn` for it, is sent a `Written`, and exports WRITES_FAST = True;
+`check(cfg)`, where a method has it, raises UserError for a config that it cannot be played with.
 """
 
 EXPORTS = ("play()",)

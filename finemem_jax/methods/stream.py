@@ -105,13 +105,16 @@ def write_turn(
     index: int,
     asked: Asked,
     write: Callable[[Episode, Turn], Sequence[Operation]] | None = None,
+    *,
+    fast: int = 0,
 ) -> Generator[Turn, Completion, Step]:
-    """The writing turn number `index` on its own, from any memory: yields the turn, returns what came of it."""
+    """The writing turn number `index` on its own, from any memory and under any fast weights: yields the turn, returns
+    what came of it."""
     if write is None:
         shown = view(memory, chunk.text, env.memory.view, env)
         with naming(episode, f"chunk {chunk.index}"):
             tokens, visible = turn_prompt(env, chunk.text, shown, seen_question(env, asked.final), memory.notice())
-        turn = Turn(index, tokens, memory, visible, chunk=chunk.index)
+        turn = Turn(index, tokens, memory, visible, chunk=chunk.index, fast=fast)
         completion = yield turn
         text, written = read(env, turn, completion)
     else:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from finemem_jax.config import LoraConfig
 from finemem_jax.nn.attention import attention
 from finemem_jax.nn.decode_attention import decode_attention
+from finemem_jax.nn.fast_weights import FastWeights
 from finemem_jax.nn.kv_cache import KVCache
 from finemem_jax.nn.mesh import split_rows
 from finemem_jax.nn.paged_cache import DecodeCache, PrefillCache
@@ -227,6 +228,7 @@ class LayerInputs:
     segment_ids: Any  # [rows, seq] int32
     past: KVCache | PrefillCache | None  # tokens before this call, which the layers only read
     attend_to: int = flax.struct.field(pytree_node=False)  # slots of a KVCache that are read
+    fast: FastWeights | None = None  # what rows carry of their own in the last layers
 
 
 class Attention(nn.Module):
@@ -275,11 +277,18 @@ class MLP(nn.Module):
     cfg: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows seq embed"]) -> Float[Array, "rows seq embed"]:
+    def __call__(
+        self, x: Float[Array, "rows seq embed"], layer: Int[Array, ""], fast: FastWeights | None
+    ) -> Float[Array, "rows seq embed"]:
         cfg = self.cfg
-        gate = Linear(cfg, cfg.intermediate_size, ("embed", "mlp"), name="gate_proj")(x)
-        up = Linear(cfg, cfg.intermediate_size, ("embed", "mlp"), name="up_proj")(x)
-        return Linear(cfg, cfg.hidden_size, ("mlp", "embed"), name="down_proj")(nn.silu(gate) * up)
+
+        def project(name: str, x: Array, features: int, axes: tuple[str, str]) -> Array:
+            y = Linear(cfg, features, axes, name=name)(x)
+            return y if fast is None else y + fast.term(name, x, layer - (cfg.num_layers - fast.layers))
+
+        gate = project("gate_proj", x, cfg.intermediate_size, ("embed", "mlp"))
+        up = project("up_proj", x, cfg.intermediate_size, ("embed", "mlp"))
+        return project("down_proj", nn.silu(gate) * up, cfg.hidden_size, ("mlp", "embed"))
 
 
 class Layer(nn.Module):
@@ -296,7 +305,7 @@ class Layer(nn.Module):
         normed = RMSNorm(cfg, name="input_norm")(x)
         attended, new, cache = Attention(cfg, name="attention")(normed, layer, inputs, cache)
         x = x + attended
-        x = x + MLP(cfg, name="mlp")(RMSNorm(cfg, name="post_attention_norm")(x))
+        x = x + MLP(cfg, name="mlp")(RMSNorm(cfg, name="post_attention_norm")(x), layer, inputs.fast)
         return (x, cache), (new if inputs.past is not None else None)
 
 
@@ -307,7 +316,8 @@ class Transformer(nn.Module):
     those before it in the row. With a cache, also the cached tokens of its segment, and the result is
     (logits, cache with this call's tokens). Of a `KVCache` the first `attend_to` slots are read: at least the longest
     row's length; 0 for the first prefill, the capacity when None. Attention costs what it says. Of a `PrefillCache` the
-    result is this call's keys and values alone; a `DecodeCache` takes one token per row.
+    result is this call's keys and values alone; a `DecodeCache` takes one token per row. fast: what rows carry of their
+    own in the last layers (nn/fast_weights.py).
     """
 
     cfg: TransformerConfig
@@ -336,8 +346,9 @@ class Transformer(nn.Module):
         segment_ids: Tokens,
         cache: Cache | None = None,
         attend_to: int | None = None,
+        fast: FastWeights | None = None,
     ) -> Float[Array, "rows seq vocab"] | tuple[Float[Array, "rows seq vocab"], Any]:
-        hidden = self.hidden_states(tokens, positions, segment_ids, cache, attend_to)
+        hidden = self.hidden_states(tokens, positions, segment_ids, cache, attend_to, fast)
         if cache is None:
             return self.unembed(hidden)
         return self.unembed(hidden[0]), hidden[1]
@@ -349,6 +360,7 @@ class Transformer(nn.Module):
         segment_ids: Tokens,
         cache: Cache | None = None,
         attend_to: int | None = None,
+        fast: FastWeights | None = None,
     ) -> Float[Array, "rows seq embed"] | tuple[Float[Array, "rows seq embed"], Any]:
         """The last layer's output after the final norm, in the compute dtype; (hidden, cache) with a cache."""
         cfg = self.cfg
@@ -357,12 +369,20 @@ class Transformer(nn.Module):
         if attend_to is None:
             attend_to = cache.capacity if isinstance(cache, KVCache) else 0
         decoding = cache if isinstance(cache, DecodeCache) else None
-        inputs = LayerInputs(cos, sin, segment_ids, cache if decoding is None else None, attend_to)
+        inputs = LayerInputs(cos, sin, segment_ids, cache if decoding is None else None, attend_to, fast)
         (x, decoding), new = self.layers((self.embedding(tokens), decoding), jnp.arange(cfg.num_layers), inputs)
         x = self.final_norm(x)
         if cache is None:
             return x
         return x, (decoding if decoding is not None else cache.append(*new, segment_ids))
+
+    def embed(self, tokens: Int[Array, "rows seq"]) -> Float[Array, "rows seq embed"]:
+        """What the first layer reads."""
+        return self.embedding(tokens)
+
+    def normed(self, hidden: Float[Array, "rows seq embed"]) -> Float[Array, "rows seq embed"]:
+        """What `unembed` reads, from what the last layer gave."""
+        return self.final_norm(hidden)
 
     def head_params(self, params: dict) -> dict:
         """The part of the parameters that `unembed` reads."""

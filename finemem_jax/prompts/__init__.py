@@ -9,6 +9,7 @@ and, where it is otherwise than by default,
     answer_messages(question, notes, hint) -> (system, user)   an answering turn's, where the policy answers
     read_answer(text) -> str                          the answer in what it said there; by default all of it
     write_answer(answer) -> str                       the text that `read_answer` reads so; by default the answer
+    extract_messages(context, question) -> (system, user)   of a turn that says what fast weights shall learn
 
 items: those in view, oldest first. question: what the policy may know of what will be asked, "" where it may not.
  What is shared comes first, for the sake of prefix reuse: the system turn is the

@@ -16,3 +16,15 @@ def messages(chunk: str, items: Sequence[MemoryItem], *, max_operations: int, qu
     memory = "\n".join(json.dumps({"content": item.text, "id": item.id}, ensure_ascii=False) for item in items)
     asked = f"\n{question}" if question else ""
     return "", f"<chunk>\n{chunk}\n</chunk>\n<memory>\n{memory}\n</memory>{asked}"
+
+
+def extract_messages(context: str, question: str = "") -> tuple[str, str]:
+    return "", f"<chunk>\n{context}\n</chunk>" + (f"\n{question}" if question else "")
+
+
+def answer_messages(question: str, notes: Sequence[str], hint: str) -> tuple[str, str]:
+    memory = "<memory>\n{}\n</memory>\n".format("\n".join(notes)) if notes else ""
+    return hint, f"{memory}{question}"
+
+
+read_answer = str

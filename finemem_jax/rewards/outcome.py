@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from finemem_jax.config import RewardsConfig
-from finemem_jax.types import ANSWER, SEARCH, WRITE, CountTokens, Rollout
+from finemem_jax.types import ANSWER, EXTRACT, SEARCH, WRITE, CountTokens, Rollout
 
-ROLES, LEVEL = (WRITE, SEARCH, ANSWER), "trajectory"
+ROLES, LEVEL = (WRITE, SEARCH, EXTRACT, ANSWER), "trajectory"
 
 
 def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> float:

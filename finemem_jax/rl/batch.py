@@ -23,3 +23,6 @@ class RolloutBatch:
     ref_logprobs: Any  # float32, of the reference; None when the KL coefficient is 0
     token_weights: Any  # float32, share of each token in the loss, normalised over the whole mini-batch
     advantages: Any  # float32, of the sequence the token belongs to; unitless
+    # B that all sequences of a row were sampled under (nn/fast_weights.py): projection -> [rows, layers, rank, out]
+    # float32, with a leading axis of microbatches likewise; None in a run without fast weights
+    fast: Any = None

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from finemem_jax.nn.fast_weights import FastWeights
 from finemem_jax.nn.mesh import piece_rows, whole_rows
 
 
@@ -58,15 +59,17 @@ def token_logprobs(
     temperature: float = 1.0,
     chunk: int = 512,
     counted: Bool[Array, "rows seq"] | None = None,
+    fast: FastWeights | None = None,
 ) -> Float[Array, "rows seq"]:
     """Log-probability of every token given the ones before it in its segment; column 0 is 0.
 
     counted: which tokens are wanted, all when None; the others are 0, and the output head is not computed for them.
+    fast: what the rows carry beside the parameters.
     The logits of `chunk` tokens of each row exist at a time, in the backward pass too: with a vocabulary of 151,936
     the logits of a whole batch would need more memory than the model.
     """
     head = _Head(model, float(temperature), chunk, has_entropy=False)
-    return _over_wanted(head, params, tokens, positions, segment_ids, counted)[0]
+    return _over_wanted(head, params, tokens, positions, segment_ids, counted, fast)[0]
 
 
 def token_logprobs_and_entropies(
@@ -79,10 +82,26 @@ def token_logprobs_and_entropies(
     temperature: float = 1.0,
     chunk: int = 512,
     counted: Bool[Array, "rows seq"] | None = None,
+    fast: FastWeights | None = None,
 ) -> tuple[Float[Array, "rows seq"], Float[Array, "rows seq"]]:
     """`token_logprobs`, and the entropy in nats of the distribution each token was drawn from, without a gradient."""
     head = _Head(model, float(temperature), chunk, has_entropy=True)
-    return _over_wanted(head, params, tokens, positions, segment_ids, counted)
+    return _over_wanted(head, params, tokens, positions, segment_ids, counted, fast)
+
+
+def logprobs_of_hidden(
+    model: nn.Module,
+    params: Any,
+    hidden: Float[Array, "rows seq embed"],
+    tokens: Int[Array, "rows seq"],
+    segment_ids: Int[Array, "rows seq"],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    counted: Bool[Array, "rows seq"] | None = None,
+) -> Float[Array, "rows seq"]:
+    """`token_logprobs` from the hidden states that the model made of the tokens."""
+    return _of_hidden(_Head(model, float(temperature), chunk, False), params, hidden, tokens, segment_ids, counted)[0]
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -119,11 +138,23 @@ class _Wanted:
 
 
 def _over_wanted(
-    head: _Head, params: Any, tokens: Array, positions: Array, segment_ids: Array, counted: Array | None
+    head: _Head,
+    params: Any,
+    tokens: Array,
+    positions: Array,
+    segment_ids: Array,
+    counted: Array | None,
+    fast: FastWeights | None,
 ) -> tuple[Array, Array]:
     tokens, positions, segment_ids = (jnp.asarray(x) for x in (tokens, positions, segment_ids))
+    hidden = head.model.apply({"params": params}, tokens, positions, segment_ids, fast=fast, method="hidden_states")
+    return _of_hidden(head, params, hidden, tokens, segment_ids, counted)
+
+
+def _of_hidden(
+    head: _Head, params: Any, hidden: Array, tokens: Array, segment_ids: Array, counted: Array | None
+) -> tuple[Array, Array]:
     rows, seq = tokens.shape
-    hidden = head.model.apply({"params": params}, tokens, positions, segment_ids, method="hidden_states")
     if seq == 1:
         return jnp.zeros((rows, 1)), jnp.zeros((rows, 1))
     is_wanted = (segment_ids[:, 1:] == segment_ids[:, :-1]) & (segment_ids[:, 1:] > 0)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from finemem_jax.config import LossConfig
+from finemem_jax.nn.fast_weights import FastSetup, FastWeights
 from finemem_jax.nn.lora import join_adapters
 from finemem_jax.nn.mesh import on_mesh
 from finemem_jax.rl import metrics as metrics_lib
@@ -40,8 +41,10 @@ def make_train_step(
     chunk: int = 512,
     shardings: TrainState | None = None,
     mesh: Mesh | None = None,
+    fast: FastSetup | None = None,
 ) -> StepFunction:
-    """The policy-gradient update. `temperature` is the one the rollouts were sampled at.
+    """The policy-gradient update. `temperature` is the one the rollouts were sampled at. fast: where rows carry fast
+    weights, which are constants to the update.
 
     The arguments are taken as they lie: the batch as `packing.to_device` placed it. shardings: where the new state
     shall lie, `state_shardings(state)` to stay in place; None leaves it to the compiler, which is right for one
@@ -59,6 +62,7 @@ def make_train_step(
             temperature=temperature,
             chunk=chunk,
             counted=batch.token_weights > 0,
+            fast=carried(fast, batch.fast),
         )
         logprobs, entropies = measured if cfg.entropy else (measured, None)
         loss, metrics = policy_loss(
@@ -99,15 +103,22 @@ def make_sft_step(
 
 
 def make_fill_logprobs(
-    model: nn.Module, *, temperature: float = 1.0, chunk: int = 512, mesh: Mesh | None = None
+    model: nn.Module,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    mesh: Mesh | None = None,
+    fast: FastSetup | None = None,
 ) -> Callable[[Any, RolloutBatch], Float[Array, "micro rows seq"]]:
-    """Log-probabilities of a batch's weighted tokens under given parameters, for `batch.replace(ref_logprobs=...)`."""
+    """Log-probabilities of a batch's weighted tokens under given parameters and the batch's fast weights, for
+    `batch.replace(ref_logprobs=...)`."""
 
     @jax.jit
     def fill_logprobs(params: Any, batch: RolloutBatch) -> Float[Array, "micro rows seq"]:
         def one(index: Array, filled: Array) -> Array:
             fields = (batch.tokens, batch.positions, batch.segment_ids, batch.token_weights)
             tokens, positions, segment_ids, weights = (x[index] for x in fields)
+            own = jax.tree.map(lambda x: x[index], batch.fast)
             logprobs = token_logprobs(
                 model,
                 params,
@@ -117,6 +128,7 @@ def make_fill_logprobs(
                 temperature=temperature,
                 chunk=chunk,
                 counted=weights > 0,
+                fast=carried(fast, own),
             )
             return filled.at[index].set(logprobs)
 
@@ -124,6 +136,13 @@ def make_fill_logprobs(
             return jax.lax.fori_loop(0, filled_microbatches(batch), one, jnp.zeros(batch.tokens.shape, jnp.float32))
 
     return fill_logprobs
+
+
+def carried(setup: FastSetup | None, b: Any) -> FastWeights | None:
+    """The fast weights of a microbatch's rows, as constants; None where there are none."""
+    if setup is None or b is None:
+        return None
+    return FastWeights(setup.basis, jax.lax.stop_gradient(b), setup.cfg.scale)
 
 
 def accumulate_gradients(loss_of: LossFunction, params: Any, batch: RolloutBatch) -> tuple[Any, Metrics]:

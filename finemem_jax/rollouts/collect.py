@@ -12,16 +12,16 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from finemem_jax.baselines._scripted import Writer
 from finemem_jax.config import MethodConfig
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine
-from finemem_jax.decoding.request import Request
+from finemem_jax.decoding.request import Request, Update
 from finemem_jax.env import operations
 from finemem_jax.env.environment import Asked, Environment, play
-from finemem_jax.types import Answerer, Completion, Episode, Rollout, Sampling, Turn
+from finemem_jax.types import Answerer, Completion, Episode, Learn, Rollout, Sampling, Turn
 
 _T = TypeVar("_T")
 
@@ -96,19 +96,22 @@ def scripted_completion(env: Environment, episode: Episode, turn: Turn, write: W
 
 
 def requests(
-    game: Generator[Turn, Completion, _T], job: Job, sampling: Sampling, words: tuple[int, int]
-) -> Generator[Request, Completion, _T]:
+    game: Generator[Turn | Learn, Any, _T], job: Job, sampling: Sampling, words: tuple[int, int]
+) -> Generator[Request | Update, Any, _T]:
     """A game as the engine drives it: each turn becomes a request with a key of its own."""
     episode = zlib.crc32(job.episode.id.encode())
     try:
         turn = next(game)
         while True:
-            key = (*words, job.group, episode, job.sample, turn.index)
             place = f"group {job.group}, sample {job.sample}, training step {words[1]}"
+            if isinstance(turn, Learn):
+                turn = game.send((yield Update(turn.lessons, turn.fast, f"episode {job.episode.id!r}, {place}")))
+                continue
+            key = (*words, job.group, episode, job.sample, turn.index)
             name = f"turn {turn.index} of episode {job.episode.id!r}, {place}"
             limited = dataclasses.replace(sampling, max_tokens=turn.max_tokens) if turn.max_tokens else sampling
             ends = turn.stop.length if turn.stop else None
-            turn = game.send((yield Request(turn.prompt_tokens, limited, key, name, ends)))
+            turn = game.send((yield Request(turn.prompt_tokens, limited, key, name, ends, turn.fast)))
     except StopIteration as done:
         return done.value
 
@@ -119,8 +122,9 @@ def _drive(env: Environment, answerer: Answerer | None, job: Job, write: Writer)
     game = play(env, job.episode, job.asked, ask, group=job.group, sample=job.sample)
     try:
         turn = next(game)
-        while True:
+        while isinstance(turn, Turn):
             turn = game.send(scripted_completion(env, job.episode, turn, write))
+        raise RuntimeError("a script has no fast weights to write")
     except StopIteration as done:
         return done.value
 

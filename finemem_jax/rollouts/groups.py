@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from finemem_jax.config import Config, UserError
 from finemem_jax.env.environment import Environment
 from finemem_jax.hosts import agreement
+from finemem_jax.nn.fast_weights import Memory
 from finemem_jax.rollouts import packing
 from finemem_jax.rollouts.packing import Lengths, TrainSequence, Weighted
 from finemem_jax.types import Rollout, Step
 
 StepLengths = dict[int, list[list[Lengths]]]
 """Of a process: for each of its groups the lengths of the sequences, [samples][turns]."""
+
+NO_MEMORIES: Mapping[int, Memory] = types.MappingProxyType({})
 
 Advantages = Sequence[Sequence[np.ndarray]]
 """For every group, for every sample, [turns]; NaN: not trained on."""
@@ -92,7 +96,9 @@ def _lengths(number: int, group: Sequence[Rollout], share_prefixes: bool) -> lis
     shared = [0] * longest
     if share_prefixes:
         for t in range(longest):
-            shared[t] = common_prefix([rollout.steps[t].prompt_tokens for rollout in group if t < len(rollout.steps)])
+            there = [rollout.steps[t] for rollout in group if t < len(rollout.steps)]
+            if not any(step.fast for step in there):  # else the same tokens are not the same states
+                shared[t] = common_prefix([step.prompt_tokens for step in there])
     return [
         [
             Lengths(
@@ -100,6 +106,7 @@ def _lengths(number: int, group: Sequence[Rollout], share_prefixes: bool) -> lis
                 len(step.completion.tokens),
                 family=(number << 20) + t if shared[t] else -1,
                 shared=shared[t],
+                fast=step.fast,
             )
             for t, step in enumerate(rollout.steps)
         ]
@@ -131,15 +138,19 @@ def pack_groups(
     lengths: Sequence[StepLengths],
     advantages: Advantages,
     cfg: Config,
+    memories: Mapping[int, Memory] = NO_MEMORIES,
+    no_memory: Memory | None = None,
 ) -> tuple[packing.PackedRows, float]:
     """This process's rows of the mini-batch of the `chosen` groups, and the padding share of all processes' rows.
+
+    memories: this process's fast weights, by number. no_memory: B of zeros, in a run with fast weights.
 
     Every turn of every rollout is one sequence with the advantage of that turn.
     lengths: what `share_groups` gave, of all processes: the layout is the same in all.
     """
     me = agreement.process_index()
     made = [
-        (_sequence(step, lengths[me][g][s][t]), advantages[g][s][t])
+        (_sequence(step, lengths[me][g][s][t], memories.get(step.fast)), advantages[g][s][t])
         for g in chosen
         for s, rollout in enumerate(own.get(g, ()))
         for t, step in enumerate(rollout.steps)
@@ -153,12 +164,15 @@ def pack_groups(
         multiple=cfg.mesh.sequence,
     )
     rows = rows_of(layout, me, made, agreement.all_gather(lent(layout, me, made)))
-    return packing.pack_layout(rows, layout, cfg.loss, cfg.train.microbatch_rows), layout.padding_share
+    packed = packing.pack_layout(rows, layout, cfg.loss, cfg.train.microbatch_rows, no_memory)
+    return packed, layout.padding_share
 
 
-def _sequence(step: Step, lengths: Lengths) -> TrainSequence:
-    completion = step.completion
-    return TrainSequence(step.prompt_tokens, completion.tokens, completion.logprobs, lengths.family, lengths.shared)
+def _sequence(step: Step, lengths: Lengths, memory: Memory | None) -> TrainSequence:
+    done = step.completion
+    return TrainSequence(
+        step.prompt_tokens, done.tokens, done.logprobs, lengths.family, lengths.shared, step.fast, memory
+    )
 
 
 def lent(layout: packing.Layout, process: int, made: Sequence[Weighted]) -> dict[int, Weighted]:

@@ -9,13 +9,13 @@ import numpy as np
 from finemem_jax.decoding.request import EngineStats
 from finemem_jax.env.credit import complete
 from finemem_jax.env.turns import Turns, around_mean, step_keys, totals, variance_shares
-from finemem_jax.types import WRITE, Rollout, Step, asked_key
+from finemem_jax.types import EXTRACT, WRITE, Rollout, Step, asked_key
 
 
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """What the policy wrote in a step's rollouts; without an accuracy where every answer is missing, and without
     operations where the method has no writing turns."""
-    writes = [turn for rollout in rollouts for turn in rollout.of(WRITE)]
+    writes = [turn for rollout in rollouts for turn in rollout.steps if turn.role in (WRITE, EXTRACT)]
     turns = [turn for rollout in rollouts for turn in rollout.steps]
     asked = [answer.score for rollout in rollouts for answer in rollout.final_answers]
     final = [score for score in asked if score is not None]
@@ -25,6 +25,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "memory_tokens": float(np.mean([rollout.memory.tokens() if rollout.memory else 0 for rollout in rollouts])),
         "completion_tokens": float(np.mean([len(turn.completion.tokens) for turn in turns])),
         "unfinished": float(np.mean([turn.completion.finish == "length" for turn in turns])),
+        **fast_metrics(rollouts),
     }
 
 
@@ -35,6 +36,24 @@ def _operations(writes: Sequence[Step]) -> dict[str, float]:
         "operations_per_step": len(outcomes) / len(writes),
         "updates_per_step": sum(o.ok and o.verb == "update" for o in outcomes) / len(writes),
     }
+
+
+def fast_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What was written into fast weights, and what they answer by themselves; nothing where there are none."""
+    writes = [write for rollout in rollouts for write in rollout.writes]
+    if not writes:
+        return {}
+    line = {
+        "fast/writes": len(writes) / len(rollouts),
+        "fast/texts": float(np.mean([write.texts for write in writes])),
+        "fast/loss_before": float(np.mean([write.loss_before for write in writes])),
+        "fast/loss_after": float(np.mean([write.loss_after for write in writes])),
+    }
+    recalls = [recall for write in writes for recall in write.recalls]
+    for name in ("before", "after"):
+        scores = [score for recall in recalls if (score := getattr(recall, f"score_{name}")) is not None]
+        line |= {f"fast/recall_{name}": float(np.mean(scores))} if scores else {}
+    return line
 
 
 def reward_metrics(

@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from finemem_jax.config import Config, LossConfig, UserError
 from finemem_jax.nn.blockwise import PREFIX
+from finemem_jax.nn.fast_weights import Memory
 from finemem_jax.nn.mesh import ROWS, SEQUENCE
 from finemem_jax.rl.batch import RolloutBatch
 
@@ -30,6 +31,8 @@ class TrainSequence:
     logprobs: Sequence[float]  # one per completion token
     family: int = -1  # sequences of one process with the same number begin alike; -1: with none
     shared: int = 0  # by so many tokens of their prompts, less than the shortest of these
+    fast: int = 0  # number of the fast weights it was sampled under, of its process; 0 = none
+    memory: Memory | None = None  # these
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -57,6 +60,7 @@ class PackedRows:
     token_weights: np.ndarray
     advantages: np.ndarray
     used_rows: int  # rows that hold a sequence
+    fast: Memory | None = None  # [microbatches, rows, layers, rank, out]; None in a run without fast weights
 
     @property
     def padding_share(self) -> float:
@@ -82,8 +86,10 @@ def pack_rollouts(
     rows: Sequence[Sequence[int]] | None = None,
     totals: Totals | None = None,
     min_microbatches: int = 1,
+    no_memory: Memory | None = None,
 ) -> PackedRows:
-    """Rows of `row_tokens` tokens, each holding as many whole sequences as fit; the longest are placed first.
+    """Rows of `row_tokens` tokens, each holding as many whole sequences as fit; the longest are placed first. All
+    sequences of a row were sampled under the same fast weights.
 
     advantages: [sequences], NaN for a sequence that has none (its group was left out): it is not packed.
     rows: which of the sequences stand in which row, where that was settled before; then all have an advantage, and
@@ -91,13 +97,16 @@ def pack_rollouts(
     totals: denominators over all hosts; those of the given sequences when None.
     The number of microbatches is rounded up to a power of two, at least `min_microbatches` (the largest of any
     host), so that a run compiles for a few shapes only; microbatches of padding alone are not computed.
+    no_memory: B of zeros, in a run with fast weights.
     """
     advantages = np.asarray(advantages, np.float32)
     totals = totals or count_totals(sequences, advantages)
     if rows is None:
         kept = [index for index in range(len(sequences)) if not np.isnan(advantages[index])]
-        found = assign_rows([len(sequences[index]) for index in kept], row_tokens)
-        rows = [[kept[member] for member in members] for members in found]
+        lengths = [
+            Lengths(len(sequences[i].prompt), len(sequences[i].completion), fast=sequences[i].fast) for i in kept
+        ]
+        rows = [[kept[member] for member in members] for members in rows_of_lengths(lengths, row_tokens)]
     microbatches = _power_of_two(max(-(-len(rows) // microbatch_rows), min_microbatches, 1))
 
     shape = (microbatches * microbatch_rows, row_tokens)
@@ -130,7 +139,17 @@ def pack_rollouts(
             start = end
 
     def split(array: np.ndarray) -> np.ndarray:
-        return array.reshape(microbatches, microbatch_rows, row_tokens)
+        return array.reshape(microbatches, microbatch_rows, *array.shape[1:])
+
+    fast = None
+    if no_memory is not None:
+        fast = {name: np.zeros((shape[0], *zeros.shape), np.float32) for name, zeros in no_memory.items()}
+        for row, members in enumerate(rows):
+            if len({sequences[member].fast for member in members}) > 1:
+                raise ValueError("a row holds sequences that were sampled under different fast weights")
+            for name, own in (sequences[members[0]].memory or {}).items():
+                fast[name][row] = own
+        fast = {name: split(own) for name, own in fast.items()}
 
     return PackedRows(
         tokens=split(tokens),
@@ -140,6 +159,7 @@ def pack_rollouts(
         token_weights=split(token_weights),
         advantages=split(row_advantages),
         used_rows=len(rows),
+        fast=fast,
     )
 
 
@@ -148,7 +168,11 @@ Weighted = tuple[TrainSequence, float]
 
 
 def pack_layout(
-    rows: Sequence[Sequence[Weighted]], layout: Layout, cfg: LossConfig, microbatch_rows: int
+    rows: Sequence[Sequence[Weighted]],
+    layout: Layout,
+    cfg: LossConfig,
+    microbatch_rows: int,
+    no_memory: Memory | None = None,
 ) -> PackedRows:
     """The rows that a process packs of a layout, which says how large the batch is everywhere."""
     members = [member for row in rows for member in row]
@@ -162,6 +186,7 @@ def pack_layout(
         microbatch_rows=microbatch_rows,
         totals=layout.totals,
         min_microbatches=layout.microbatches,
+        no_memory=no_memory,
     )
 
 
@@ -234,6 +259,7 @@ class Lengths:
     completion: int
     family: int = -1  # as in TrainSequence
     shared: int = 0
+    fast: int = 0
 
     def __len__(self) -> int:
         return self.prompt + self.completion
@@ -306,7 +332,17 @@ def choose_row_tokens(by_process: Sequence[Sequence[Lengths]], most: int, microb
 
 
 def rows_of_lengths(own: Sequence[Lengths], row_tokens: int) -> list[list[int]]:
-    """For each row the indices of the sequences in it; those of one family are neighbours."""
+    """For each row the indices of the sequences in it; those of one family are neighbours, and those that were sampled
+    under different fast weights are never in one row."""
+    if len({sequence.fast for sequence in own}) > 1:
+        alike: dict[int, list[int]] = {}
+        for index, sequence in enumerate(own):
+            alike.setdefault(sequence.fast, []).append(index)
+        found = []
+        for members in alike.values():
+            rows = rows_of_lengths([own[index] for index in members], row_tokens)
+            found += [[members[index] for index in row] for row in rows]
+        return found
     if not any(sequence.shared for sequence in own):
         return assign_rows([len(sequence) for sequence in own], row_tokens)
     families: dict[int, list[int]] = {}
@@ -348,6 +384,11 @@ def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
         sharding = NamedSharding(mesh, PartitionSpec(None, ROWS, SEQUENCE))
         return jax.make_array_from_process_local_data(sharding, array)
 
+    def place_fast(array: np.ndarray) -> jax.Array:
+        if mesh is None:
+            return jax.device_put(array)
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(None, ROWS)), array)
+
     if mesh is not None:
         check_rows(mesh, packed.tokens.shape[1], jax.process_count())
     return RolloutBatch(
@@ -358,6 +399,7 @@ def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
         ref_logprobs=None,
         token_weights=place(packed.token_weights),
         advantages=place(packed.advantages),
+        fast=jax.tree.map(place_fast, packed.fast),
     )
 
 

@@ -8,20 +8,23 @@ import pytest
 from finemem_jax.config import EngineConfig
 from finemem_jax.decoding.generate import Sampled
 from finemem_jax.decoding.pages import Pages
-from finemem_jax.decoding.request import Cancelled, EngineStats, EpisodesFailed, Request
+from finemem_jax.decoding.request import Cancelled, EngineStats, EpisodesFailed, Request, Update
 from finemem_jax.decoding.schedule import Run
-from finemem_jax.types import Sampling
+from finemem_jax.types import Lesson, Sampling, Written
 
 PAGE = 4
 
 
 class Counting:
-    """A prompt that ends in t is completed by t + 1, t + 2, …; `decoded` has the keys of the rows of each call."""
+    """A prompt that ends in t is completed by t + 1, t + 2, …; `decoded` has the keys of the rows of each call. A write
+    makes fast weights with the next number; `written_by_call` has how many each call made."""
+
+    writes = 3
 
     def __init__(self, slots):
         self.cfg = EngineConfig(slots=slots, cache_tokens=64, page_tokens=PAGE, decode_chunk=4)
         self.stats, self.is_timed, self.cancelled = EngineStats(), False, set()
-        self.decoded, self.prefilled = [], 0
+        self.decoded, self.prefilled, self.written_by_call, self.made = [], 0, [], 0
 
     def prefill(self, rows):
         self.prefilled += int(rows.lengths.sum())
@@ -32,6 +35,13 @@ class Counting:
         tokens = rows.token + 1 + np.arange(steps, dtype=np.int32)[:, None]
         emitted = np.where(rows.is_active, np.minimum(steps, rows.max_tokens - rows.count), 0)
         return Sampled(tokens, np.zeros(tokens.shape, np.float32), emitted, np.int32(steps))
+
+    def write(self, updates):
+        self.written_by_call.append(len(updates))
+
+    def written(self, updates, result):
+        first, self.made = self.made, self.made + len(updates)
+        return [Written(first + n + 1, 2.0, 1.0) for n in range(len(updates))]
 
 
 def asks(number, prompt=5, new=4):
@@ -115,3 +125,26 @@ def test_a_request_ends_where_it_says_whatever_was_decoded_beyond():
     results, device = play([asks_until(), asks(1, new=16)])
     assert results == [("string", list(range(6)), 6), list(range(16))]
     assert device.stats.sampled_tokens == 22
+
+
+def writes(number, before=0):
+    """An episode that writes, after so many requests, and asks the same of the weights it made, twice."""
+    for _ in range(before):
+        yield from asks(number)
+    written = yield Update((Lesson((1, 2)),))
+    prompt = tuple(range(1000, 1000 + 2 * PAGE + 1))
+    for turn in range(2):
+        yield Request(prompt, Sampling(1.0, max_tokens=4), (10 * number + turn,), fast=written.number)
+    return written.number
+
+
+def test_writes_that_are_ready_go_out_together_and_their_episodes_go_on():
+    results, device = play([writes(n) for n in range(4)] + [writes(4, before=1), asks(5)])
+    assert sorted(results[:5]) == [1, 2, 3, 4, 5] and results[5] == [0, 1, 2, 3]
+    assert device.written_by_call == [3, 1, 1]  # three a call at most; the last one was ready later
+
+
+def test_what_was_read_under_other_weights_is_not_read_again():
+    """Two full pages are the same tokens for every episode: prefilled once under each number, not once, not twice."""
+    _, device = play([writes(n) for n in range(3)])
+    assert device.prefilled == 3 * 2 * PAGE

@@ -72,6 +72,7 @@ class Command:
     phases: dict[str, int]  # how many steps lie between two of each
     metrics: str
     compared: tuple[str, ...]
+    verb: str = ""  # of `finemem`, where that is not the command's name here
 
 
 COMMANDS = {
@@ -97,6 +98,33 @@ COMMANDS = {
             "config.json",
             "hf/model.safetensors",
         ),
+    ),
+    "parametric": Command(  # memory in fast weights, which are written while the episodes go on
+        "configs/tmem_small.py",
+        lambda steps: (
+            f"--config.train.steps={steps}",
+            "--config.train.episodes=1",
+            "--config.train.group_size=2",
+            "--config.train.mini_batches=1",
+            "--config.train.checkpoint_every=2",
+            "--config.train.eval_every=3",
+            "--config.method.fast.supervision=text",
+            "--config.memory.name=flat",  # beside it, so that something is earned
+            "--config.loss.kl_coef=0.01",
+        ),
+        {"setup": 1, "rollout": 1, "reward": 1, "update": 1, "log": 1, "checkpoint": 2, "evaluate": 3, "export": 1},
+        "metrics.jsonl",
+        (
+            "metrics.jsonl",
+            "rollouts.jsonl",
+            "evaluations.jsonl",
+            "heldout_scores.jsonl",
+            "alarms.jsonl",
+            "results.json",
+            "config.json",
+            "hf/model.safetensors",
+        ),
+        verb="train",
     ),
     "sft": Command(
         "configs/quickstart.py",
@@ -136,7 +164,7 @@ def start(command: str, workdir: Path, steps: int, log: Path) -> int:
     """Starts a process of the run; its process id."""
     settings = COMMANDS[command]
     config = f"--config={ROOT / settings.config}"
-    return forked([command, config, f"--workdir={workdir}", *TINY, *settings.options(steps)], log)
+    return forked([settings.verb or command, config, f"--workdir={workdir}", *TINY, *settings.options(steps)], log)
 
 
 def forked(arguments: list[str], log: Path) -> int:

@@ -47,6 +47,14 @@ def test_a_warm_start_that_is_killed_terminated_and_interrupted_ends_like_one_th
 
 
 @pytest.mark.slow
+def test_a_run_killed_while_it_writes_into_fast_weights_ends_like_one_that_nobody_touched(tmp_path):
+    strikes = ("--kills=8", "--steps=14", "--signals=KILL", "--phases=rollout")
+    found = harness(HARNESS, "--command=parametric", *strikes, f"--out={tmp_path}")
+    assert found["kills"] == 8 and found["differ"] == []
+    assert set(found["by_phase"]) == {"rollout"}
+
+
+@pytest.mark.slow
 def test_a_warm_start_killed_over_and_over_ends_like_one_that_nobody_touched(tmp_path):
     found = harness(HARNESS, "--command=sft", "--kills=24", "--steps=40", "--damage=0.25", f"--out={tmp_path}")
     assert found["kills"] == 24 and found["differ"] == []
