@@ -34,9 +34,10 @@ def get_config():
     cfg.train.steps = 60
     cfg.train.mini_batches = 1
     cfg.eval.baselines = ("no_memory",)
-    cfg.sft.stages = ("pairs",)
+    cfg.sft.stages = ("demonstrations",)
     cfg.sft.steps = (1000,)
     cfg.sft.lr = (2e-3,)
     cfg.sft.batch = 16
     cfg.sft.eval_examples = 0
+    cfg.sft.pool = 1024
     return cfg

@@ -461,7 +461,7 @@ class ExpertConfig:
     skip: Share = 0.05  # the whole step is a SKIP
 
 
-Stage = Literal["copy_random", "copy_lines", "copy_shuffled", "expert", "demonstrations", "traces", "pairs"]
+Stage = Literal["copy_random", "copy_lines", "copy_shuffled", "expert", "demonstrations", "traces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

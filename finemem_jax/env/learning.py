@@ -145,3 +145,19 @@ def text_lessons(env: Environment, text: str) -> tuple[Lesson, ...]:
     tokens = [*env.tokenizer.encode(text, add_special_tokens=False), env.tokenizer.eos_token_id]
     pieces = [tokens[start : start + cfg.text_tokens] for start in range(0, len(tokens), cfg.text_tokens)]
     return tuple(Lesson(tuple(piece)) for piece in pieces[: cfg.max_texts] if len(piece) > 1)
+
+
+def gold(env: Environment, context: Sequence[Chunk]) -> str:
+    """What an expert says in the turn about a context: the questions about its chunks with the answers that stand in
+    them, in that order; of a question that is asked again, the last answer. A summary is the text itself."""
+    if env.method.fast.supervision != "pairs":
+        return "\n".join(chunk.text for chunk in context)
+    found: dict[str, tuple[tuple[int, int], str]] = {}
+    for number, chunk in enumerate(context):
+        for question in chunk.questions:
+            place = chunk.text.find(question.answers[0]) if question.answers else -1
+            if place >= 0:
+                found[question.text] = ((number, place), question.answers[0])
+    pairs = [(question, reply) for question, (_, reply) in sorted(found.items(), key=lambda pair: pair[1][0])]
+    written = [Operation(PAIR.name, dict(zip(PAIR.parameters, pair, strict=True))) for pair in pairs]
+    return operations.emit(written, env.method.fast.codec, [PAIR]) or "Nothing."

@@ -18,7 +18,7 @@ from finemem_jax.baselines._contestant import Writer
 from finemem_jax.config import Config, UserError, resolve
 from finemem_jax.env.environment import MEMORY, METHODS, Asked, Environment, play, training_questions
 from finemem_jax.imitation.examples import Example
-from finemem_jax.types import AnswerRequest, Completion, Episode, Operation, Reply, Rollout, Turn
+from finemem_jax.types import AnswerRequest, Completion, Episode, Learn, Operation, Reply, Rollout, Turn, Written
 
 
 def demonstrated(cfg: Config, env: Environment, episodes: Sequence[Episode]) -> list[Rollout]:
@@ -74,11 +74,15 @@ def _asked(cfg: Config, env: Environment, episode: Episode) -> Asked:
 
 
 def _played(env: Environment, episode: Episode, asked: Asked, speak: Callable[[Turn], str]) -> Rollout:
-    game = play(env, episode, asked, _nobody)
+    game, written = play(env, episode, asked, _nobody), 0
     try:
         turn = next(game)
         while True:
-            turn = game.send(_completion(env, turn, speak(turn)))
+            if isinstance(turn, Learn):  # the expert has no weights that could
+                written += 1
+                turn = game.send(Written(written, 0.0, 0.0))
+            else:
+                turn = game.send(_completion(env, turn, speak(turn)))
     except StopIteration as end:
         return end.value()
 

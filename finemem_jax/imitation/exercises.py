@@ -9,8 +9,6 @@ not move a policy that cannot copy. The stages, in order (`config.sft.stages`):
     expert         what the expert wrote, mixed with copying of a part of the lines
     demonstrations what the expert says in all turns of the configured method, in its format (demonstrations.py)
     traces         recorded turns of any writer, as they are (traces.py)
-    pairs          for a method that writes fast weights: the questions about a text with their answers, as pairs, and
-                   answers with nothing in the prompt but the question (pairs.py)
 
 A share of copy_shuffled and expert (`config.sft.update_mix`) are exercises in UPDATE: lines that each supersede an
 item of memory. An expert that updates once or twice an episode teaches the call, but not to look up whose id it needs:
@@ -43,7 +41,6 @@ from finemem_jax.env.environment import Asked, Environment, turn_prompt
 from finemem_jax.env.tokenizer import ITEM_IDS
 from finemem_jax.imitation.demonstrations import demonstrated, demonstration_examples
 from finemem_jax.imitation.examples import Example
-from finemem_jax.imitation.pairs import pair_example
 from finemem_jax.rollouts.collect import Job, play_scripted
 from finemem_jax.types import Episode, MemoryItem, Operation, Rollout
 
@@ -94,12 +91,11 @@ class Exercises:
         default = 0.0 if cfg.model.path else FROM_RANDOM_WEIGHTS
         self._permuted_share = default if cfg.sft.permuted < 0 else cfg.sft.permuted
         self._copy_share = default if cfg.sft.copy_mix < 0 else cfg.sft.copy_mix
-        needs_expert = any(stage not in ("traces", "pairs", DEMONSTRATIONS) for stage in cfg.sft.stages)
+        needs_expert = any(stage not in ("traces", DEMONSTRATIONS) for stage in cfg.sft.stages)
         needs_method = DEMONSTRATIONS in cfg.sft.stages
-        needs_episodes = needs_expert or needs_method or "pairs" in cfg.sft.stages
-        self._pool = list(itertools.islice(episodes, cfg.sft.pool)) if needs_episodes else []
-        self._rollouts = expert_rollouts(cfg, env, self._pool) if needs_expert else []
-        self._demonstrations = demonstration_examples(demonstrated(cfg, env, self._pool)) if needs_method else []
+        pool = list(itertools.islice(episodes, cfg.sft.pool)) if needs_expert or needs_method else []
+        self._rollouts = expert_rollouts(cfg, env, pool) if needs_expert else []
+        self._demonstrations = demonstration_examples(demonstrated(cfg, env, pool)) if needs_method else []
 
     def stream(self, stage: str, rng: np.random.Generator) -> Iterator[Example]:
         if stage not in STAGES:
@@ -114,8 +110,6 @@ class Exercises:
         if stage == DEMONSTRATIONS:
             example = self._demonstrations[rng.integers(len(self._demonstrations))]
             return self._permuted(example, rng) if rng.random() < self._permuted_share else example
-        if stage == "pairs":
-            return pair_example(self._env, self._pool, rng)
         sft, budget = self._cfg.sft, self._cfg.memory.max_operations
         rollout = self._rollouts[rng.integers(len(self._rollouts))]
         t = int(rng.integers(len(rollout.steps)))

@@ -13,7 +13,7 @@ from typing import Any
 
 from finemem_jax.config import Config, UserError, resolve
 from finemem_jax.env import learning
-from finemem_jax.env.answering import answer_turns, recall_turns
+from finemem_jax.env.answering import answer_turns, expert_answer, recall_turns
 from finemem_jax.env.environment import (
     METHODS,
     Ask,
@@ -26,7 +26,20 @@ from finemem_jax.env.environment import (
     seen_question,
     taken,
 )
-from finemem_jax.types import Chunk, Episode, FastWrite, Learn, Memory, Operation, Recall, Rollout, Step, Turn
+from finemem_jax.types import (
+    ANSWER,
+    EXTRACT,
+    Chunk,
+    Episode,
+    FastWrite,
+    Learn,
+    Memory,
+    Operation,
+    Recall,
+    Rollout,
+    Step,
+    Turn,
+)
 
 WRITES_FAST = True
 
@@ -86,6 +99,25 @@ def play(
         return replace(finish_rollout(), writes=tuple(record() for record in writes))
 
     return finish
+
+
+def demonstrate(
+    env: Environment, episode: Episode, asked: Asked, write: Callable[[Episode, Turn], Sequence[Operation]]
+) -> Callable[[Turn], str]:
+    """The expert writes the questions about the chunks with the answers that stand in them, and answers as if it knew
+    the whole text. What the answer is, is not to be seen in the prompt: what is taught is how one looks."""
+    of_stream = resolve(METHODS, "stream").demonstrate(env, episode, asked, write)
+    by_last = {context[-1].index: context for context in learning.contexts(episode, env)}
+
+    def speak(turn: Turn) -> str:
+        if turn.role == EXTRACT and turn.chunk is not None:
+            return learning.gold(env, by_last[turn.chunk])
+        if turn.role == ANSWER:
+            assert turn.question is not None
+            return expert_answer(env, asked.final[turn.question], [chunk.text for chunk in episode.chunks])
+        return of_stream(turn)
+
+    return speak
 
 
 def _write(

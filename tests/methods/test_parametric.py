@@ -10,6 +10,7 @@ import pytest
 from finemem_jax.config import Config, FastConfig, MemoryConfig, MethodConfig, RewardsConfig, UserError, resolve
 from finemem_jax.env.environment import Asked, play
 from finemem_jax.env.turns import tabulate
+from finemem_jax.imitation.demonstrations import demonstrated
 from finemem_jax.loading import check_method
 from finemem_jax.types import ANSWER, EXTRACT, WRITE, Chunk, Completion, Episode, Learn, Question, Written
 
@@ -163,6 +164,17 @@ def test_probes_ask_the_weights_before_and_after_and_are_no_turns_of_the_rollout
         ("no idea", 0.0, "red sofa", 1.0),
     ]
     assert [step.index for step in rollout.steps] == [0, 1, 2]
+
+
+def test_the_expert_demonstrates_pairs_that_are_read_as_they_are_meant_and_answers(env):
+    env = fast_env(env, context_tokens=two_chunks(env))
+    (rollout,) = demonstrated(Config(), env, [EPISODE])
+    assert [[o.arguments["reply"] for o in step.operations] for step in rollout.of(EXTRACT)] == [
+        ["Orlov", "sofa"],
+        ["Oslo"],
+    ]
+    assert all(outcome.ok for step in rollout.of(EXTRACT) for outcome in step.outcomes)
+    assert all(answer.score == 1.0 for answer in rollout.answers) and len(rollout.writes) == 2
 
 
 def test_configs_that_cannot_work_are_refused():
