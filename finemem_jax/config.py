@@ -447,7 +447,10 @@ class TrainConfig:
     keep_checkpoints: Count = 3  # the newest so many are kept,
     keep_best: Natural = 1  # and so many with the best mean held-out accuracy
     eval_every: Natural = 50  # 0 = only before and after
-    log_rollouts: Natural = 1  # episodes per step whose rollouts are written to rollouts.jsonl
+    log_rollouts: Natural = 1  # episodes per step whose rollouts are written to rollouts.jsonl, for the report
+    # Which: first = as they were drawn | random | instructive = those whose samples differ most in what a step earned
+    log_rule: Literal["first", "random", "instructive"] = "instructive"
+    log_rollouts_mb: Amount = 200.0  # most megabytes of rollouts.jsonl, every step having an equal part of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,12 +81,17 @@ class JsonLines:
             write_json_lines(path, kept)
         path.touch()
 
-    def write(self, step: int, values: Mapping[str, object]) -> None:
+    def write(self, step: int, values: Mapping[str, object], most: int | None = None) -> None:
         """Appends a line and brings it to the disk. When that fails (OSError: disk full) the file is as it was, and
-        the line goes before the next one."""
+        the line goes before the next one. most: bytes that the file may have with it; else it is left out."""
         if self._is_muted:
             return
-        self._waiting.append(_dump({"step": step, **values}) + "\n")
+        line = _dump({"step": step, **values}) + "\n"
+        if most is not None:
+            waiting = sum(len(_encode(text)) for text in (*self._waiting, line))
+            if waiting + (self.path.stat().st_size if self.path.exists() else 0) > most:
+                return
+        self._waiting.append(line)
         self.flush()
 
     def flush(self) -> None:

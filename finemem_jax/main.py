@@ -1,5 +1,5 @@
-"""The command line: `finemem train | sft | evaluate | collect-traces | config | plan | export | report | sweep | data |
-bench`.
+"""The command line: `finemem train | sft | evaluate | collect-traces | config | plan | export | report | watch |
+sweep | data | bench`.
 
 Nothing else lives here. A config is an ml_collections file and overrides, `--config=configs/quickstart.py
 --config.train.steps=10`. Files that come with the package go by their name, wherever one is: `--config=quickstart`.
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text,
-            epilog=_CONFIG_HELP if name not in ("bench", "data", "export", "report") else None,
+            epilog=_CONFIG_HELP if name not in ("bench", "data", "export", "report", "watch") else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             **settings,
@@ -170,10 +170,22 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas (default: %(default)s)")
     sweep.add_argument("--workdir", default="runs/sweep", help="folder of the sweep (default: %(default)s)")
     sweep.add_argument("--jobs", type=int, default=1, help="runs at once; GPUs are divided among them (default: 1)")
-    report = command("report", _report, "Write a run's report: one HTML file, made from its records.")
-    report.add_argument("--workdir", required=True, help="folder of the run")
-    report.add_argument("--out", default="", help="file to write (default: WORKDIR/report.html)")
+    report = command("report", _report, "Write a run's report: one HTML file, made from its records; or of several.")
+    report.add_argument(
+        "--workdir",
+        required=True,
+        action="append",
+        help="folder of the run, or of a sweep; given several times, their curves lie over each other",
+    )
+    report.add_argument(
+        "--out",
+        default="",
+        help="file to write (default: WORKDIR/report.html; of several, comparison.html beside them)",
+    )
     report.add_argument("--figures", default="", help="folder for the curves as PNG, SVG and CSV (default: none)")
+    watched = command("watch", _watch, "Serve a run's report on this machine while the run goes on; it only reads.")
+    watched.add_argument("--workdir", required=True, help="folder of the run")
+    watched.add_argument("--port", type=int, default=6420, help="0 = any that is free (default: %(default)s)")
     data = command("data", _data, "Corpora in the Memalpha format: build them, write questions about their chunks.")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, module, text in (
@@ -325,11 +337,28 @@ def _report(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from finemem_jax.reporting import report
 
     end_as_usual()
-    workdir = Path(arguments.workdir)
-    tell(report.write_report(workdir, Path(arguments.out) if arguments.out else None))
+    workdirs, out = [Path(folder) for folder in arguments.workdir], Path(arguments.out) if arguments.out else None
+    if report.is_several(workdirs):
+        from finemem_jax.reporting import overlay
+
+        if arguments.figures:
+            raise UserError("--figures: of one run, not of several")
+        tell(overlay.write_overlay(workdirs, out))
+        return
+    tell(report.write_report(workdirs[0], out))
     if arguments.figures:
-        for path in report.write_run_figures(workdir, Path(arguments.figures)):
+        for path in report.write_run_figures(workdirs[0], Path(arguments.figures)):
             tell(path)
+
+
+def _watch(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    _refuse_overrides(overrides)
+    if not 0 <= arguments.port < 65536:
+        raise UserError(f"--port={arguments.port}: must be between 0 and 65535")
+    from finemem_jax.reporting import watch
+
+    end_as_usual()
+    watch.watch(Path(arguments.workdir), arguments.port)
 
 
 def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from jax.sharding import Mesh
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine
-from finemem_jax.env.environment import Environment
+from finemem_jax.env.environment import Environment, text_of
 from finemem_jax.evaluate import evaluate_all, headline
 from finemem_jax.evaluation.records import Evaluation
 from finemem_jax.export import report_warm_start
@@ -95,6 +96,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
             packing.check_rows(mesh, cfg.train.microbatch_rows, agreement.process_count())
         policy = load_policy(cfg, mesh)
         env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
+        decode = partial(text_of, policy.tokenizer)
         answerer = load_answerer(cfg, workdir)
         held_out = load_held_out(cfg) if cfg.eval.temperatures or cfg.sft.eval_examples else []
         held_out = list(fit_prompts(held_out, env, cfg)) if held_out else []
@@ -168,7 +170,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                     with clock.phase("evaluate"), preemption.interruptible():
                         found = evaluate_now(f"step {step}" if step else "before")
                     with agreement.together():
-                        journal.write_evaluation(step, "after" if step else "before", found)
+                        journal.write_evaluation(step, "after" if step else "before", found, decode)
                 with clock.phase("pack"), agreement.together():
                     batch = pack_examples(list(itertools.islice(examples, cfg.sft.batch)), cfg, row_tokens)
                     rows = packing.to_device(batch.rows, mesh)
@@ -194,7 +196,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
         with preemption.interruptible():
             found = evaluate_now("after")
         with agreement.together():
-            journal.write_evaluation(reached.done, "after", found)
+            journal.write_evaluation(reached.done, "after", found, decode)
         with results_of(reached, journal, watchdog, workdir):
             report_warm_start(cfg, workdir, policy, reached.state.params, found)
         return Policy(policy.tokenizer, policy.model, reached.state.params)

@@ -35,13 +35,14 @@ from finemem_jax.config import Config
 from finemem_jax.console import Progress
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.credit import complete
-from finemem_jax.env.environment import Environment
+from finemem_jax.env.environment import Environment, text_of
 from finemem_jax.env.episodes import chunks_at, longest
 from finemem_jax.env.probing import check_probing
 from finemem_jax.env.rehearsal import rehearse
 from finemem_jax.env.turns import Turns, advantages, compared, tabulate, totals
 from finemem_jax.evaluate import evaluate_all, evaluate_baselines, headline
-from finemem_jax.evaluation.records import Evaluation, group_record
+from finemem_jax.evaluation.recorded import recorded_groups
+from finemem_jax.evaluation.records import Evaluation, group_record, prompts_of
 from finemem_jax.export import report
 from finemem_jax.hosts import agreement
 from finemem_jax.loading import (
@@ -172,6 +173,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         changed = claim(cfg, workdir, "train", accept_change=accept_config_change)
         parts, state = setup(cfg, workdir)
         policy, env, answerer, held_out = parts.policy, parts.env, parts.answerer, parts.held_out
+        decode = partial(text_of, policy.tokenizer)
         journal = Journal(cfg, workdir)
         state, first = journal.resume(state)
         if agreement.is_lead():
@@ -209,7 +211,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 results |= {} if step else {f"before {name}": evaluation for name, evaluation in found.items()}
                 progress.say(headline(f"step {step}" if step else "before", found))
                 with agreement.together():
-                    journal.write_evaluation(step, "after" if step else "before", found)
+                    journal.write_evaluation(step, "after" if step else "before", found, decode)
                     trackers.evaluations(step, found)
 
             with clock.phase("rollout"), preemption.interruptible():
@@ -274,10 +276,11 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                 **reward_metrics(turns, cfg.rewards.weights, credit, keys),
                 **loss_metrics(losses),
             }
+            told = [g for g in recorded_groups(cfg, step, turns) if g in own]
+            prompts = agreement.union({g: [prompts_of(r, decode) for r in own[g] if not r.branches] for g in told})
             with clock.phase("log"), agreement.together():
                 journal.write(journal.metrics, step, line)
-                for record in _records(cfg, whole, turns, keys, by_sample):
-                    journal.write(journal.rollouts, step, record)
+                journal.write_rollouts(step, _records(cfg, whole, turns, keys, by_sample, prompts))
                 alarms = journal.check(step, line, [metrics["skipped_updates"] > 0 for _, metrics in losses])
                 trackers.scalars(step, line)
                 trackers.rollouts(step, whole, turns.terms, credit)
@@ -301,7 +304,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             found = evaluate_all(engine, env, answerer, held_out, cfg)
             baselines = evaluate_baselines(env, answerer, held_out, cfg)
         with agreement.together():
-            journal.write_evaluation(reached.done, "after", found)
+            journal.write_evaluation(reached.done, "after", found, decode)
             trackers.evaluations(reached.done, found)
             journal.write_evaluation(reached.done, "baseline", baselines)
         with results_of(reached, journal, watchdog, workdir):
@@ -328,11 +331,13 @@ def _records(
     turns: Turns,
     keys: np.ndarray,
     by_sample: Sequence[Sequence[np.ndarray]],
+    prompts: Mapping[int, Sequence[Sequence[str]]],
 ) -> list[Mapping[str, object]]:
-    """The lines of rollouts.jsonl of a step. keys: [turns], what is compared with what. by_sample: advantages."""
+    """The lines of rollouts.jsonl of a step. keys: [turns], what is compared with what. by_sample: advantages. prompts:
+    of the groups that are recorded, of every sample and turn."""
     terms = {name: turns.split(term) for name, term in turns.terms.items()}
     rewards = turns.split(complete(totals(turns, cfg.rewards.weights), keys))
     return [
-        group_record(group, {name: term[g] for name, term in terms.items()}, rewards[g], by_sample[g])
-        for g, group in enumerate(groups[: cfg.train.log_rollouts])
+        group_record(groups[g], {name: term[g] for name, term in terms.items()}, rewards[g], by_sample[g], of_group)
+        for g, of_group in prompts.items()
     ]

@@ -222,7 +222,11 @@ def finisher(
 
 def decode(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> str:
     """The text of a completion, without the stop token."""
-    tokens = completion.tokens[:-1] if completion.finish == "stop" else completion.tokens
+    return text_of(tokenizer, completion.tokens[:-1] if completion.finish == "stop" else completion.tokens)
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """The text of tokens, special ones too."""
     return tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 

@@ -44,3 +44,19 @@ def bootstrap_interval(
     tail = 50 * (1 - level)
     low, high = np.percentile(means, (tail, 100 - tail))
     return float(low), float(high)
+
+
+def ratio_interval(
+    sums: Sequence[float], counts: Sequence[int], *, seed: int, level: float = 0.95, resamples: int = 2000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of Σ sums / Σ counts, for a mean over the questions of several
+    instances: an instance is drawn again with all of its questions.
+
+    sums, counts: of each instance the sum of its scores, and how many there are, at least 1. No instances: (nan, nan).
+    """
+    if len(sums) == 0:
+        return math.nan, math.nan
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    means = np.asarray(sums, np.float64)[drawn].sum(axis=1) / np.asarray(counts, np.float64)[drawn].sum(axis=1)
+    low, high = np.percentile(means, (50 * (1 - level), 50 * (1 + level)))
+    return float(low), float(high)

@@ -16,7 +16,8 @@ appended.
 
 What a reader takes for granted is not written: a step's `role` (write) and `chunk` (its place), a retrieved item's
 `writers` (the step that wrote it last), what an answer `cited` and its score without some of its items (`subsets`)
-where nobody asked. Records of older code lack these.
+where nobody asked. A turn of a model has its `prompt`: how many characters of the prompt of the turn before it begins
+with, and the rest; they share instructions and most of memory. Records of older code lack these.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +55,8 @@ EPISODES = "episodes.jsonl"
 
 _SHOWN_ITEMS = 20  # with more items than this retrieved, only the beginning of each is recorded
 _SHOWN_CHARACTERS = 200
+
+Decode = Callable[[Sequence[int]], str]  # tokens -> their text
 
 Measures = Mapping[str, ModuleType]  # files of measures/ by name
 
@@ -227,14 +230,15 @@ def group_record(
     terms: Mapping[str, Sequence[np.ndarray]],
     total: Sequence[np.ndarray],
     advantages: Sequence[np.ndarray],
+    prompts: Sequence[Sequence[str]] = (),
 ) -> dict:
     """A group of training rollouts. terms, total, advantages: of each sample [turns], NaN where missing (null in
-    JSON)."""
+    JSON). prompts: of each sample, of each turn, where they are known."""
     samples = []
     for s, rollout in enumerate(group):
         rewards = {name: of_samples[s].tolist() for name, of_samples in terms.items()}
         scored = {"rewards": rewards, "total": total[s].tolist(), "advantage": advantages[s].tolist()}
-        samples.append(sample_record(rollout) | scored)
+        samples.append(sample_record(rollout, prompts[s] if prompts else ()) | scored)
     return stream_record(group[0]) | {"samples": samples}
 
 
@@ -244,13 +248,20 @@ def stream_record(rollout: Rollout) -> dict:
     return {"episode": episode.id, "source": episode.source, "chunks": [chunk.text for chunk in episode.chunks]}
 
 
-def sample_record(rollout: Rollout) -> dict:
-    """One rollout, without its episode. An answer's `step` is the chunk's index for a chunk question, null for a final
-    one; its `failure` is where a wrong one comes from (evaluation/causes.py)."""
+def prompts_of(rollout: Rollout, decode: Decode) -> list[str]:
+    """The prompt of each turn; "" of a script's, which has none."""
+    return [decode(step.prompt_tokens) if step.prompt_tokens else "" for step in rollout.steps]
+
+
+def sample_record(rollout: Rollout, prompts: Sequence[str] = ()) -> dict:
+    """One rollout, without its episode. prompts: of each turn, where they are known.
+
+    An answer's `step` is the chunk's index for a chunk question, null for a final one; its `failure` is where a wrong
+    one comes from (evaluation/causes.py)."""
     before = {}
     steps = []
     for step in rollout.steps:
-        steps.append(_step_record(len(steps), step, before))
+        steps.append(_step_record(len(steps), step, before) | _prompt_record(len(steps), prompts))
         before = {item.id: item for item in step.memory_after.items}
     causes = iter(failures(rollout))  # of the final questions
     answers = [
@@ -259,6 +270,15 @@ def sample_record(rollout: Rollout) -> dict:
     ]
     writes = {"writes": [dataclasses.asdict(write) for write in rollout.writes]} if rollout.writes else {}
     return {"sample": rollout.sample, "steps": steps, "answers": answers, **writes}
+
+
+def _prompt_record(place: int, prompts: Sequence[str]) -> dict:
+    if not prompts or not prompts[place]:
+        return {}
+    before = next((prompt for prompt in reversed(prompts[:place]) if prompt), "")
+    pairs = enumerate(zip(before, prompts[place], strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(before), len(prompts[place])))
+    return {"prompt": [same, prompts[place][same:]]}
 
 
 def _step_record(place: int, step: Step, before: Mapping[str, object]) -> dict:
@@ -318,12 +338,18 @@ def read_sample(record: Mapping) -> Rollout:
 _NO_MEMORY: Any = None  # what a record says of memory is a list of changes
 
 
-def write_heldout(workdir: Path, when: str, policies: Mapping[str, Sequence[Rollout]], limit: int) -> None:
-    """Writes the first `limit` rollouts of every policy of an evaluation, by name; files are replaced as a whole."""
+def write_heldout(
+    workdir: Path, when: str, policies: Mapping[str, Sequence[Rollout]], limit: int, decode: Decode | None = None
+) -> None:
+    """Writes the first `limit` rollouts of every policy of an evaluation, by name, with their prompts where they can be
+    decoded; files are replaced as a whole."""
     if not limit:
         return
     for name, rollouts in policies.items():
         chosen = rollouts[:limit]
         write_json_lines(workdir / HELDOUT / EPISODES, [stream_record(rollout) for rollout in chosen])
-        records = [{"episode": rollout.episode.id, "samples": [sample_record(rollout)]} for rollout in chosen]
+        records = []
+        for rollout in chosen:
+            prompts = prompts_of(rollout, decode) if decode is not None else ()
+            records.append({"episode": rollout.episode.id, "samples": [sample_record(rollout, prompts)]})
         write_json_lines(workdir / HELDOUT / f"{when} {re.sub('[^A-Za-z0-9_.=-]', '-', name)}.jsonl", records)

@@ -1,8 +1,10 @@
-"""What the curves and tables of a run show: one list, from which the HTML page, figures and CSV files are made."""
+"""What the curves of a run show: one list, from which the HTML page, figures and CSV files are made."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+
+from finemem_jax.reporting.words import words
 
 MAX_POINTS = 600  # of one series; longer ones are thinned evenly
 
@@ -16,14 +18,33 @@ _TITLES = (  # (prefix or name of metrics, title, note, range)
     ("groups_with_gradient", "Groups with a gradient", "Share of (episode, step) with any spread.", (0.0, 1.0)),
     ("loss/grad_norm", "Gradient norm", "Before clipping.", None),
     ("loss/ref_kl", "KL to the reference", "Mean over tokens.", None),
+    ("nll", "Surprise at what is imitated", "Mean negative log-probability of a token.", None),
 )
 _TOGETHER = {"operations": ("valid_operations", "operations_per_step", "updates_per_step")}
+_COLORS = 8  # of the page's palette
+
+
+def term_colors(terms: Sequence[str], metrics: Sequence[Mapping]) -> dict[str, int]:
+    """Of every reward term the number of its colour, the same wherever it is drawn. `total` has the last one, which the
+    page also gives to what it does not know."""
+    logged = [n.split("/", 1)[1] for n in _names(metrics) if n.startswith(("reward/", "share/", "spread/"))]
+    known = sorted({*terms, *logged} - {"total"}, key=lambda name: (name not in _USUAL, name))
+    return {"total": _COLORS - 1} | {name: i % (_COLORS - 1) for i, name in enumerate(known)}
+
+
+_USUAL = ("chunk_qa", "compression", "evidence", "format")
 
 
 def run_charts(
-    metrics: Sequence[Mapping], timings: Sequence[Mapping], evaluations: Sequence[Mapping], results: Mapping
+    metrics: Sequence[Mapping],
+    timings: Sequence[Mapping],
+    evaluations: Sequence[Mapping],
+    results: Mapping,
+    colors: Mapping[str, int] | None = None,
 ) -> list[dict]:
-    """Charts as {"title", "note", "range", "more", "series": [{"name", "x", "y", "dash"}]}; x are steps."""
+    """Charts as {"title", "note", "logged", "range", "more", "series": [{"name", "x", "y", "low", "high", "dash",
+    "color"}]}; x are steps. colors: of the terms."""
+    colors = term_colors((), metrics) if colors is None else colors
     found = []
     if evaluations:
         found.append(_accuracy(evaluations, results))
@@ -35,34 +56,47 @@ def run_charts(
         names = [name for name in names if name in _names(metrics)]
         if names:
             shown |= set(names)
-            series = [_series(metrics, name, name.removeprefix(prefix)) for name in names]
-            found.append(_chart(title, series, note, bounds))
-    for lines, logged in ((metrics, "metrics.jsonl"), (timings, "timings.jsonl")):
+            series = [_series(metrics, name, _called(name, prefix), colors) for name in names]
+            logged = f"{prefix}TERM" if prefix.endswith("/") else ", ".join(names)
+            found.append(_chart(title, series, note, bounds, logged))
+    for lines, place in ((metrics, "metrics.jsonl"), (timings, "timings.jsonl")):
         for name in _names(lines):
             if name not in shown:
-                found.append(_chart(name, [_series(lines, name, name)], logged, None, more=True))
+                series = [_series(lines, name, words(name), {})]
+                found.append(_chart(words(name), series, "", None, f"{name} in {place}", more=True))
     return found
+
+
+def _called(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix) if prefix.endswith("/") else words(name) if prefix in _TOGETHER else name
 
 
 def _accuracy(evaluations: Sequence[Mapping], results: Mapping) -> dict:
     policies = dict.fromkeys(line["policy"] for line in evaluations)
-    series = [_series([e for e in evaluations if e["policy"] == policy], "accuracy", policy) for policy in policies]
+    series = [_series([e for e in evaluations if e["policy"] == policy], "accuracy", policy, {}) for policy in policies]
+    for line in series:
+        own = [e for e in evaluations if e["policy"] == line["name"]]
+        if any("low" in e and "high" in e for e in own):
+            line |= {bound: [e.get(bound) for e in own] for bound in ("low", "high")}
     steps = [min(e["step"] for e in evaluations), max(e["step"] for e in evaluations)]
     for name, row in results.items():
         if not name.startswith(("before ", "after ")):
             series.append({"name": name, "x": steps, "y": [row.get("accuracy")] * 2, "dash": True})
-    return _chart("Held-out accuracy", series, "By policy; dotted: baselines.", (0.0, 1.0))
+    note = "By policy, with 95 % intervals where they were logged; dotted: baselines."
+    return _chart("Held-out accuracy", series, note, (0.0, 1.0), "accuracy in evaluations.jsonl")
 
 
-def _chart(title: str, series: list[dict], note: str, bounds: tuple | None, *, more: bool = False) -> dict:
-    return {"title": title, "note": note, "range": bounds, "more": more, "series": series}
+def _chart(title: str, series: list[dict], note: str, bounds: tuple | None, logged: str, *, more: bool = False) -> dict:
+    return {"title": title, "note": note, "logged": logged, "range": bounds, "more": more, "series": series}
 
 
-def _series(lines: Sequence[Mapping], metric: str, name: str) -> dict:
+def _series(lines: Sequence[Mapping], metric: str, name: str, colors: Mapping[str, int]) -> dict:
     points = [(line["step"], line[metric]) for line in lines if metric in line]
     if len(points) > MAX_POINTS:
         points = [points[round(i * (len(points) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
-    return {"name": name or metric, "x": [x for x, _ in points], "y": [y for _, y in points], "dash": False}
+    found = {"name": name or metric, "x": [x for x, _ in points], "y": [y for _, y in points], "dash": False}
+    term = metric.split("/", 1)[-1]
+    return found | ({"color": colors[term]} if "/" in metric and term in colors else {})
 
 
 def _names(lines: Sequence[Mapping]) -> list[str]:
@@ -82,23 +116,6 @@ def phases(timings: Sequence[Mapping]) -> list[dict]:
         if whole
     ]
     return sorted(rows, key=lambda row: -row["seconds"])
-
-
-def results_table(results: Mapping[str, Mapping]) -> dict:
-    """Rows in the order before, after, baselines; columns accuracy, accuracy by kind, memory and operations."""
-    kinds = sorted({key for row in results.values() for key in row if key.startswith("accuracy/")})
-    columns = ["accuracy", *kinds, "memory_tokens", "memory_items", "valid_operations", "exact_copy"]
-    columns = [column for column in columns if any(column in row for row in results.values())]
-    when = {name: name.split(" ")[0] if name.startswith(("before ", "after ")) else "baseline" for name in results}
-    order = ("before", "after", "baseline")
-    return {
-        "columns": [column.removeprefix("accuracy/").replace("_", " ") for column in columns],
-        "digits": [1 if column.startswith("memory") else 3 for column in columns],
-        "rows": [
-            {"name": name, "when": when[name], "values": [results[name].get(column) for column in columns]}
-            for name in sorted(results, key=lambda name: order.index(when[name]))
-        ],
-    }
 
 
 def verdict(results: Mapping[str, Mapping]) -> str:

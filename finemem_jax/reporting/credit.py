@@ -9,7 +9,8 @@ alike.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,10 @@ def group_flows(samples: Sequence[Mapping], rules: EvidenceConfig) -> list[list[
     """Of every sample of a recorded group its flows; None where they cannot be told, or do not sum to what is logged.
 
     samples: as `group_record` makes them; without "rewards" there is nothing to compare with."""
-    cfg = RewardsConfig(evidence=rules)
+    flows_of = _flows_of(rules)
     try:
         rollouts = answered_alike([read_sample(sample) for sample in samples])
-        found = [resolve("finemem_jax.rewards", TERM).flows(rollout, cfg) for rollout in rollouts]
+        found = [flows_of(rollout) for rollout in rollouts]
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
         return None
     for sample, rollout, flows in zip(samples, rollouts, found, strict=True):
@@ -54,6 +55,11 @@ def group_flows(samples: Sequence[Mapping], rules: EvidenceConfig) -> list[list[
         if logged is not None and not _agree(into_turns(flows, rollout), logged):
             return None
     return found
+
+
+@functools.cache  # for thousands of groups: a config looks through the folders of plug-ins
+def _flows_of(rules: EvidenceConfig) -> Callable[[Rollout], list[Flow]]:
+    return functools.partial(resolve("finemem_jax.rewards", TERM).flows, cfg=RewardsConfig(evidence=rules))
 
 
 def into_turns(flows: Sequence[Flow], rollout: Rollout) -> np.ndarray:

@@ -61,7 +61,8 @@ def write_figures(folder: Path, charts: Sequence[Mapping]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for chart in charts:
-        path = folder / re.sub(r"[^a-z0-9]+", "_", chart["title"].lower()).strip("_")
+        name = chart["logged"].split(" in ")[0] if chart["more"] else chart["title"]
+        path = folder / re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["series", "step", "value"])

@@ -1,8 +1,8 @@
 """The report of a run: one HTML file that opens from disk without a network, made from the run's records.
 
 `write_report` gathers metrics, evaluations, times and rollouts into one JSON object in `assets/report/page.html`, and
-`view.js` draws it. All texts are written once, in `strings`, and named by their index. Rollouts that do not fit the
-budget are sampled evenly, and the page says so.
+the scripts beside it draw it. All texts are written once, in `strings`, and named by their index. Rollouts that do not
+fit the budget are sampled evenly, and the page says so.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import html
 import json
 import string
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from finemem_jax.config import UserError
-from finemem_jax.evaluation.records import EPISODES, HELDOUT
+from finemem_jax.evaluation.intervals import bootstrap_interval
+from finemem_jax.evaluation.paired import HELDOUT_SCORES, read_scores
+from finemem_jax.evaluation.records import HELDOUT
 from finemem_jax.files import (
     Expected,
     has_step,
@@ -29,28 +29,58 @@ from finemem_jax.files import (
     scan,
     write_atomically,
 )
-from finemem_jax.reporting import charts
+from finemem_jax.reporting import charts, tables
+from finemem_jax.reporting.compact import HeldOut, Notes, Strings, read_bytes, training_groups
+from finemem_jax.reporting.credit import TERM, evidence_rules
 
 GENERATOR = b'<meta name="generator" content="finemem report">'  # of every page: what a page may replace
 MAX_BYTES = 20_000_000  # of the file
-_BUDGET = 60_000_000  # bytes of rollout records to begin with; lowered until the file is small enough
+BUDGET = 60_000_000  # bytes of rollout records to begin with; lowered until the file is small enough
+_SCRIPTS = ("base", "charts", "summary", "picture", "episode", "explorer", "start")  # in the order they need each other
+_METRICS = ("metrics", "sft_metrics")
 
 
 def write_report(workdir: Path, out: Path | None = None) -> Path:
     """Writes WORKDIR/report.html (or `out`) and returns its path. Raises UserError when there is no run, or when `out`
     is a file that is no report."""
-    if out is not None and out.exists() and GENERATOR not in out.read_bytes()[:1000]:
-        raise UserError(f"--out={out}: a file that is no report is there; choose another place")
-    out = out or workdir / "report.html"
+    check_run(workdir)
+    return write_page(out or workdir / "report.html", lambda budget: report_data(workdir, budget))
+
+
+def runs_of_sweep(folder: Path) -> dict[str, list[Path]]:
+    """The runs of a sweep's folder by row; empty where it is none."""
+    found: dict[str, list[Path]] = {}
+    for config in sorted(folder.glob("*/seed-*/config.json")) if not (folder / "config.json").exists() else ():
+        found.setdefault(config.parent.parent.name, []).append(config.parent)
+    return found
+
+
+def is_several(workdirs: Sequence[Path]) -> bool:
+    """Whether these are more than one run: several folders, or that of a sweep."""
+    return len(workdirs) > 1 or bool(runs_of_sweep(workdirs[0]))
+
+
+def check_run(workdir: Path) -> None:
+    """Raises UserError where there is no run."""
     if not (workdir / "config.json").is_file() and not (workdir / "evaluation.json").is_file():
         raise UserError(f"no run in {workdir}: neither config.json nor evaluation.json is there")
-    budget, size = _BUDGET, MAX_BYTES + 1
+
+
+def write_page(out: Path, data: Any) -> Path:
+    """Writes the page of `data(budget)`, which is small enough for some budget of bytes; returns its path."""
+    if out.exists() and GENERATOR not in out.read_bytes()[:1000]:
+        raise UserError(f"--out={out}: a file that is no report is there; choose another place")
+    write_atomically(out, fitting_page(data))
+    return out
+
+
+def fitting_page(data: Any, **follow: Any) -> str:
+    budget, size, page = BUDGET, MAX_BYTES + 1, ""
     while size > MAX_BYTES and budget > 1000:
-        page = _page(report_data(workdir, budget))
+        page = page_of({**data(budget), **follow})
         size = len(page.encode("utf-8", "backslashreplace"))
         budget = int(budget * 0.9 * MAX_BYTES / size)
-    write_atomically(out, page)
-    return out
+    return page
 
 
 def write_run_figures(workdir: Path, folder: Path) -> list[Path]:
@@ -60,211 +90,129 @@ def write_run_figures(workdir: Path, folder: Path) -> list[Path]:
     return write_figures(folder, report_data(workdir, 0)["charts"])
 
 
-def _page(data: Mapping) -> str:
+def page_of(data: Mapping) -> str:
+    """The page; where it follows a run it may ask its own server, otherwise nobody."""
     folder = resources.files("finemem_jax") / "assets" / "report"
-    style, script, page = ((folder / name).read_text("utf-8") for name in ("style.css", "view.js", "page.html"))
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    script = "\n".join((folder / f"{name}.js").read_text("utf-8") for name in _SCRIPTS)
+    style, page = ((folder / name).read_text("utf-8") for name in ("style.css", "page.html"))
+    text = dumped(data).replace("<", "\\u003c")
     # Inside a script element only "<" could end it; in JSON a "<" stands in strings alone, where it may be escaped.
-    text = text.replace("<", "\\u003c")
-    return string.Template(page).substitute(title=html.escape(data["name"]), style=style, script=script, data=text)
+    connect = "; connect-src 'self'" if data.get("follow") else ""
+    return string.Template(page).substitute(
+        title=html.escape(data["name"]), style=style, script=script, data=text, connect=connect
+    )
+
+
+def dumped(data: Mapping) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def report_data(workdir: Path, budget: int) -> dict:
     """Everything the page shows. budget: bytes of rollout records that may be taken in."""
     notes = Notes()
-    cfg = _object(workdir / "config.json", notes)
-    metrics, timings = (_lines(workdir / f"{name}.jsonl", holds_numbers, notes) for name in ("metrics", "timings"))
-    evaluations = _lines(workdir / "evaluations.jsonl", is_evaluation, notes)
-    results = _results(workdir / "results.json", notes) or _results(workdir / "evaluation.json", notes)
-    results = results or _latest(evaluations)
-    table = charts.results_table(results)
+    cfg = read_object(workdir / "config.json", notes)
+    metrics = [line for name in _METRICS for line in read_log(workdir / f"{name}.jsonl", holds_numbers, notes)]
+    timings = read_log(workdir / "timings.jsonl", holds_numbers, notes)
+    evaluations = read_evaluations(workdir, notes)
+    results = read_results(workdir / "results.json", notes) or read_results(workdir / "evaluation.json", notes)
+    results = _with_intervals(results or _latest(evaluations), evaluations)
     weights = {k: v for k, v in _at(cfg, "rewards", "weights", default={}).items() if is_number(v) and v}
-    strings = Strings()
-    held_out = heldout_groups(workdir / HELDOUT, budget * 2 // 3, strings, notes)
-    trained = training_groups(workdir / "rollouts.jsonl", budget // 3, list(weights), strings, notes)
-    notes.texts += _alarms(_lines(workdir / "alarms.jsonl", has_step, notes))
+    held_out, strings, rules = HeldOut(workdir / HELDOUT), Strings(), evidence_rules(cfg)
+    recorded = held_out.scored()
+    evaluations = _with_recorded(evaluations, results, recorded)
+    measures, absent = tables.measures_of(cfg)
+    if absent:
+        notes.texts.append(f"Not shown: what the measures {', '.join(absent)} say; they are not here (--plugins).")
+    colors = charts.term_colors(list(weights), metrics)
+    groups = held_out.groups(budget * 2 // 3, rules, strings, notes)
+    groups += training_groups(workdir / "rollouts.jsonl", budget // 3, list(weights), rules, strings, notes)
+    notes.texts += _alarms(read_log(workdir / "alarms.jsonl", has_step, notes))
     return {
         "name": _at(cfg, "name", default=workdir.resolve().name),
+        "kicker": "finemem run",
         "verdict": charts.verdict(results),
         "facts": _facts(cfg, metrics),
         "notes": notes.texts,
-        "table": table,
-        "charts": charts.run_charts(metrics, timings, evaluations, results),
+        "tables": tables.results_tables(results, measures, recorded),
+        "interval_note": tables.NOTE,
+        "causes": tables.cause_rows(recorded),
+        "charts": charts.run_charts(metrics, timings, evaluations, results, colors),
         "phases": charts.phases(timings),
         "terms": list(weights),
         "weights": list(weights.values()),
+        "colors": colors,
+        "flow": {
+            "shared": rules.update_credit == "shared",
+            "training": _paid(rules.attribution, TERM in weights),
+            "held_out": "Nothing is rewarded here: it is what the steps would be paid, all items retrieved alike.",
+        },
+        "runs": [],
         "config": cfg,
-        "groups": held_out + trained,
+        "groups": groups,
         "strings": strings.texts,
     }
 
 
-class Notes:
-    """What the reader of the page must know of it: what was left out, and what could not be read."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def damaged(self, path: Path, what: str = "the file") -> None:
-        self.texts.append(f"Damaged: {what} of {path.name} cannot be read and is left out.")
-
-    def left_out(self, what: str, shown: int, there: int) -> None:
-        if shown < there:
-            self.texts.append(f"Sampled: {shown:,} of {there:,} {what} are in this file, evenly spaced.")
+_ATTRIBUTIONS = {
+    "retrieved": "Paid are all items that were retrieved for a question, alike.",
+    "cited": "Paid are the items that the answer said it stands in.",
+    "leave_one_out": "Paid are the items without which the answer is worse.",
+    "shapley": "Paid are the items by their Shapley value; one that misleads is paid less than nothing.",
+}
 
 
-class Strings:
-    """Texts by index, each once."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self._index: dict[str, int] = {}
-
-    def __call__(self, text: object) -> int:
-        text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-        if text not in self._index:
-            self._index[text] = len(self.texts)
-            self.texts.append(text)
-        return self._index[text]
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Rollouts, compact. The order of the fields is view.js's.
-# --------------------------------------------------------------------------------------------------------------
-
-
-def heldout_groups(folder: Path, budget: int, strings: Strings, notes: Notes) -> list:
-    """One group per held-out episode, its columns the policies and the baselines."""
-    episodes = _raw_lines(folder / EPISODES)
-    order = {"before": 0, "after": 1, "baseline": 2}
-    files = sorted(folder.glob("* *.jsonl"), key=lambda f: (order.get(f.stem.split(" ")[0], 3), f.stem))
-    columns = {file: _raw_lines(file) for file in files}
-    sizes = [len(line) + sum(len(c[i]) for c in columns.values() if i < len(c)) for i, line in enumerate(episodes)]
-    chosen = evenly(sizes, budget)
-    groups, unread = [], Counter()
-    for i in chosen:
-        episode = _compacted(episodes[i], lambda record: compact_group(None, record, [], strings))
-        if episode is None:
-            unread[folder / EPISODES] += 1
-            continue
-        for file, lines in columns.items():
-            of_episode = partial(_columns, file.stem, episode=episode[1], strings=strings)
-            found = _compacted(lines[i], of_episode) if i < len(lines) else []
-            unread[file] += found is None
-            episode[-1].extend(found or [])
-        groups.append(episode)
-    for path, count in unread.items():
-        if count:
-            notes.damaged(path, f"{count} of {len(chosen)} records")
-    notes.left_out("held-out episodes", len(chosen), len(episodes))
-    return groups
-
-
-def _columns(name: str, record: Mapping, *, episode: int, strings: Strings) -> list:
-    """The samples of a policy's record, if it is of this episode."""
-    if strings(record["episode"]) != episode:
-        return []
-    return [compact_sample(name, sample, (), strings) for sample in record["samples"]]
-
-
-def training_groups(path: Path, budget: int, terms: Sequence[str], strings: Strings, notes: Notes) -> list:
-    """One group per recorded group of training rollouts, its columns the samples."""
-
-    def compact(record: Mapping) -> list:
-        samples = [compact_sample(f"sample {s['sample']}", s, terms, strings) for s in record["samples"]]
-        return compact_group(_number(record["step"]), record, samples, strings)
-
-    lines = _raw_lines(path)
-    chosen = evenly([len(line) for line in lines], budget)
-    groups = [group for i in chosen if (group := _compacted(lines[i], compact)) is not None]
-    if len(groups) < len(chosen):
-        notes.damaged(path, f"{len(chosen) - len(groups)} of {len(chosen)} records")
-    notes.left_out("recorded training groups", len(chosen), len(lines))
-    return groups
-
-
-def _compacted(line: bytes, compact: Callable[[Mapping], list]) -> list | None:
-    """What `compact` makes of a line's record; None of one that is damaged, however its content is not as expected."""
-    record = parse_line(line)
-    try:
-        return None if record is None else compact(record)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def _numbers(values: Any) -> list | None:
-    return None if values is None else [_number(value) for value in values]
-
-
-def _number(value: Any) -> float | None:
-    """The value, where the page needs a number."""
-    if value is None or is_number(value):
-        return value
-    raise TypeError(f"not a number: {value!r}")
-
-
-def compact_group(step: int | None, episode: Mapping, samples: list, strings: Strings) -> list:
-    chunks = [strings(chunk) for chunk in episode["chunks"]]
-    return [step, strings(episode["episode"]), strings(episode["source"]), chunks, samples]
-
-
-def compact_sample(label: str, sample: Mapping, terms: Sequence[str], strings: Strings) -> list:
-    rewards = sample.get("rewards", {})
-    rewards = [_numbers(rewards.get(name)) for name in terms] if rewards else 0
-    scored = [rewards, _numbers(sample["total"]), _numbers(sample["advantage"])] if rewards else [0, 0, 0]
-    return [
-        strings(label),
-        [compact_step(step, strings) for step in sample["steps"]],
-        [compact_answer(answer, strings) for answer in sample["answers"]],
-        *scored,
-    ]
-
-
-def compact_step(step: Mapping, strings: Strings) -> list:
-    operations = [
-        [
-            strings(o["name"]),
-            [[strings(key), strings(value)] for key, value in o["arguments"].items()],
-            strings(o["status"]),
-            int(o["ok"]),
-            strings(o["item"]) if o["item"] else None,
-            [strings(item) for item in o["evicted"]],
-        ]
-        for o in step["operations"]
-    ]
-    written = [[strings(w["id"]), _number(w["step"]), strings(w["text"])] for w in step["written"]]
-    removed = [strings(item) for item in step["removed"]]
-    is_cut = int(step["finish"] == "length")
-    return [strings(step["text"]), is_cut, operations, removed, written, _number(step["memory_tokens"])]
-
-
-def compact_answer(answer: Mapping, strings: Strings) -> list:
-    return [
-        _number(answer["step"]),
-        strings(answer["question"]),
-        strings(answer["kind"]),
-        [strings(gold) for gold in answer["gold"]],
-        strings(answer["answer"]),
-        _number(answer["score"]),
-        strings(answer.get("failure") or ""),
-        [[strings(r["id"]), _number(r["step"]), strings(r["text"]), _number(r["bm25"])] for r in answer["retrieved"]],
-    ]
-
-
-def evenly(sizes: Sequence[int], budget: int) -> list[int]:
-    """Indices, evenly spaced from first to last, as many as fit the budget; at least one."""
-    count = len(sizes)
-    while count > 1:
-        chosen = [round(i * (len(sizes) - 1) / (count - 1)) for i in range(count)]
-        if sum(sizes[i] for i in chosen) <= budget:
-            return chosen
-        count = min(count - 1, int(count * 0.95))
-    return list(range(min(len(sizes), 1)))
+def _paid(attribution: str, is_term: bool) -> str:
+    said = _ATTRIBUTIONS.get(attribution, "")
+    return said if is_term else f"{said} Evidence has no weight in this run: it is what it would have paid."
 
 
 # --------------------------------------------------------------------------------------------------------------
 # Reading a run's folder
 # --------------------------------------------------------------------------------------------------------------
+
+
+def read_evaluations(workdir: Path, notes: Notes) -> list[dict]:
+    """The lines of evaluations.jsonl, each with the 95 % interval of its accuracy (low, high) where the scores of its
+    episodes are known."""
+    known = {
+        (line["step"], line.get("policy")): scores
+        for line in read_log(workdir / HELDOUT_SCORES, has_step, notes)
+        if (scores := read_scores(line)) is not None
+    }
+    lines = []
+    for line in read_log(workdir / "evaluations.jsonl", is_evaluation, notes):
+        found = known.get((line["step"], line["policy"]))
+        if found is not None and "low" not in line and line["accuracy"] is not None:
+            answered = [(x, s) for x, s in zip(found.scores, found.sources, strict=True) if x is not None]
+            low, high = bootstrap_interval([x for x, _ in answered], seed=0, sources=[s for _, s in answered])
+            line = {**line, "low": low, "high": high}
+        lines.append(line)
+    return lines
+
+
+def _with_intervals(results: Mapping[str, Mapping], evaluations: Sequence[Mapping]) -> dict[str, Mapping]:
+    """The results, with the intervals of the evaluations that they are of."""
+    found = {}
+    for name, row in results.items():
+        when, _, policy = name.partition(" ")
+        own = [line for line in evaluations if line["policy"] == policy and "low" in line]
+        line = own[0 if when == "before" else -1] if own and when in ("before", "after") else {}
+        same = row["accuracy"] is not None and line and abs(line["accuracy"] - row["accuracy"]) < 1e-6
+        found[name] = {**row, "low": line["low"], "high": line["high"]} if same and "low" not in row else row
+    return found
+
+
+def _with_recorded(
+    evaluations: Sequence[Mapping], results: Mapping[str, Mapping], recorded: Mapping[str, Sequence[tables.Scored]]
+) -> list[Mapping]:
+    """The evaluations; those without an interval have that of the held-out records, where these are of them."""
+    found = {}
+    for name, row in results.items():
+        when, _, policy = name.partition(" ")
+        sure = tables.intervals(row, recorded.get(tables.stem(name), ())).get("accuracy")
+        if sure is not None and when in ("before", "after"):
+            found[policy, round(row["accuracy"], 6)] = dict(zip(("low", "high"), sure, strict=True))
+    return [{**found.get((e["policy"], round(e["accuracy"] or 0.0, 6)), {}), **e} for e in evaluations]
 
 
 def _facts(cfg: Mapping, metrics: Sequence[Mapping]) -> list[tuple[str, str]]:
@@ -303,9 +251,9 @@ def _latest(evaluations: Sequence[Mapping]) -> dict[str, Mapping]:
     return table | {f"after {line['policy']}": line for line in evaluations if line["step"] == last > 0}
 
 
-def _results(path: Path, notes: Notes) -> dict[str, Mapping]:
+def read_results(path: Path, notes: Notes) -> dict[str, Mapping]:
     """Of each policy and baseline its metrics; those without are left out. One that got no answer has no accuracy."""
-    table = _object(path, notes)
+    table = read_object(path, notes)
     found = {name: row for name, row in table.items() if isinstance(row, dict) and _has_accuracy(row)}
     if len(found) < len(table):
         notes.damaged(path, f"{len(table) - len(found)} of {len(table)} rows")
@@ -316,17 +264,17 @@ def _has_accuracy(row: Mapping[str, object]) -> bool:
     return "accuracy" in row and (row["accuracy"] is None or is_number(row["accuracy"]))
 
 
-def _object(path: Path, notes: Notes) -> dict:
+def read_object(path: Path, notes: Notes) -> dict:
     """The JSON object in a file, empty where there is none."""
     if not path.exists():
         return {}
-    found = parse_line(_bytes(path))
+    found = parse_line(read_bytes(path))
     if found is None:
         notes.damaged(path)
     return found or {}
 
 
-def _lines(path: Path, expected: Expected, notes: Notes) -> list[dict]:
+def read_log(path: Path, expected: Expected, notes: Notes) -> list[dict]:
     if not path.exists():
         return []
     try:
@@ -337,15 +285,3 @@ def _lines(path: Path, expected: Expected, notes: Notes) -> list[dict]:
     if found.damaged:
         notes.damaged(path, f"{len(found.damaged)} of {len(found.damaged) + len(found.records)} lines")
     return found.records
-
-
-def _raw_lines(path: Path) -> list[bytes]:
-    """Whole lines; a half-written last one is left out."""
-    return _bytes(path).split(b"\n")[:-1]
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""

@@ -18,7 +18,7 @@ from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import tell
 from finemem_jax.evaluation.paired import HELDOUT_SCORES
-from finemem_jax.evaluation.records import Evaluation, episode_scores, write_heldout
+from finemem_jax.evaluation.records import Decode, Evaluation, episode_scores, write_heldout
 from finemem_jax.exits import RunEnded
 from finemem_jax.files import Expected, JsonLines, has_step, holds_numbers, is_evaluation, read_lines
 from finemem_jax.hosts import agreement
@@ -118,9 +118,20 @@ class Journal:
     def write(self, log: JsonLines, step: int, values: Mapping[str, object]) -> None:
         self.attempt(f"a line of {log.path.name}", log.write, step, values)
 
-    def write_evaluation(self, step: int, when: str, found: Mapping[str, Evaluation]) -> None:
+    def write_rollouts(self, step: int, records: Iterable[Mapping[str, object]]) -> None:
+        """Those that fit in what config.train.log_rollouts_mb gives rollouts.jsonl up to this step: an equal part to
+        every step, what one leaves to those after it."""
+        share = (step + 1) / max(self._cfg.train.steps, 1)
+        for record in records:
+            most = int(self._cfg.train.log_rollouts_mb * 1e6 * share)
+            self.attempt(f"a line of {self.rollouts.path.name}", self.rollouts.write, step, record, most)
+
+    def write_evaluation(
+        self, step: int, when: str, found: Mapping[str, Evaluation], decode: Decode | None = None
+    ) -> None:
         """found: by name, the policies, evaluated in the state before `step`, or the baselines (`when` "baseline"),
-        which no step changes: only what they wrote is kept. when: see `evaluation/records.py`, heldout/."""
+        which no step changes: only what they wrote is kept. when: see `evaluation/records.py`, heldout/. decode: of the
+        prompts that are kept there."""
         if found and when != "baseline":
             for name, evaluation in found.items():
                 self.write(self.evaluations, step, {"policy": name, **evaluation.metrics})
@@ -130,7 +141,8 @@ class Journal:
                 self.checkpoints.score(step, score)
         if agreement.is_lead():
             rollouts = {name: evaluation.rollouts for name, evaluation in found.items()}
-            self.attempt("heldout/", write_heldout, self._workdir, when, rollouts, self._cfg.eval.log_rollouts)
+            limit = self._cfg.eval.log_rollouts
+            self.attempt("heldout/", write_heldout, self._workdir, when, rollouts, limit, decode)
 
     def check(self, step: int, line: Mapping[str, float], skipped: Sequence[bool]) -> list[Alarm]:
         """The alarms that sound after a step (see `Guards.check`), printed and recorded."""

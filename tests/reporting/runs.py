@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from finemem_jax import config
-from finemem_jax.config import Config
+from finemem_jax.config import Config, RewardsConfig, resolve
 from finemem_jax.evaluation.records import group_record, write_heldout
 from finemem_jax.files import JsonLines, write_atomically
 from finemem_jax.types import Answer, Chunk, Episode, Question, Retrieved, Rollout
@@ -36,8 +36,12 @@ def rollout(episode: int, *, score: float = 1.0, questions: int = 3, steps: int 
     return Rollout(told, 0, sample, played.steps, (*answers, chunk))
 
 
-def write_run(workdir: Path, *, episodes: int = 4, questions: int = 3, nasty: str = NASTY, steps: int = 5) -> Path:
-    """Held-out episodes before, after and of a baseline; `steps` training steps with one group of 4 samples each."""
+def write_run(
+    workdir: Path, *, episodes: int = 4, questions: int = 3, nasty: str = NASTY, steps: int = 5, paid: bool = False
+) -> Path:
+    """Held-out episodes before, after and of a baseline; `steps` training steps with one group of 4 samples each.
+
+    paid: whether evidence is what the answers give; otherwise it is drawn like the other terms."""
     cfg = config.to_dict(Config())
     cfg |= {"name": f"run {nasty}", "train": cfg["train"] | {"steps": steps}}
     write_atomically(workdir / "config.json", json.dumps(cfg))
@@ -54,6 +58,9 @@ def write_run(workdir: Path, *, episodes: int = 4, questions: int = 3, nasty: st
         group = [rollout(step, sample=s, score=s / 3, nasty=nasty) for s in range(4)]
         terms = {name: rng.random((4, 3)) for name in TERMS}
         terms["chunk_qa"][0, 1] = np.nan  # the answerer failed
+        if paid:
+            term = resolve("finemem_jax.rewards", "evidence")
+            terms["evidence"] = np.stack([term.turn_rewards(r, RewardsConfig(), fakes.count_words) for r in group])
         log.write(step, group_record(group, terms, sum(terms.values()), rng.normal(size=(4, 3))))
     table = {"oracle": {"accuracy": 0.9, "accuracy/fact": 0.9, "memory_tokens": 30.0}}
     for when, at, accuracy in (("before", 0, 0.25), ("after", steps, 0.5)):

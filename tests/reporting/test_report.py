@@ -14,8 +14,9 @@ from finemem_jax.config import Config
 from finemem_jax.evaluate import Evaluation, headline, print_comparison
 from finemem_jax.files import JsonLines, read_lines, write_json_lines
 from finemem_jax.reporting import charts, report
+from finemem_jax.reporting.compact import evenly
 from finemem_jax.reporting.plots import plot_run, write_figures
-from finemem_jax.reporting.report import MAX_BYTES, evenly, write_report
+from finemem_jax.reporting.report import MAX_BYTES, write_report
 from tests.reporting import runs
 
 
@@ -56,7 +57,7 @@ def test_every_point_of_every_curve_is_in_the_runs_jsonl(run, data):
 
 def test_the_table_is_the_results(run, data):
     results = json.loads((run / "results.json").read_text())
-    table = data["table"]
+    table = data["tables"][0]
     assert [row["name"] for row in table["rows"]] == [
         "before T=1",
         "before greedy",
@@ -80,7 +81,7 @@ def test_an_accuracy_that_is_missing_is_no_number_anywhere(tmp_path, capsys):
     write_json_lines(path, lines)
     data = report.report_data(run, 10_000)
     assert not any("Damaged" in note for note in data["notes"])
-    shown = {row["name"]: row["values"][0] for row in data["table"]["rows"]}
+    shown = {row["name"]: row["values"][0] for row in data["tables"][0]["rows"]}
     assert shown["after T=1"] is None and shown["oracle"] is None and shown["before T=1"] == 0.25
     assert data["verdict"] == (
         "Held-out accuracy went from 0.250 to 0.500 (+0.250) greedily. "
@@ -157,7 +158,7 @@ def test_a_run_that_has_just_begun_has_a_report_too(tmp_path):
     run = runs.write_run(tmp_path, steps=0)
     (run / "results.json").unlink()
     JsonLines(run / "evaluations.jsonl", keep_below=0)
-    assert embedded(write_report(run))["table"]["rows"] == []
+    assert embedded(write_report(run))["tables"][0]["rows"] == []
 
 
 def test_the_command_writes_the_file_and_names_mistakes(tmp_path, capsys):
@@ -224,7 +225,7 @@ def test_a_damaged_object_is_left_out_and_said(tmp_path, name, content):
     assert len(page["groups"]) == 9
     if name == "results.json":
         assert any("of results.json cannot be read" in note for note in page["notes"])
-        assert [row["name"] for row in page["table"]["rows"]] == [
+        assert [row["name"] for row in page["tables"][0]["rows"]] == [
             "before T=1",
             "before greedy",
             "after T=1",
