@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(args.seed)
-    model = _model(args)
-    prompts, samplings = _load(args, rng, model.cfg.vocab_size)
+    model = make_model(args)
+    prompts, samplings = make_load(args, rng, model.cfg.vocab_size)
     longest = max(len(p) + s.max_tokens for p, s in zip(prompts, samplings, strict=True))
     cfg = EngineConfig(
         slots=args.slots,
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"first_call_seconds": first, **_report(runs), "device": jax.devices()[0].device_kind}
 
 
-def _model(args: argparse.Namespace) -> Any:
+def make_model(args: argparse.Namespace) -> Any:
     module = resolve("finemem_jax.models", args.family)
     preset = args.preset or "tiny"
     if preset not in module.PRESETS:
@@ -98,7 +98,7 @@ def _model(args: argparse.Namespace) -> Any:
     return module.Model(dataclasses.replace(shape, dtype=args.dtype, param_dtype=args.dtype))
 
 
-def _load(
+def make_load(
     args: argparse.Namespace, rng: np.random.Generator, vocab: int
 ) -> tuple[list[tuple[int, ...]], list[Sampling]]:
     count = -(-args.requests // args.group)

@@ -15,7 +15,7 @@ from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import training_questions
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.env.turns import asks_chunk_questions
-from finemem_jax.loading import load_answerer, load_environment, load_mesh, load_policy
+from finemem_jax.loading import load_answerer, load_environment, load_fast, load_mesh, load_policy
 from finemem_jax.rollouts.collect import Job, collect_rollouts, warm_up
 from finemem_jax.schema.config_files import load_config
 from finemem_jax.types import Sampling
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     cfg = load_config(args.config, [f"--config.{override}" for override in args.set])
     policy = load_policy(cfg, load_mesh(cfg))
     env = load_environment(cfg, policy.tokenizer)
-    engine = Engine(policy.model, policy.params, cfg.engine)
+    engine = Engine(policy.model, policy.params, cfg.engine, load_fast(cfg, policy))
     engine.is_timed = args.timed
     episodes = resolve("finemem_jax.benchmarks", cfg.data.name).load(cfg.data, "train", cfg.seed)
     sampling = Sampling(

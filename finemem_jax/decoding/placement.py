@@ -18,10 +18,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from finemem_jax.config import EngineConfig, FastConfig, UserError
 from finemem_jax.decoding import generate
-from finemem_jax.decoding.fast_places import FastPool
+from finemem_jax.decoding.fast_places import FastPool, pad_texts
 from finemem_jax.decoding.sampling import STOP_TOKENS
 from finemem_jax.nn import decode_attention
-from finemem_jax.nn.fast_weights import Basis, FastWeights, decode_shardings, empty_memory
+from finemem_jax.nn.fast_weights import Basis, FastSetup, FastWeights, decode_shardings, empty_memory
 from finemem_jax.nn.mesh import HEADS, on_mesh
 from finemem_jax.nn.paged_cache import PagePool
 from finemem_jax.nn.quantize import quantized
@@ -184,7 +184,9 @@ def idle_rows(rows: int, listed: int, words: int, *, has_fast: bool = False) -> 
     )
 
 
-def abstract_decode(model: nn.Module, cfg: EngineConfig, mesh: Mesh) -> tuple[Callable, tuple]:
+def abstract_decode(
+    model: nn.Module, cfg: EngineConfig, mesh: Mesh, setup: FastSetup | None = None
+) -> tuple[Callable, tuple]:
     """The decode program of all slots at full length on a mesh of any platform, and its arguments without data: to
     be lowered and compiled where no such device is."""
     platform = mesh.devices.flat[0].platform
@@ -193,18 +195,38 @@ def abstract_decode(model: nn.Module, cfg: EngineConfig, mesh: Mesh) -> tuple[Ca
     kernel_pages = decode_attention.kernel_pages(platform, model.cfg, cfg.page_tokens, cfg.cache_tokens)
     pool = jax.eval_shape(partial(PagePool.create, model.cfg, pages + 1, cfg.page_tokens, kernel_pages=kernel_pages))
 
-    def placed(tree: Any, sharding: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-    shardings = param_shardings(model, mesh, DECODE_RULES)
-    dtype = jnp.dtype(model.cfg.dtype)
-    from finemem_jax.nn.layers import abstract_params
-
-    params = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding), abstract_params(model), shardings
-    )
     whole = NamedSharding(mesh, PartitionSpec())
-    rows = placed(idle_rows(cfg.slots, listed, words=5), whole)
+    rows = _placed(idle_rows(cfg.slots, listed, words=5, has_fast=setup is not None), whole)
     floor = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     decode = partial(make_decode(model, mesh).lower, steps=cfg.decode_chunk, truncate=False)
-    return decode, (params, placed(pool, pool_sharding(mesh, bool(kernel_pages))), rows, floor, None)
+    fast = None
+    if setup is not None:
+        a, b = decode_shardings(mesh)
+        pool_b = _placed(empty_memory(model, setup.cfg, cfg.slots + 1), b)
+        fast = FastPool(_placed(setup.basis, a), pool_b, setup.cfg.scale)
+    placed_pool = _placed(pool, pool_sharding(mesh, bool(kernel_pages)))
+    return decode, (_abstract_weights(model, mesh), placed_pool, rows, floor, fast)
+
+
+def abstract_write(model: nn.Module, mesh: Mesh, setup: FastSetup) -> tuple[Callable, tuple]:
+    """The program of the largest write on a mesh of any platform, and its arguments without data."""
+    whole, cfg = NamedSharding(mesh, PartitionSpec()), setup.cfg
+    b = _placed(empty_memory(model, cfg, cfg.rows), whole)
+    texts = _placed(pad_texts([], cfg.rows, cfg.text_tokens, cfg), whole)
+    fast = FastWeights(_placed(setup.basis, whole), b, cfg.scale)
+    return make_write(model, mesh, cfg).lower, (_abstract_weights(model, mesh), fast, texts)
+
+
+def _placed(tree: Any, sharding: Any) -> Any:
+    """Shapes of the arrays of a tree, all with one sharding, or each with its own."""
+    shardings = sharding if isinstance(sharding, dict) else jax.tree.map(lambda _: sharding, tree)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def _abstract_weights(model: nn.Module, mesh: Mesh) -> Any:
+    from finemem_jax.nn.layers import abstract_params
+
+    dtype, shardings = jnp.dtype(model.cfg.dtype), param_shardings(model, mesh, DECODE_RULES)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, dtype, sharding=s), abstract_params(model), shardings
+    )

@@ -22,6 +22,7 @@ from finemem_jax.nn.lora import without_adapters
 from finemem_jax.nn.sharding import make_mesh, mesh_sizes
 from finemem_jax.plan.answers import asked_line
 from finemem_jax.plan.collectives import gathered_shapes
+from finemem_jax.plan.fast import WRITES, fast_line, write_flops
 from finemem_jax.plan.formula import CACHE, GIB, UPDATE, memory_parts
 from finemem_jax.plan.programs import (
     Chip,
@@ -34,6 +35,7 @@ from finemem_jax.plan.programs import (
     state_shapes,
     topology_devices,
     train_program,
+    write_program,
 )
 
 CHUNKS = 10  # steps of an episode, in Memalpha on average
@@ -45,6 +47,7 @@ def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int 
     if gpu_memory:
         code = plan_by_formula(cfg, model, gpu_memory * GIB, gpus)  # raises where the mesh is another's, before a word
         tell(asked_line(cfg, CHUNKS))
+        _tell_fast(cfg, model, 1)
         return code
     chip, devices = topology_devices(topology)
     hosts = len({device.process_index for device in devices})
@@ -52,7 +55,9 @@ def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int 
     size = f"{len(devices)} devices, {hosts} host(s), {chip.memory / GIB:.0f} GiB each"
     tell(f"{topology}: {size}; mesh {dict(mesh.shape)}")
     tell(asked_line(cfg, CHUNKS))
+    _tell_fast(cfg, model, hosts)
     builds = {"train": train_program, "logprobs": logprobs_program, "decode": decode_program}
+    builds |= {"write": write_program} if cfg.method.fast.rank else {}
     calls = {name: build(cfg, model, mesh, hosts) for name, build in builds.items()}
     lowered = {name: lower(*arguments) for name, (lower, arguments) in calls.items()}
     programs, failures = [], []
@@ -70,6 +75,11 @@ def plan(cfg: Config, topology: str = "", *, gpu_memory: float = 0.0, gpus: int 
 # --------------------------------------------------------------------------------------------------------------
 # What is said about them
 # --------------------------------------------------------------------------------------------------------------
+
+
+def _tell_fast(cfg: Config, model: Any, hosts: int) -> None:
+    if line := fast_line(cfg, model, hosts, WRITES):
+        tell(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +139,7 @@ def describe(program: Program, model: Any) -> str:
         f"{program.temporary / GIB:.2f} GiB activations and temporaries{notes}"
     ]
     for kind, (count, size) in sorted(program.collectives.items()):
-        per = "token of all slots" if program.name == "decode" else "microbatch"
+        per = {"decode": "token of all slots", "write": "call"}.get(program.name, "microbatch")
         lines.append(f"    {kind}: {count:.0f} a {per}, {size / GIB:.3f} GiB per chip")
     return "\n".join(lines)
 
@@ -152,6 +162,7 @@ def verdict(
     for program in programs:
         # The arguments of the update are the state itself; those of decoding are copies beside it.
         beside = {"train": held.reference, "logprobs": held.params + held.optimizer, "decode": held.total}
+        beside |= {"write": held.total + cache}
         needs[program.name] = program.arguments + program.temporary + beside[program.name]
         free = chip.memory - needs[program.name]
         tell(f"  {program.name}: {needs[program.name] / GIB:.2f} GiB of {chip.memory / GIB:.0f}, {free / GIB:.2f} free")
@@ -178,6 +189,8 @@ def knobs(cfg: Config, failures: list[str]) -> list[str]:
         found.append("config.mesh.fsdp=-1 on more chips")
         if not cfg.model.lora.rank:
             found.append("config.model.lora.rank=32")
+    if "write" in failed:
+        found.append(f"config.method.fast.rows={max(cfg.method.fast.rows // 4, 1)}")
     if "decode" in failed:
         found.append(f"config.engine.slots={max(cfg.engine.slots // 2, 1)}")
         found.append("config.engine.cache_tokens nearer to prompt.max_prompt_tokens + prompt.max_completion_tokens")
@@ -209,6 +222,14 @@ def _print_roofline(cfg: Config, model: Any, chip: Chip, mesh: Mesh, programs: l
         tell(
             f"  decode, estimate by roofline: a token of all {cfg.engine.slots} slots reads all weights and a full "
             f"cache, at least {seconds * 1e3:.1f} ms, {cfg.engine.slots / seconds:.0f} tokens/s a host"
+        )
+    if "write" in rows:
+        per_write = write_flops(cfg, model) / chips
+        seconds = cfg.method.fast.rows * per_write / chip.flops
+        per_step["write"] = cfg.train.episodes * cfg.train.group_size * WRITES * per_write / chip.flops / hosts
+        tell(
+            f"  write, estimate by roofline: {cfg.method.fast.rows} full writes in {seconds:.2f} s at least, "
+            f"{WRITES} a rollout"
         )
     flops = (both * cfg.train.epochs + forward * bool(cfg.loss.kl_coef)) * sequences * row_tokens(cfg)
     tell(

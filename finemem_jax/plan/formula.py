@@ -23,11 +23,12 @@ from finemem_jax.config import Config, UserError, resolve
 from finemem_jax.env import tokenizer as tokenizers
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import has_adapters, split_adapters
+from finemem_jax.plan import fast
 from finemem_jax.rollouts.packing import longest_row
 from finemem_jax.weights import hf
 
 GIB = 2**30
-CACHE, UPDATE = "KV cache", "gradients and activations"
+CACHE, UPDATE, FAST = "KV cache", "gradients and activations", "fast weights"
 
 
 def check_memory(cfg: Config) -> None:
@@ -81,6 +82,7 @@ def memory_parts(cfg: Config, shape: Any, devices: int, local: int) -> dict[str,
         "optimizer": trained * (stored + (2 if cfg.optimizer.bf16_momentum else stored)) / ways,
         "reference": whole * stored / ways if cfg.loss.kl_coef and not cfg.model.lora.rank else 0.0,
         "weights for decoding": whole * size / heads_ways if is_copied else 0.0,
+        **({FAST: fast.resident_bytes(cfg, shape, devices)} if cfg.method.fast.rank else {}),
         CACHE: cache,
         UPDATE: update,
     }

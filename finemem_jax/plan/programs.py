@@ -22,12 +22,13 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from finemem_jax.config import Config, UserError, plugins, resolve
-from finemem_jax.decoding.placement import abstract_decode, decode_mesh
+from finemem_jax.decoding.placement import abstract_decode, abstract_write, decode_mesh
 from finemem_jax.nn.layers import abstract_params
 from finemem_jax.nn.lora import without_adapters
 from finemem_jax.nn.mesh import ROWS, SEQUENCE
 from finemem_jax.nn.sharding import make_mesh, param_shardings
 from finemem_jax.plan.collectives import Collectives, collectives
+from finemem_jax.plan.fast import memory_arrays, planned_fast
 from finemem_jax.plan.formula import GIB
 from finemem_jax.rl.batch import RolloutBatch
 from finemem_jax.rl.train_state import TrainState, abstract_train_state, make_optimizer
@@ -147,21 +148,38 @@ def train_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[Call
         chunk=cfg.train.logprob_chunk,
         shardings=shardings,
         mesh=mesh,
+        fast=planned_fast(cfg, model),
     )
-    return step.lower, (state, batch_shapes(cfg, mesh, hosts, has_reference=bool(cfg.loss.kl_coef)))
+    return step.lower, (state, batch_shapes(cfg, model, mesh, hosts, has_reference=bool(cfg.loss.kl_coef)))
 
 
 def logprobs_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[Callable, tuple]:
-    fill = make_fill_logprobs(model, temperature=cfg.train.temperature, chunk=cfg.train.logprob_chunk, mesh=mesh)
+    fill = make_fill_logprobs(
+        model,
+        temperature=cfg.train.temperature,
+        chunk=cfg.train.logprob_chunk,
+        mesh=mesh,
+        fast=planned_fast(cfg, model),
+    )
     params = without_adapters(_on_mesh(abstract_params(model), param_shardings(model, mesh)))
-    return fill.lower, (params, batch_shapes(cfg, mesh, hosts, has_reference=False))
+    return fill.lower, (params, batch_shapes(cfg, model, mesh, hosts, has_reference=False))
 
 
 def decode_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[Callable, tuple]:
     """Decoding is local to a host, whose chips share the heads. Every slot is full: the most it can take."""
+    return abstract_decode(model, cfg.engine, _host_mesh(cfg, model, mesh, hosts), planned_fast(cfg, model))
+
+
+def write_program(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> tuple[Callable, tuple]:
+    """A write into fast weights, of as many episodes as one call takes and as full as it may be: local to a host."""
+    setup = planned_fast(cfg, model)
+    assert setup is not None
+    return abstract_write(model, _host_mesh(cfg, model, mesh, hosts), setup)
+
+
+def _host_mesh(cfg: Config, model: Any, mesh: Mesh, hosts: int) -> Mesh:
     devices = list(mesh.devices.flat) if hosts == 1 else topology_devices(one_host(mesh.devices.flat[0]))[1]
-    here = decode_mesh(model.cfg, devices, cfg.engine.tensor) or make_mesh(devices=devices[:1])
-    return abstract_decode(model, cfg.engine, here)
+    return decode_mesh(model.cfg, devices, cfg.engine.tensor) or make_mesh(devices=devices[:1])
 
 
 def one_host(device: jax.Device) -> str:
@@ -170,7 +188,7 @@ def one_host(device: jax.Device) -> str:
     return f"{name}:2x2" if name in FLAT else f"{name}:2x2x1"
 
 
-def batch_shapes(cfg: Config, mesh: Mesh, hosts: int, *, has_reference: bool) -> RolloutBatch:
+def batch_shapes(cfg: Config, model: Any, mesh: Mesh, hosts: int, *, has_reference: bool) -> RolloutBatch:
     """One mini-batch's shapes. Two microbatches: their number is a loop's, and costs neither memory nor code."""
     rows, ways = cfg.train.microbatch_rows * hosts, mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % ways:
@@ -192,6 +210,7 @@ def batch_shapes(cfg: Config, mesh: Mesh, hosts: int, *, has_reference: bool) ->
         ref_logprobs=real if has_reference else None,
         token_weights=real,
         advantages=real,
+        fast=memory_arrays(cfg, model, 2, rows, sharding=NamedSharding(mesh, PartitionSpec(None, ROWS))),
     )
 
 

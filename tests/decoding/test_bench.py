@@ -57,3 +57,11 @@ def test_a_whole_step_with_shared_prefixes_computes_fewer_tokens(capsys):
     assert whole["tokens"] == shared["tokens"] == 2 * 4 * 28
     assert whole["computed_tokens"] == 4 * 64 and shared["computed_tokens"] == 2 * 64
     assert 0 < shared["reference_seconds"] < shared["seconds"] and shared["sequences"] == 8
+
+
+def test_rows_with_fast_weights_are_measured_against_rows_without(capsys):
+    command = ["fast", *SMALL[1:], "--requests=4", "--rank=2", "--fast-layers=1", "--texts=16", "--text-tokens=16"]
+    assert main(["bench", *command, "--write-rows=4"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["tokens_per_second_with"] == pytest.approx(report["ratio"] * report["tokens_per_second_without"])
+    assert report["bytes_per_row"] == 2 * (192 + 192 + 64) * 4 and report["write_seconds_of_4"] > 0

@@ -119,7 +119,7 @@ def test_an_unknown_topology_is_one_line(options, capsys):
 def test_rows_that_do_not_split_over_the_chips_name_the_knob(paper):
     mesh = SimpleNamespace(shape={"data": 1, "fsdp": 3})
     with pytest.raises(UserError, match=r"microbatch_rows=8 on each of 2 host\(s\) are 16 rows.*a multiple of 2"):
-        programs.batch_shapes(paper, mesh, 2, has_reference=False)
+        programs.batch_shapes(paper, programs.planned_model(paper), mesh, 2, has_reference=False)
 
 
 @pytest.mark.slow
