@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,14 @@ def rollout(episode: int, *, score: float = 1.0, questions: int = 3, steps: int 
 
 
 def write_run(
-    workdir: Path, *, episodes: int = 4, questions: int = 3, nasty: str = NASTY, steps: int = 5, paid: bool = False
+    workdir: Path,
+    *,
+    episodes: int = 4,
+    questions: int = 3,
+    nasty: str = NASTY,
+    steps: int = 5,
+    paid: bool = False,
+    policies: Sequence[str] = ("T=1", "greedy"),
 ) -> Path:
     """Held-out episodes before, after and of a baseline; `steps` training steps with one group of 4 samples each.
 
@@ -64,13 +72,13 @@ def write_run(
         log.write(step, group_record(group, terms, sum(terms.values()), rng.normal(size=(4, 3))))
     table = {"oracle": {"accuracy": 0.9, "accuracy/fact": 0.9, "memory_tokens": 30.0}}
     for when, at, accuracy in (("before", 0, 0.25), ("after", steps, 0.5)):
-        for policy in ("T=1", "greedy"):
+        for policy in policies:
             row = {"accuracy": accuracy, "accuracy/fact": accuracy, "memory_tokens": 40.0}
             evaluations.write(at, {"policy": policy, **row})
             table[f"{when} {policy}"] = row
         score = 1.0 if when == "after" else 0.0
         played = [rollout(e, score=score, questions=questions, nasty=nasty) for e in range(episodes)]
-        write_heldout(workdir, when, {"T=1": played, "greedy": played}, episodes)
+        write_heldout(workdir, when, dict.fromkeys(policies, played), episodes)
     oracle = [rollout(e, questions=questions, nasty=nasty) for e in range(episodes)]
     write_heldout(workdir, "baseline", {"oracle": oracle}, episodes)
     write_atomically(workdir / "results.json", json.dumps(table))

@@ -52,7 +52,8 @@ def visit(browser):
         """port: of `finemem watch`, in the place of a file."""
         address = f"http://127.0.0.1:{port}/" if port else f"file://{path}"
         allowed.extend([address] if port else [])
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        size = {"width": width, "height": 900}
+        page = browser.new_page(viewport=size, color_scheme=scheme, has_touch=width < 600)
         page.set_default_timeout(MILLISECONDS)
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -86,6 +87,7 @@ def test_it_opens_with_its_sections(visit, report):
         "before T=1: answering 12", "after T=1: right 8, answering 4",
         "before greedy: answering 12", "after greedy: right 8, answering 4",
     ]  # fmt: skip
+    assert [bar.is_visible() for bar in bars.all()] == [True, True, False, False]  # one temperature at first
     page.locator("#charts details summary").first.click()
     rows = page.locator("#charts details table").first.locator("tbody tr")
     playwright.expect(rows).to_have_count(2)  # evaluations before and after
@@ -237,6 +239,13 @@ def test_the_picture_lights_the_path_of_what_is_named(visit, report, width):
     playwright.expect(reading).to_contain_text("Question 2")
     kinds["step"].nth(0).hover()
     playwright.expect(reading).to_contain_text("Step 0")
+    if width < 600:  # a finger's first touch lights, its second follows
+        kinds["question"].nth(1).tap()
+        playwright.expect(reading).to_contain_text("Question 2")
+        expect_place(page, "#g1")
+        kinds["question"].nth(1).tap()
+        expect_place(page, "#g1c2q1")
+        return
     with page.expect_download() as saved:
         page.locator("button", has_text="Save as SVG").click()
     source = Path(saved.value.path()).read_text("utf-8")
@@ -465,7 +474,7 @@ def work_of_opening(page, path) -> int:
 def test_what_opening_costs_grows_with_the_questions_and_what_is_shown_does_not(visit, tmp_path):
     work, nodes = [], []
     for episodes in (125, 1000):
-        run = runs.write_run(tmp_path / str(episodes), episodes=episodes, questions=10, nasty="")
+        run = runs.write_run(tmp_path / str(episodes), episodes=episodes, questions=10, nasty="", policies=["T=1"])
         path = write_report(run)
         page = visit(path)
         work.append(work_of_opening(page, path))

@@ -110,7 +110,16 @@ function light(svg, nodes, ribbons, reading) {
       other.link.classList.toggle("on", other === found || on.some(([way]) => way[name] === other.key));
     }
   };
+  let touched = null; // a finger has no hovering: its first touch lights, its second follows
   nodes.forEach((each, i) => {
+    each.link.addEventListener("click", (event) => {
+      if (event.pointerType !== "touch" || touched === each) return;
+      event.preventDefault();
+      event.stopPropagation();
+      touched = each;
+      each.link.focus({ preventScroll: true });
+      show(each);
+    });
     each.link.addEventListener("pointerenter", () => show(each));
     each.link.addEventListener("pointerleave", () => show(null));
     each.link.addEventListener("focus", () => show(each));

@@ -51,16 +51,25 @@ function drawCauses() {
     return el("div", { class: "cause", role: "img", "aria-label": `${row.policy}: ${said}`, title: said },
       ...parts.map(([count, name]) => el("i", { class: `k-${name}`, style: `flex-grow:${count}` }, count / total > 0.045 ? String(count) : "")));
   };
+  // One temperature at first, that of the episodes below; the others behind a fold.
+  const at = (row) => row.policy.replace(/^\S+ /, ""), first = at({ policy: DEFAULTS.policy || data.causes[0]?.policy || "" });
+  const others = data.causes.filter((row) => at(row) !== first);
+  $("cause-bars").replaceChildren(causeLegend(), ...causeBars(data.causes.filter((row) => at(row) === first), bar));
+  if (others.length) $("cause-bars").append(el("details", {}, el("summary", {}, "Sampled otherwise"), ...causeBars(others, bar)));
+}
+
+function causeBars(shown, bar) {
   const titles = new Map();
-  for (const row of data.causes) {
+  for (const row of shown) {
     const title = row.by === "all" ? "All final questions" : `${row.by === "kind" ? "Kind" : "Source"}: ${line(row.name, 60)}`;
     if (!titles.has(title)) titles.set(title, []);
     titles.get(title).push(row);
   }
-  const legend = el("ul", { class: "legend blocks" }, ...OUTCOMES.filter((name, i) => data.causes.some((row) => row.counts[i])).map((name) => el("li", { class: `k-${name}` }, el("i", { class: `k-${name}` }), MEANING[name])));
-  $("cause-bars").replaceChildren(legend, ...[...titles].map(([title, rows]) => el("div", { class: "causes" }, el("h3", {}, title),
-    ...rows.flatMap((row) => [el("span", {}, row.policy), bar(row)]))));
+  return [...titles].map(([title, rows]) => el("div", { class: "causes" }, el("h3", {}, title), ...rows.flatMap((row) => [el("span", {}, row.policy), bar(row)])));
 }
+
+const causeLegend = () => el("ul", { class: "legend blocks" }, ...OUTCOMES.filter((name, i) => data.causes.some((row) => row.counts[i]))
+  .map((name) => el("li", {}, el("i", { class: `k-${name}` }), MEANING[name])));
 
 function drawPhases() {
   const most = Math.max(...data.phases.map((p) => p.seconds));
