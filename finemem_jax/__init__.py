@@ -18,6 +18,9 @@ HOST = {
     "Outcome": "types",
     "Question": "types",
     "Rollout": "types",
+    # a trained manager in your own agent
+    "Manager": "manager.verbs",
+    "ManagerConfig": "manager.settings",
     # a memory in your own program
     "BM25": "env.retrieval",
     "Environment": "env.environment",

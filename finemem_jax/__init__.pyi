@@ -9,6 +9,8 @@ from finemem_jax.env.retrieval import BM25
 from finemem_jax.env.scoring import score
 from finemem_jax.exits import UserError
 from finemem_jax.loading import load_answerer, load_environment, load_held_out, load_policy
+from finemem_jax.manager.settings import ManagerConfig
+from finemem_jax.manager.verbs import Manager
 from finemem_jax.rewards.evidence import evidence_rewards
 from finemem_jax.rl.grpo import policy_loss
 from finemem_jax.rl.logprobs import token_logprobs
@@ -30,6 +32,8 @@ __all__ = [
     "Engine",
     "Environment",
     "Episode",
+    "Manager",
+    "ManagerConfig",
     "MemoryItem",
     "Operation",
     "Outcome",

@@ -23,7 +23,7 @@ from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.engine import EngineChat
 from finemem_jax.chat.http import checked_extra
 from finemem_jax.chat.judge import PROTOCOLS, ModelJudge, Panel
-from finemem_jax.chat.policy import PolicyServer, open_policy_server
+from finemem_jax.chat.policy import PolicyServer, open_server_of
 from finemem_jax.config import AnswererConfig, Config, ModelConfig, UserError, resolve, unknown
 from finemem_jax.console import tell
 from finemem_jax.decoding.engine import Engine
@@ -47,7 +47,6 @@ from finemem_jax.weights.vocabulary import vocabulary_settings, with_vocabulary
 # config.model.tokenizer: build the tiny tokenizer from the diary's words, or from the training episodes' chunks; or
 # from the diary's words and what the config's prompt and codec repeat
 BUILD_TINY, BUILD_FROM_CORPUS, BUILD_FOR_METHOD = BUILT = ("tiny", "corpus", "method")
-_TRIAL = "Anna moved to Oslo."  # a chunk, for a first prompt
 CORPUS_SUBWORDS = 2048  # so that the words of held-out text do not fall apart into bytes
 
 
@@ -203,15 +202,8 @@ def _policy_server(given: Given, temperature: float, seed: int | None) -> Policy
     )
     if not given.cfg.model.path:
         return PolicyServer(settings, given.tokenizer, "")
-    tokenizer, cfg, budget = given.tokenizer, given.cfg.prompt, given.cfg.memory.max_operations
     specs = resolve("finemem_jax.memory", given.cfg.memory.name).SPECS
-    layout = prompts.find_layout(tokenizer, specs, cfg)
-    tokens, _ = prompts.render(tokenizer, specs, _TRIAL, [], cfg, max_operations=budget)
-    messages = prompts.conversation(specs, _TRIAL, [], cfg, max_operations=budget, layout=layout)
-    template: dict[str, object] = {"chat_template_kwargs": {"enable_thinking": cfg.thinking}}
-    if layout.tools_by_template:
-        template["tools"] = [spec.schema() for spec in specs]
-    server = open_policy_server(settings, tokenizer, tokens, messages, template)
+    server = open_server_of(settings, given.tokenizer, specs, given.cfg.prompt, given.cfg.memory.max_operations)
     if agreement.is_lead():
         tell(f"policy: {given.url} reads our prompts as {server.form}", file=sys.stderr)
     return server

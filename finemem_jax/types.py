@@ -9,7 +9,7 @@ without aliasing. Model misbehaviour (bad JSON, an unknown id) is data in a `Ste
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -136,6 +136,14 @@ class Memory(Protocol):
     def notice(self) -> str:
         """What its writer is to be told at the next turn, e.g. that a write was refused; "" = nothing."""
         return ""
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` of its file needs beside the items to make it again between two turns; values of JSON."""
+        return {}
+
+    def without(self, ids: Collection[str]) -> Memory:
+        """The memory without these items, on somebody's order; no later one has their ids."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)

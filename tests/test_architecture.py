@@ -26,6 +26,7 @@ HOST = {
     "measures",
     "evaluation",
     "judges",
+    "manager",
 }
 # rooms that hold both kinds: these files of theirs are plain Python
 HOST_FILES = {

@@ -20,13 +20,16 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.http import CHAT, COMPLETIONS, HttpChat, Wire
-from finemem_jax.config import AnswererConfig, UserError
-from finemem_jax.types import Messages, Reply, pass_on
+from finemem_jax.config import AnswererConfig, PromptConfig, UserError
+from finemem_jax.env import prompts
+from finemem_jax.types import Messages, Reply, ToolSpec, pass_on
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FORMS = ("tokens", "text", "bare", "messages")
 
@@ -64,6 +67,27 @@ def in_form(form: str, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]
         sent = list(tokens)[form == "bare" :]
         return tokenizer.decode(sent, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return messages
+
+
+_TRIAL = "Anna moved to Oslo."  # a chunk, for a first prompt
+
+
+def open_server_of(
+    cfg: AnswererConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    specs: Sequence[ToolSpec],
+    prompt: PromptConfig,
+    max_operations: int,
+) -> PolicyServer:
+    """The server of a policy whose tokenizer and prompts are known: it must read the very prompt that is rendered with
+    them (`open_policy_server`)."""
+    layout = prompts.find_layout(tokenizer, specs, prompt)
+    tokens, _ = prompts.render(tokenizer, specs, _TRIAL, [], prompt, max_operations=max_operations)
+    messages = prompts.conversation(specs, _TRIAL, [], prompt, max_operations=max_operations, layout=layout)
+    template: dict[str, object] = {"chat_template_kwargs": {"enable_thinking": prompt.thinking}}
+    if layout.tools_by_template:
+        template["tools"] = [spec.schema() for spec in specs]
+    return open_policy_server(cfg, tokenizer, tokens, messages, template)
 
 
 def open_policy_server(

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from re import findall
 
-from finemem_jax.config import AnswererConfig, UserError, resolve
+from finemem_jax.config import AnswererConfig, resolve
+from finemem_jax.corpora import _conversation, _sessions
 from finemem_jax.corpora._options import BuildOptions
 from finemem_jax.corpora._sources import source_of
 from finemem_jax.env import chunking, scoring
@@ -54,14 +55,10 @@ def chunked(
     holders: dict[str, list[int]] = {}  # dialogue id of a turn -> its lines
     for session in conversation.sessions:
         for turn in session.turns:
-            header = f"[{_day(session.date)}] {turn['speaker']}: "
-            text = " ".join(turn_text(turn).split())
-            room = budget - count_tokens(header)
-            if room < 1:
-                raise UserError(f"--line-tokens, --chunk-tokens={budget}: no room beside {header!r}")
-            for span in chunking.split_text(text, room, count_tokens):
+            day, speaker = _conversation.day(session.date), str(turn["speaker"])
+            for line in _sessions.dated_lines(day, speaker, turn_text(turn), budget, count_tokens):
                 holders.setdefault(str(turn["dia_id"]), []).append(len(lines))
-                lines.append(header + text[span.start : span.end])
+                lines.append(line)
     groups = chunking.pack(lines, options.chunk_tokens, count_tokens, separator="\n")
     chunk_of = {line: chunk for chunk, group in enumerate(groups) for line in group}
     questions = []
@@ -71,11 +68,6 @@ def chunked(
         said = tuple(lines[line] for line in held)
         questions.append(Question(text, answers, kind=CATEGORIES.get(category, ""), evidence=evidence, lines=said))
     return ["\n".join(lines[i] for i in group) for group in groups], questions
-
-
-def _day(date: str) -> str:
-    """8 May 2023 of "1:56 pm on 8 May, 2023"; a date of another form as it stands."""
-    return date.rpartition(" on ")[2].replace(",", "")
 
 
 def answerable(

@@ -9,13 +9,12 @@ are worked on while the policy goes on writing, and nobody waits for them before
 from __future__ import annotations
 
 import contextlib
+import heapq
 import random
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finemem_jax.config import (
     MemoryConfig,
@@ -58,7 +57,12 @@ from finemem_jax.types import (
     pass_on,
 )
 
+if TYPE_CHECKING:  # transformers takes seconds to import, and a memory needs none of it
+    from transformers import PreTrainedTokenizerBase
+
 METHODS, MEMORY = "finemem_jax.methods", "finemem_jax.memory"
+
+_T = TypeVar("_T")
 
 LLM_JUDGE = "llm_judge"  # the metric that no function of the texts computes
 
@@ -246,24 +250,38 @@ def apply(
     cfg: MemoryConfig,
     visible: Sequence[MemoryItem],
 ) -> tuple[Memory, tuple[Outcome, ...]]:
-    """The memory after all operations of a turn, each applied to the state the previous one left.
+    """The memory after all operations of a turn, each applied to the state the previous one left (`applied`)."""
+    outcomes = []
+    for after, outcome in applied(memory, parsed, turn, cfg, visible):
+        memory = after
+        outcomes.append(outcome)
+    return memory, tuple(outcomes)
+
+
+def applied(
+    memory: Memory,
+    parsed: Sequence[Operation],
+    turn: int,
+    cfg: MemoryConfig,
+    visible: Sequence[MemoryItem],
+) -> Iterator[tuple[Memory, Outcome]]:
+    """The memory after each operation of a turn, and what became of it.
 
     Operations beyond `cfg.max_operations` are "over limit"; an id that was not in the prompt is "unknown id". A SKIP
     says that nothing is to be done: beside other calls, or a second time, it is no operation, else every further one
     would buy a share of the format reward.
     """
     known = {None, *(item.id for item in visible)}
-    outcomes = []
     for position, operation in enumerate(parsed):
         if position >= cfg.max_operations:
-            outcomes.append(Outcome("over limit", ok=False))
+            outcome = Outcome("over limit", ok=False)
         elif not operation.error and memory.target(operation) not in known:
-            outcomes.append(Outcome("unknown id", ok=False))
+            outcome = Outcome("unknown id", ok=False)
         else:
             memory, outcome = memory.apply(operation, turn)
-            is_idle = outcome.status == "skipped" and len(parsed) > 1
-            outcomes.append(Outcome("skip beside other calls", ok=False) if is_idle else outcome)
-    return memory, tuple(outcomes)
+            if outcome.status == "skipped" and len(parsed) > 1:
+                outcome = Outcome("skip beside other calls", ok=False)
+        yield memory, outcome
 
 
 def turn_prompt(
@@ -296,7 +314,7 @@ def view(memory: Memory, chunk: str, cfg: ViewConfig, env: Environment) -> tuple
     most = cfg.per_kind or cfg.max_items
     orders = [_view_order(items, kind, most, chunk, cfg, env) for kind in _kinds(items, env.pinned, cfg.per_kind)]
     chosen, tokens = [i for i, item in enumerate(items) if item.kind in env.pinned], 0
-    for i in _alternate(*orders):
+    for i in alternate(*orders):
         tokens += env.count_tokens(items[i].text)
         if tokens > cfg.max_tokens:
             break
@@ -308,12 +326,12 @@ def _view_order(
     items: Sequence[MemoryItem], among: Sequence[int], most: int, chunk: str, cfg: ViewConfig, env: Environment
 ) -> list[int]:
     """The first `most` indices of `among`, the items of most interest first."""
-    recent = sorted(among, key=lambda i: (-items[i].written_at, -i))
+    recent = heapq.nsmallest(most, among, key=lambda i: (-items[i].written_at, -i))
     if cfg.select == "recent":
-        return recent[:most]
+        return recent
     index = _index([items[i] for i in among], env.retrieval)
     relevant = [among[i] for i, _ in index.search(chunk, most)]
-    return (relevant if cfg.select == "relevant" else _alternate(relevant, recent))[:most]
+    return (relevant if cfg.select == "relevant" else alternate(relevant, recent))[:most]
 
 
 def _kinds(items: Sequence[MemoryItem], pinned: Collection[str], is_split: int) -> list[list[int]]:
@@ -325,10 +343,10 @@ def _kinds(items: Sequence[MemoryItem], pinned: Collection[str], is_split: int) 
     return [by_kind[kind] for kind in sorted(by_kind)] or [[]]
 
 
-def _alternate(*orders: Sequence[int]) -> list[int]:
-    """The orders interleaved, each index once."""
-    merged: dict[int, None] = {}
-    for i in range(max(map(len, orders))):
+def alternate(*orders: Sequence[_T]) -> list[_T]:
+    """The orders interleaved, each element once."""
+    merged: dict[_T, None] = {}
+    for i in range(max(map(len, orders), default=0)):
         for order in orders:
             if i < len(order):
                 merged.setdefault(order[i])
@@ -423,7 +441,8 @@ def retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], 
     pinned = [i for i, item in enumerate(items) if item.kind in env.always_read]
     if cfg.select == "all":
         index = _index(items, cfg)
-        whole = sorted(_fitting(_alternate(pinned + list(reversed(range(len(items))))), items, env))
+        newest = alternate(pinned + list(reversed(range(len(items)))))
+        whole = sorted(fitting(newest, lambda i: items[i].text, env))
 
         def find_all(question: str) -> tuple[Retrieved, ...]:
             scores = dict(index.search(question, len(items)))
@@ -436,8 +455,9 @@ def retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], 
     def find(question: str) -> tuple[Retrieved, ...]:
         found = [[(among[i], s) for i, s in index.search(question, cfg.per_kind or cfg.k)] for among, index in indices]
         scores = {i: score for of_kind in found for i, score in of_kind}
-        order = _alternate(*([i for i, _ in of_kind] for of_kind in found))
-        return tuple(_retrieved(items[i], scores.get(i, 0.0)) for i in _fitting([*pinned, *order], items, env))
+        order = alternate(*([i for i, _ in of_kind] for of_kind in found))
+        chosen = fitting([*pinned, *order], lambda i: items[i].text, env)
+        return tuple(_retrieved(items[i], scores.get(i, 0.0)) for i in chosen)
 
     return find
 
@@ -446,15 +466,15 @@ def _retrieved(item: MemoryItem, score: float) -> Retrieved:
     return Retrieved(item.id, item.written_at, item.writers, item.text, score, item.kind)
 
 
-def _fitting(order: Iterable[int], items: Sequence[MemoryItem], env: Environment) -> list[int]:
-    """The first indices of `order` whose items together fit `retrieval.max_tokens`."""
-    fitting, tokens = [], 0
-    for i in order:
-        tokens += env.count_tokens(items[i].text)
+def fitting(order: Iterable[_T], text_of: Callable[[_T], str], env: Environment) -> list[_T]:
+    """The first of `order` whose texts together fit `retrieval.max_tokens`."""
+    found, tokens = [], 0
+    for item in order:
+        tokens += env.count_tokens(text_of(item))
         if tokens > env.retrieval.max_tokens:
             break
-        fitting.append(i)
-    return fitting
+        found.append(item)
+    return found
 
 
 def judged(env: Environment, episode: Episode, question: Question) -> Question:

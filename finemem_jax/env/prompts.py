@@ -11,13 +11,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from finemem_jax.config import PromptConfig, UserError, resolve
 from finemem_jax.env import operations, thoughts
 from finemem_jax.types import MemoryItem, Operation, ToolSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROMPTS = "finemem_jax.prompts"
 _TAIL = 16  # tokens; enough for a tag and the blanks behind it in any tokenizer

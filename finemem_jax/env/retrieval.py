@@ -36,7 +36,7 @@ from finemem_jax.config import RetrievalConfig, UserError, unknown
 from finemem_jax.env.words import search_terms
 
 _EPSILON = 0.25  # floor of a negative Okapi idf, as a share of the mean idf
-_FEW = 64  # up to this many items, plain Python beats the cost of calling numpy
+FEW = 64  # up to this many items, plain Python beats the cost of calling numpy
 _BLOCK_ITEMS = (
     512  # mean size of a block; smaller ones are indexed again sooner, and a word is looked up in more of them
 )
@@ -156,7 +156,7 @@ class BM25:
         if idf not in ("lucene", "okapi"):
             raise UserError(unknown(idf, ["lucene", "okapi"], "config.retrieval.idf"))
         self._size, self._k1, self._keeps_zeros = len(texts), k1, idf == "okapi"
-        is_small = self._size <= _FEW
+        is_small = self._size <= FEW
         if is_small:
             self._postings, lengths = _postings(texts)
             total = sum(lengths)
@@ -170,7 +170,7 @@ class BM25:
             self._damping = [k1 * (1 - b + b * length / mean) for length in lengths]
         else:
             self._damping = k1 * (1 - b + b / mean * lengths)  # [items]
-        self._floor = _okapi_floor(self._holders(), self._size) if idf == "okapi" else None
+        self._floor = okapi_floor(Counter(self._holders().values()), self._size) if idf == "okapi" else None
         self._weights: dict[str, tuple] = {}  # word -> (items, their scores for it), filled as words are asked for
 
     def search(self, query: str, k: int) -> list[tuple[int, float]]:
@@ -182,7 +182,7 @@ class BM25:
         if k <= 0 or not self._size:
             return []
         words = split_words(query)
-        return self._search_few(words, k) if self._size <= _FEW else self._search_many(words, k)
+        return self._search_few(words, k) if self._size <= FEW else self._search_many(words, k)
 
     def _search_few(self, words: list[str], k: int) -> list[tuple[int, float]]:
         scores = dict.fromkeys(range(self._size), 0.0) if self._keeps_zeros else {}
@@ -241,7 +241,7 @@ class BM25:
 
     def _holders(self) -> dict[str, int]:
         """Each word, and how many items hold it."""
-        if self._size <= _FEW:
+        if self._size <= FEW:
             return {word: len(posting) // 2 for word, posting in self._postings.items()}
         holders: dict[str, int] = {}
         for block in self._blocks:
@@ -252,15 +252,17 @@ class BM25:
     def _idf(self, holders: int) -> float:
         if self._floor is None:
             return math.log(1 + (self._size - holders + 0.5) / (holders + 0.5))
-        idf = _okapi_idf(self._size, holders)
+        idf = okapi_idf(self._size, holders)
         return self._floor if idf < 0 else idf
 
 
-def _okapi_idf(size: int, holders: int) -> float:
+def okapi_idf(size: int, holders: int) -> float:
     return math.log(size - holders + 0.5) - math.log(holders + 0.5)
 
 
-def _okapi_floor(holders: Mapping[str, int], size: int) -> float:
-    """The idf that replaces negative ones: 0.25 times the mean over all words, negative ones included."""
-    total = sum(words * _okapi_idf(size, n) for n, words in Counter(holders.values()).items())
-    return _EPSILON * total / len(holders) if holders else 0.0
+def okapi_floor(spread: Mapping[int, int], size: int) -> float:
+    """The idf that replaces negative ones: 0.25 times the mean over all words, negative ones included.
+
+    spread: how many words have so many holders. The sum does not depend on their order."""
+    total = math.fsum(words * okapi_idf(size, holders) for holders, words in spread.items())
+    return _EPSILON * total / sum(spread.values()) if spread else 0.0

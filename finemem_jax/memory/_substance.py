@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from finemem_jax.types import MemoryItem
@@ -41,6 +41,15 @@ class BySubstance:
     of thousands of items has a snapshot at every step."""
 
     _parts: tuple[Mapping[str, MemoryItem], ...] = ({},) * _PARTS
+
+    @classmethod
+    def of(cls, items: Iterable[MemoryItem]) -> BySubstance:
+        """The map of many items, made at once."""
+        parts: tuple[dict[str, MemoryItem], ...] = tuple({} for _ in range(_PARTS))
+        for item in items:
+            said = substance(item.text)
+            parts[_part(said)][said] = item
+        return cls(parts)
 
     def find(self, said: str) -> MemoryItem | None:
         """The item that says so."""

@@ -7,7 +7,9 @@ item, or back over its own change) still belongs to the step that first wrote it
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from finemem_jax.config import MemoryConfig
 from finemem_jax.memory._substance import BySubstance, substance
@@ -47,6 +49,14 @@ class Flat(Memory):
 
     def tokens(self) -> int:
         return self.held
+
+    def state(self) -> dict[str, Any]:
+        return {"next_id": self.next_id, "held": self.held}
+
+    def without(self, ids: Collection[str]) -> Flat:
+        rest = tuple(item for item in self.items if item.id not in ids)
+        gone = sum(self.count_tokens(item.text) for item in self.items if item.id in ids)
+        return replace(self, items=rest, held=self.held - gone, said=BySubstance.of(rest))
 
     def target(self, operation: Operation) -> str | None:
         return str(operation.arguments["id"]) if "id" in operation.arguments else None
@@ -132,3 +142,11 @@ class Flat(Memory):
 def create(cfg: MemoryConfig, count_tokens: CountTokens) -> Flat:
     """An empty memory."""
     return Flat(cfg, count_tokens)
+
+
+def restore(
+    cfg: MemoryConfig, count_tokens: CountTokens, items: Sequence[MemoryItem], state: Mapping[str, Any]
+) -> Flat:
+    """The memory that held these items, oldest first, and had this `state()`, between two turns."""
+    said = BySubstance.of(items)
+    return Flat(cfg, count_tokens, tuple(items), int(state["next_id"]), int(state["held"]), said=said)

@@ -10,10 +10,12 @@ what the list says already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from finemem_jax.config import MemoryConfig
+from finemem_jax.memory import flat
 from finemem_jax.memory.flat import Flat
 from finemem_jax.types import CountTokens, Memory, MemoryItem, Operation, Outcome, ToolSpec
 
@@ -63,6 +65,16 @@ class Layered(Memory):
 
     def tokens(self) -> int:
         return sum(store.tokens() for store in self.stores)
+
+    def state(self) -> dict[str, Any]:
+        return {"stores": [store.state() for store in self.stores], "refused": self.refused}
+
+    def without(self, ids: Collection[str]) -> Layered:
+        memory = self
+        for kind, store in zip(KINDS, self.stores, strict=True):
+            own = {f"#{name[1:]}" for name in ids if name[:1] == kind[0]}
+            memory = memory._with(kind, store.without(own)) if own else memory
+        return memory
 
     def notice(self) -> str:
         if not self.refused:
@@ -173,3 +185,14 @@ def from_notes(
 def create(cfg: MemoryConfig, count_tokens: CountTokens) -> Layered:
     """An empty memory."""
     return Layered(tuple(Flat(cfg, count_tokens) for _ in KINDS))
+
+
+def restore(
+    cfg: MemoryConfig, count_tokens: CountTokens, items: Sequence[MemoryItem], state: Mapping[str, Any]
+) -> Layered:
+    """The memory that held these items, each store's oldest first, and had this `state()`, between two turns."""
+    memory = Layered((), (), int(state["refused"]))
+    for kind, own in zip(KINDS, state["stores"], strict=True):
+        held = [replace(item, id=f"#{item.id[1:]}", kind="") for item in items if item.kind == kind]
+        memory = replace(memory, stores=(*memory.stores, flat.restore(cfg, count_tokens, held, own)))
+    return replace(memory, items=tuple(item for kind in KINDS for item in items if item.kind == kind))

@@ -8,8 +8,9 @@ of single items do not apply. What the text leaves out is forgotten.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from finemem_jax.config import MemoryConfig
 from finemem_jax.env.marks import CUT
@@ -42,6 +43,9 @@ class Overwrite(Memory):
 
     def tokens(self) -> int:
         return sum(self.count_tokens(item.text) for item in self.items)
+
+    def without(self, ids: Collection[str]) -> Overwrite:
+        return replace(self, items=tuple(item for item in self.items if item.id not in ids))
 
     def apply(self, operation: Operation, step: int) -> tuple[Overwrite, Outcome]:
         """The memory after one parsed operation, and what became of it. Never raises on what a model wrote.
@@ -108,3 +112,10 @@ def from_notes(
 def create(cfg: MemoryConfig, count_tokens: CountTokens) -> Overwrite:
     """An empty memory."""
     return Overwrite(cfg, count_tokens)
+
+
+def restore(
+    cfg: MemoryConfig, count_tokens: CountTokens, items: Sequence[MemoryItem], state: Mapping[str, Any]
+) -> Overwrite:
+    """The memory that held this text."""
+    return Overwrite(cfg, count_tokens, tuple(items))

@@ -37,7 +37,8 @@ def play_by_chat(
 
     def ask(number: int, turn: Turn) -> None:
         turns[number] = turn
-        messages = _messages(env, players[number], turn, layout)
+        player = players[number]
+        messages = messages_of(env, turn, player.episode, player.asked, layout)
         future = server.submit(turn.prompt_tokens, messages, turn.max_tokens)
         future.add_done_callback(lambda done: arrived.put((number, done)))
 
@@ -51,28 +52,29 @@ def play_by_chat(
             finishes[number] = _failed(player)
             continue
         try:
-            ask(number, player.game.send(_completion(env, turns[number], reply, server.form)))
+            ask(number, player.game.send(completion_of(env, turns[number], reply, server.form)))
         except StopIteration as end:
             finishes[number] = end.value
     return finishes  # type: ignore[return-value]  # the loop ends when all of them are set
 
 
-def _messages(env: Environment, player: _Player, turn: Turn, layout: prompts.Layout) -> Messages:
+def messages_of(env: Environment, turn: Turn, episode: Episode, asked: Asked, layout: prompts.Layout) -> Messages:
+    """A turn's prompt before the chat template."""
     if turn.messages:
         return turn.messages
     return prompts.conversation(
         env.specs,
-        player.episode.chunks[turn.chunk].text,
+        episode.chunks[turn.chunk].text,
         turn.visible,
         env.prompt,
         max_operations=env.memory.max_operations,
-        question=seen_question(env, player.asked.final),
+        question=seen_question(env, asked.final),
         notice=turn.memory.notice(),
         layout=layout,
     )
 
 
-def _completion(env: Environment, turn: Turn, reply: Reply, form: str) -> Completion:
+def completion_of(env: Environment, turn: Turn, reply: Reply, form: str) -> Completion:
     """The reply as a completion of ours: it was cut off if it is as long as it may be."""
     text = reply.text or ""
     tokens = env.tokenizer.encode(text, add_special_tokens=False)

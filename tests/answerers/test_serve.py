@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from finemem_jax import config, evaluate, main
+from finemem_jax import Manager, config, evaluate, main
 from finemem_jax.chat.engine import EngineChat
 from finemem_jax.config import AnswererConfig, UserError
 from finemem_jax.env.settings import settings_file
@@ -129,3 +129,24 @@ def test_the_served_quickstart_reads_the_prompts_of_its_training_and_writes_the_
         assert len(mine.steps) == len(mine.episode.chunks)
     assert all(rollout.steps[-1].memory_after.items for rollout in local)
     assert len(local[0].steps[0].prompt_tokens) < 100  # compact, not full
+
+
+def test_a_manager_in_use_writes_the_memory_that_an_evaluation_of_it_has(served, tmp_path):
+    """The same weights, the same text: over HTTP, and in our engine; item for item."""
+    url, folder = served
+    cfg = main.load_config("configs/quickstart.py", ["--config.engine.slots=8"])
+    episodes = list(itertools.islice(load_held_out(cfg), 3))
+    loaded = load_given(cfg, str(folder), tmp_path)
+    env = load_environment(loaded.cfg, loaded.tokenizer)
+    player = evaluate._Player(loaded, env, load_answerer(cfg, tmp_path), OpenPolicies())
+    evaluated = [rollout.memory.items for rollout in player.play(episodes, 0.0)]
+    remote = Manager(url, tmp_path / "remote.sqlite", {"folder": str(folder), "served_name": str(folder)})
+    local = Manager(str(folder), tmp_path / "local.sqlite")
+    for manager in (remote, local):
+        for episode in episodes:
+            for chunk in episode.chunks:
+                assert manager.read(chunk.text, user=episode.id).parts == 1
+        held = [manager._held[episode.id].memory.items for episode in episodes]
+        assert held == evaluated and any(held)
+        stored = [[(item.id, item.text, item.turn) for item in manager.items(user=e.id)] for e in episodes]
+        assert stored == [[(item.id, item.text, item.written_at) for item in items] for items in evaluated]
