@@ -138,10 +138,9 @@ def test_what_it_recalls_is_what_trainings_retriever_gives(make):
     from finemem_jax.env.environment import retriever
 
     with make() as manager, make() as fresh:
-        for part in range(12):
-            manager.read(
-                "\n".join(f"Thing {i % 7} of part {part % 4} is {i}." for i in range(part, part + 8)), user="u"
-            )
+        for part in range(18):
+            said = range(5 * part, 5 * part + 5)
+            manager.read("\n".join(f"Thing {i % 7} of part {part % 4} is {i}." for i in said), user="u")
         find = retriever(manager._held["u"].memory.items, manager._environment)
         for question in ("Thing 3 of part 1", "is 12", "nothing known", "part 2 thing 2 is 9"):
             expected = [(item.id, item.score) for item in find(question)]
