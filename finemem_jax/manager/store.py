@@ -293,7 +293,7 @@ def _out(value: Any) -> Any:
 
 def _line(row: tuple) -> Line:
     """A row of the columns _NAMES."""
-    values = [value.decode("utf-8", "surrogatepass") if type(value) is bytes else value for value in row]
+    values: list[Any] = [value.decode("utf-8", "surrogatepass") if type(value) is bytes else value for value in row]
     values[_WRITERS] = tuple(map(int, values[_WRITERS][1:-1].split(","))) if len(values[_WRITERS]) > 2 else ()
     return Line(*values)
 

@@ -21,7 +21,7 @@ import functools
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -214,7 +214,7 @@ class Manager:
 
     def call(self, name: str, arguments: str | Mapping[str, Any], *, user: str = "default") -> str:
         """What a tool gives, as JSON text for a model. Mistakes in a call are said in the text: a model made them."""
-        verbs = {
+        verbs: dict[str, Callable[..., Any]] = {
             "memory_read": self.read,
             "memory_recall": self.recall,
             "memory_answer": self.answer,
