@@ -21,6 +21,7 @@ HOST = {
     # a trained manager in your own agent
     "Manager": "manager.verbs",
     "ManagerConfig": "manager.settings",
+    "Mem0": "manager.mem0",
     # a memory in your own program
     "BM25": "env.retrieval",
     "Environment": "env.environment",

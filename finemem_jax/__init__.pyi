@@ -9,6 +9,7 @@ from finemem_jax.env.retrieval import BM25
 from finemem_jax.env.scoring import score
 from finemem_jax.exits import UserError
 from finemem_jax.loading import load_answerer, load_environment, load_held_out, load_policy
+from finemem_jax.manager.mem0 import Mem0
 from finemem_jax.manager.settings import ManagerConfig
 from finemem_jax.manager.verbs import Manager
 from finemem_jax.rewards.evidence import evidence_rewards
@@ -34,6 +35,7 @@ __all__ = [
     "Episode",
     "Manager",
     "ManagerConfig",
+    "Mem0",
     "MemoryItem",
     "Operation",
     "Outcome",

@@ -1,5 +1,5 @@
 """The command line: `finemem train | sft | evaluate | collect-traces | config | plan | export | report | watch |
-sweep | data | bench`.
+sweep | data | bench | chat | mcp`.
 
 Nothing else lives here. A config is an ml_collections file and overrides, `--config=configs/quickstart.py
 --config.train.steps=10`. Files that come with the package go by their name, wherever one is: `--config=quickstart`.
@@ -31,6 +31,7 @@ from finemem_jax.exits import RunEnded
 from finemem_jax.files import local_path
 from finemem_jax.hosts import place
 from finemem_jax.interrupts import end_as_usual, end_at_once
+from finemem_jax.manager import command as manager_options
 from finemem_jax.schema.config_files import load_config
 from finemem_jax.schema.plugins import add_folder
 from finemem_jax.types import AnswererDown
@@ -40,7 +41,8 @@ config overrides: any field of the config, as --config.GROUP.FIELD=VALUE, e.g.
   --config.train.steps=10  --config.rewards.weights.chunk_qa=0  --config.loss.kl_coef=0.001
 `finemem config` prints all fields with their legal values and what they mean."""
 
-_SERVERS = ("policy", "url", "answerer_url")  # options that may name one
+_WITHOUT_CONFIG = ("bench", "chat", "data", "export", "mcp", "report", "watch")
+_SERVERS = ("policy", "url", "answerer_url", "model")  # options that may name one
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EEXIST, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
@@ -100,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text,
-            epilog=_CONFIG_HELP if name not in ("bench", "data", "export", "report", "watch") else None,
+            epilog=None if name in _WITHOUT_CONFIG else _CONFIG_HELP,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             **settings,
@@ -194,6 +196,11 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
         importlib.import_module(f"finemem_jax.corpora.{module}").add_arguments(sub)
+    for name, text in (
+        ("chat", "Talk, and see what a trained manager writes and recalls."),
+        ("mcp", "Serve a trained manager's memory as tools over MCP, on standard input and output."),
+    ):
+        manager_options.add_arguments(command(name, _manager, text))
     # Each benchmark has options of its own, `--help` too: the folder bench/ reads them, when it is asked.
     measured = command("bench", _bench, "Measure this machine: decoding, updates, loading, …", add_help=False)
     measured.add_argument("benchmark", nargs="?", default="--help")
@@ -369,6 +376,16 @@ def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         tell(importlib.import_module("finemem_jax.corpora._build").build(**options))
     else:
         importlib.import_module("finemem_jax.corpora._chunk_questions").chunk_questions(**options).show()
+
+
+def _manager(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    _refuse_overrides(overrides)
+    end_as_usual()
+    with manager_options.open_manager(arguments) as manager:
+        if arguments.command == "mcp":
+            importlib.import_module("finemem_jax.manager.over_mcp").serve(manager, arguments.user)
+        else:
+            importlib.import_module("finemem_jax.manager.talk").chat(manager, arguments.user)
 
 
 def _bench(arguments: argparse.Namespace, options: Sequence[str]) -> None:
