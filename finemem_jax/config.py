@@ -497,12 +497,13 @@ class EvalConfig:
     temperatures: tuple[Amount, ...] = (1.0, 0.0)  # one evaluation each; 0 = greedy
     # Contestants; those that write with a model (untrained, memagent, mem1) in `finemem evaluate` only
     baselines: tuple[Annotated[str, Plugin("baselines")], ...] = ("no_memory", "store_all", "expert", "oracle")
-    # What is said beyond accuracy; some of it (failure_causes, spending) in `finemem evaluate` only
+    # What is said beyond accuracy; some of it (failure_causes, facts, spending) in `finemem evaluate` only
     measures: tuple[Annotated[str, Plugin("measures")], ...] = (
         "memory_length",
         "operations",
         "completion_length",
         "failure_causes",
+        "facts",
         "spending",
     )
     # strict = env/scoring.py | reference = Mem-α's published scoring, defects included

@@ -20,7 +20,7 @@ from typing import TypeVar
 from finemem_jax import __version__, config
 from finemem_jax.baselines._contestant import Contestant
 from finemem_jax.benchmarks import contamination
-from finemem_jax.config import Config, resolve
+from finemem_jax.config import Config, UserError, resolve
 from finemem_jax.console import Progress, print_table, tell
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import Environment, all_questions, play, replay
@@ -30,7 +30,7 @@ from finemem_jax.evaluation.log import EvaluationLog
 from finemem_jax.evaluation.records import (
     Evaluation,
     episode_record,
-    full_record,
+    full_records,
     interval_metrics,
     measures,
     record_metrics,
@@ -89,6 +89,9 @@ def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = ""
 
 def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str, Evaluation]:
     check_answerer(cfg)
+    asking = [name for name, measure in measures(cfg, in_training=False).items() if hasattr(measure, "requests")]
+    if asking and cfg.judge.name == "none":
+        raise UserError(f"config.eval.measures: {', '.join(asking)} asks a judge: set config.judge.name")
     episodes = load_held_out(cfg)
     sources = [episode.source for episode in episodes]
     for line in (*contamination(sources), *other_judges(cfg, sources)):
@@ -122,7 +125,7 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
             for block in agreement.from_lead(log and log.missing()):
                 records = in_shares(
                     blocks[block],
-                    lambda own, c=contestant: [full_record(r, taken, has_model=c.env is not None) for r in c.play(own)],
+                    lambda own, c=contestant: full_records(c.play(own), taken, cfg, judge, has_model=c.env is not None),
                 )
                 if log:
                     log.write(block, records)

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 from finemem_jax.benchmarks._diary_words import ATTRIBUTES, CHATTER, INTENTS, NAMES
 from finemem_jax.config import DataConfig, DiaryConfig, UserError
-from finemem_jax.types import Chunk, Episode, Question
+from finemem_jax.types import Chunk, Episode, Point, Question
 
 HELD_OUT_SHARE = 5  # one utterance in this many is reserved for held-out episodes
 
@@ -163,23 +163,34 @@ class _Telling:
         cfg, rng = self.cfg, self.rng
         lines: list[str] = []
         questions: list[Question] = []
+        points: list[Point] = []
+
+        def know(key: _Key, kind: str, replaces: tuple[str, ...] = ()) -> None:
+            text, value = _fact(key, self.present[key]), self.present[key]
+            points.append(Point(text, kind, replaces=replaces, value=value, about=key))
 
         def ask(key: _Key, kind: str) -> None:
             questions.append(_fact_question(key, self.present[key], kind, day))
 
-        lines += [f"no more {person} {attribute}" for person, attribute in self._forget(day)]
-        for key in self._change(day):
+        for key in self._forget(day):
+            lines.append(f"no more {key[0]} {key[1]}")
+            points.append(Point(lines[-1], "forgotten", replaces=(_fact(key, self.forgotten[key][0]),)))
+        for key, old in self._change(day):
             lines.append(f"now {_fact(key, self.present[key])}")
+            know(key, "changed", (_fact(key, old),))
             ask(key, "changed")
         for key in self._tell(cfg.facts, day):
             lines.append(_fact(key, self.present[key]))
+            know(key, "fact")
             ask(key, "fact")
         for key in self._tell(cfg.silent, day):
             self.silent.add(key)
             lines.append(_fact(key, self.present[key]))
+            know(key, "silent")
         for key in self._tell(cfg.passing, day):
             self.passing.add(key)
             lines.append(_fact(key, self.present[key]))
+            know(key, "passing")
             ask(key, "passing")
         if cfg.repeats:
             earlier = [key for key, said in self.said_on.items() if said < day]
@@ -190,13 +201,14 @@ class _Telling:
             if example is None:
                 continue
             lines.append(f"{example} => {label}")
+            points.append(Point(lines[-1], "label", value=label, about=(example,)))
             self.labelled.setdefault(label, day)
             if probe is not None:
                 questions.append(Question(probe, (label,), "exact_match", "label", (day,)))
         lines += rng.sample(self.pools.chatter, cfg.noise)
         rng.shuffle(lines)
         rng.shuffle(questions)
-        return Chunk("\n".join(lines), day, tuple(questions[: cfg.chunk_questions]))
+        return Chunk("\n".join(lines), day, tuple(questions[: cfg.chunk_questions]), points=tuple(points))
 
     def final_questions(self) -> tuple[Question, ...]:
         """About what holds after the days told so far."""
@@ -232,16 +244,17 @@ class _Telling:
                 self.told.add(key)
                 yield key
 
-    def _change(self, day: int) -> list[_Key]:
-        """Facts of earlier days that have another value from now on; each changes once."""
+    def _change(self, day: int) -> list[tuple[_Key, str]]:
+        """Facts of earlier days that have another value from now on, with the one they had; each changes once."""
         lasting = self.changed | self.silent | self.passing
         changeable = [key for key, said in self.said_on.items() if said < day and key not in lasting]
         keys = self.rng.sample(changeable, min(self.cfg.changes, len(changeable)))
+        before = [(key, self.present[key]) for key in keys]
         for key in keys:
             self.present[key] = self.rng.choice([v for v in ATTRIBUTES[key[1]] if v != self.present[key]])
             self.said_on[key] = day
             self.changed.add(key)
-        return keys
+        return before
 
     def _forget(self, day: int) -> list[_Key]:
         """Facts of earlier days that are to be forgotten today."""

@@ -12,11 +12,12 @@ One row is one episode:
 
 Lists and objects may be JSON text or native columns. Rows of older files name `answers`, of which the first counts.
 
-Three keys of `metadata`, which only our own builder writes, carry what the published rows lack:
+Four keys of `metadata`, which only our own builder writes, carry what the published rows lack:
 
     "evidence":        per question, the list of chunk indices that hold its answer
     "kinds":           per question, its kind for reports ("" = the source's)
     "chunk_questions": per chunk, a list of {question, answer} about that chunk alone
+    "points":          per chunk, a list of the facts in it (`types.Point`: text, kind, value, about, replaces), or null
 
 A question may also have `lines`: the lines of its evidence, word for word, that hold the answer.
 
@@ -95,6 +96,7 @@ def _episode(row: Mapping[str, object], number: int, where: str, side: Mapping[i
     evidence = _fields.decoded(metadata.get("evidence") or [], where, "metadata.evidence", list)
     kinds = _fields.decoded(metadata.get("kinds") or [], where, "metadata.kinds", list)
     chunk_questions = _fields.decoded(metadata.get("chunk_questions") or [], where, "metadata.chunk_questions", list)
+    points = _fields.decoded(metadata.get("points") or [], where, "metadata.points", list)
     entries = _fields.listed(row, "questions_and_answers", where)
     if not texts:
         raise _fields.wrong(where, "chunks", "at least one chunk", texts)
@@ -102,6 +104,7 @@ def _episode(row: Mapping[str, object], number: int, where: str, side: Mapping[i
         ("evidence", evidence, len(entries)),
         ("kinds", kinds, len(entries)),
         ("chunk_questions", chunk_questions, len(texts)),
+        ("points", points, len(texts)),
     ):
         if value and len(value) != length:
             raise _fields.wrong(where, f"metadata.{name}", f"{length} entries", f"{len(value)} entries")
@@ -114,7 +117,10 @@ def _episode(row: Mapping[str, object], number: int, where: str, side: Mapping[i
         field = f"chunk_questions[{index}]"
         own = _fields.decoded(own or [], where, field, list)
         about = [_question(q, source, where, f"{field}[{i}]", (index,)) for i, q in enumerate(own)]
-        chunks.append(types.Chunk(text, index, tuple(about)))
+        known = (
+            None if not points or points[index] is None else _points(points[index], where, f"metadata.points[{index}]")
+        )
+        chunks.append(types.Chunk(text, index, tuple(about), points=known))
     questions = [
         _question(
             entry,
@@ -127,6 +133,16 @@ def _episode(row: Mapping[str, object], number: int, where: str, side: Mapping[i
     ]
     questions = [replace(q, kind=str(kind or q.kind)) for q, kind in zip(questions, kinds or repeat(""), strict=False)]
     return types.Episode(f"{data_source}-{number}", data_source, tuple(chunks), tuple(questions), source.query_prompt)
+
+
+def _points(entries: object, where: str, field: str) -> tuple[types.Point, ...]:
+    found = []
+    for i, entry in enumerate(_fields.decoded(entries, where, field, list)):
+        point, name = _fields.mapping(entry, where, f"{field}[{i}]"), f"{where} {field}[{i}]"
+        about, replaces = (tuple(_fields.answer_texts(point.get(key))) for key in ("about", "replaces"))
+        text, value = _fields.text(point, "text", name), str(point.get("value") or "")
+        found.append(types.Point(text, str(point.get("kind") or ""), replaces=replaces, value=value, about=about))
+    return tuple(found)
 
 
 def _question(entry: object, source: Source, where: str, field: str, evidence: tuple[int, ...]) -> types.Question:

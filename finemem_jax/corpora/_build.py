@@ -14,7 +14,7 @@ from finemem_jax.config import UserError, resolve
 from finemem_jax.corpora._options import BuildOptions, parse_options
 from finemem_jax.env.chunking import keep, token_counter
 from finemem_jax.files import write_atomically
-from finemem_jax.types import Episode, Question
+from finemem_jax.types import Episode, Point, Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,8 @@ def _row(number: int, episode: Episode, options: BuildOptions) -> dict[str, obje
         "kinds": [question.kind for question in episode.questions],
         "chunk_questions": [[_pair(question) for question in chunk.questions] for chunk in episode.chunks],
     }
+    if any(chunk.points is not None for chunk in episode.chunks):
+        metadata["points"] = [None if c.points is None else list(map(_point, c.points)) for c in episode.chunks]
     return {
         "instance_id": number,
         "prompt": _TASK,
@@ -117,6 +119,11 @@ def _row(number: int, episode: Episode, options: BuildOptions) -> dict[str, obje
         "num_chunks": len(episode.chunks),
         "num_questions": len(episode.questions),
     }
+
+
+def _point(point: Point) -> dict[str, object]:
+    said: dict[str, object] = {"text": point.text, "kind": point.kind, "value": point.value, "about": list(point.about)}
+    return said | ({"replaces": list(point.replaces)} if point.replaces else {})
 
 
 def _pair(question: Question) -> dict[str, object]:

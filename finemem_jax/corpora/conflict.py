@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from finemem_jax.corpora import _dialogue, _questions, squad
 from finemem_jax.corpora._options import BuildOptions
 from finemem_jax.env.counting import Growing
-from finemem_jax.types import Chunk, CountTokens, Episode, Question
+from finemem_jax.types import Chunk, CountTokens, Episode, Point, Question
 
 _CHUNKS = 10  # of an instance, with --chunks=0
 
@@ -131,6 +131,13 @@ def _episode(
 ) -> Episode:
     """Half of the facts are asked about at the end, the other half about the chunks that state them."""
     about: dict[int, list[Question]] = defaultdict(list)
+    points: dict[int, list[Point]] = defaultdict(list)
+    for fact in stated:
+        before: tuple[str, ...] = ()
+        for chunk, answer in fact.statements:
+            text = fact.fact.line(answer)
+            points[chunk].append(Point(text, "fact", replaces=before, value=answer, about=(fact.fact.question,)))
+            before = (text,)
     final: list[Question] = []
     for position, fact in enumerate(rng.sample(list(stated), len(stated))):
         if position % 2 and options.chunk_questions:
@@ -142,5 +149,6 @@ def _episode(
     for index, held in enumerate(lines):
         text = "\n".join(held)
         text = _dialogue.wrap(text, index, rng) if options.layout == "dialogue" else text
-        chunks.append(Chunk(text, index, tuple(about[index][: options.chunk_questions])))
+        asked = tuple(about[index][: options.chunk_questions])
+        chunks.append(Chunk(text, index, asked, points=tuple(points[index])))
     return Episode(f"conflict-{number}", "conflict", tuple(chunks), tuple(final[: options.questions]))

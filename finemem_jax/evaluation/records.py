@@ -42,6 +42,7 @@ from finemem_jax.types import (
     Answer,
     Completion,
     Episode,
+    Judge,
     Memory,
     Question,
     Reply,
@@ -80,15 +81,17 @@ def measures(cfg: Config, *, in_training: bool) -> Measures:
     return {name: measure for name, measure in found.items() if measure.IN_TRAINING or not in_training}
 
 
-def episode_record(rollout: Rollout, taken: Measures, *, has_model: bool = True) -> dict:
-    """What the metrics need of one rollout, as plain JSON."""
-    final = rollout.final_answers
+def episode_record(
+    rollout: Rollout, taken: Measures, *, has_model: bool = True, said: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict:
+    """What the metrics need of one rollout, as plain JSON. said: to a measure by its name, beside the rollout."""
+    final, said = rollout.final_answers, said or {}
     return {
         "episode": rollout.episode.id,
         "source": rollout.episode.source,
         "scores": [answer.score for answer in final],
         "kinds": [answer.question.kind for answer in final],
-        "measures": {name: measure.record(rollout, has_model) for name, measure in taken.items()},
+        "measures": {name: m.record(rollout, has_model, **said.get(name, {})) for name, m in taken.items()},
     }
 
 
@@ -152,10 +155,23 @@ def interval_metrics(records: Sequence[Mapping], *, resamples: int, seed: int) -
     return {**bounds, "episodes": len(records), "questions": asked}
 
 
-def full_record(rollout: Rollout, taken: Measures, *, has_model: bool = True) -> dict:
-    """The episode's record with its questions."""
-    questions = question_records(rollout, taken)
-    return {**episode_record(rollout, taken, has_model=has_model), "questions": questions}
+def full_records(
+    rollouts: Sequence[Rollout], taken: Measures, cfg: Config, judge: Judge | None, *, has_model: bool = True
+) -> list[dict]:
+    """The episodes' records with their questions. Measures that ask a judge do so for all of them at once."""
+    asking = {name: measure for name, measure in taken.items() if hasattr(measure, "requests")}
+    asked: list[dict] = [
+        {name: judge.judge(measure.requests(rollout, cfg)) for name, measure in asking.items()} if judge else {}
+        for rollout in rollouts
+    ]
+    if judge and asking:
+        judge.settle()
+    records = []
+    for rollout, futures in zip(rollouts, asked, strict=True):
+        said = {name: {"verdicts": [f.result() for f in of_one], "cfg": cfg} for name, of_one in futures.items()}
+        record = episode_record(rollout, taken, has_model=has_model, said=said)
+        records.append({**record, "questions": question_records(rollout, taken)})
+    return records
 
 
 def question_records(rollout: Rollout, taken: Measures) -> list[dict]:

@@ -10,6 +10,10 @@ and, where it says something of every question, as a column of questions-NAME.js
 
     questions(rollout) -> list[dict]            one per final question, in their order
 
+or, where a judge is to be asked about what was written,
+
+    requests(rollout, cfg) -> list[JudgeRequest]    then record() is also given `verdicts`, one each, and `cfg`
+
 has_model: a model wrote, so that its turns cost something. A column that two measures have is the later one's.
 """
 
