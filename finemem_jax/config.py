@@ -249,8 +249,9 @@ class MethodConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrievalConfig:
-    name: Literal["bm25", "dense"] = "bm25"  # bm25 | dense (cosine of embeddings; an optional extra)
-    model: Place = ""  # dense: local folder of a model2vec or sentence-transformers encoder
+    # bm25 | dense (cosine of embeddings; an optional extra) | hybrid (both, by reciprocal rank fusion)
+    name: Literal["bm25", "dense", "hybrid"] = "bm25"
+    model: Place = ""  # dense, hybrid: local folder of a model2vec or sentence-transformers encoder
     k: Count = 5  # items retrieved per question
     k1: Amount = 1.5  # BM25: how soon more of a word stops counting
     b: Share = 0.75  # BM25: how much long items are held back
@@ -495,7 +496,7 @@ class SftConfig:
 class EvalConfig:
     episodes: Natural = 64  # held-out episodes; 0 = all
     temperatures: tuple[Amount, ...] = (1.0, 0.0)  # one evaluation each; 0 = greedy
-    # Contestants; those that write with a model (untrained, memagent, mem1) in `finemem evaluate` only
+    # Contestants; those that write with a model (untrained, memagent, mem0_paper, …) in `finemem evaluate` only
     baselines: tuple[Annotated[str, Plugin("baselines")], ...] = ("no_memory", "store_all", "expert", "oracle")
     # What is said beyond accuracy; some of it (failure_causes, facts, spending) in `finemem evaluate` only
     measures: tuple[Annotated[str, Plugin("measures")], ...] = (
@@ -635,8 +636,10 @@ def validate(cfg: Config) -> None:
             f"config.train.top_k={cfg.train.top_k}, config.train.top_p={cfg.train.top_p}: training samples "
             "from the whole distribution (top_k=0, top_p=1.0); truncation is for evaluation only"
         )
-    if cfg.retrieval.name == "dense" and not cfg.retrieval.model:
-        raise UserError("config.retrieval.name=dense needs config.retrieval.model: the local folder of its encoder")
+    if cfg.retrieval.name != "bm25" and not cfg.retrieval.model:
+        raise UserError(
+            f"config.retrieval.name={cfg.retrieval.name} needs config.retrieval.model: the local folder of its encoder"
+        )
     if cfg.loss.clip == "cispo" and cfg.loss.dual_clip:
         raise UserError(
             f"config.loss.dual_clip={cfg.loss.dual_clip} bounds the loss of config.loss.clip=ppo; cispo has no such "

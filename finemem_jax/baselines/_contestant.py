@@ -42,6 +42,13 @@ def without_limits(cfg: Config) -> Config:
     return replace(cfg, memory=replace(cfg.memory, **limits))
 
 
+def instructed(cfg: Config, method: str) -> Contestant:
+    """A memory system that is made of calls to a chat model: a method of that name, on a memory that takes everything;
+    its model is the one that serves the policy, or the policy before training."""
+    cfg = without_limits(cfg)
+    return Contestant(replace(cfg, method=replace(cfg.method, name=method)), by_server=True)
+
+
 def reading(cfg: Config, **settings: Any) -> Config:
     """`cfg` with other settings of retrieval."""
     return replace(cfg, retrieval=replace(cfg.retrieval, **settings))

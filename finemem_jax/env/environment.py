@@ -365,15 +365,18 @@ def ask_questions(
     ask: Ask,
     chunk: int | None,
     probing: Probing = NO_PROBING,
+    *,
+    find: Callable[[str], tuple[Retrieved, ...]] | None = None,
 ) -> Callable[[], list[Answer]]:
     """Starts answering `questions` from this snapshot of memory; the result waits for the scored answers.
 
     The query is the question alone: words of `query_prompt` would pollute BM25.
-    probing: whether the answers shall say what they stand in, and be asked for again with items left out."""
+    probing: whether the answers shall say what they stand in, and be asked for again with items left out. find: how a
+    method finds the items for a question; None = by the config's retrieval."""
     if not questions:
         return list
     questions = [judged(env, episode, question) for question in questions]
-    find = retriever(memory.items, env)
+    find = find or retriever(memory.items, env)
     requests = [
         AnswerRequest(question.text, find(question.text), episode.query_prompt, probing.cites) for question in questions
     ]

@@ -60,7 +60,12 @@ def open_index(texts: Sequence[str], cfg: RetrievalConfig) -> Index:
         from finemem_jax.env import dense  # optional, and so are its libraries
 
         return dense.Dense(texts, dense.load_encoder(cfg.model))
-    return BM25(texts, k1=cfg.k1, b=cfg.b, idf=cfg.idf)
+    words = BM25(texts, k1=cfg.k1, b=cfg.b, idf=cfg.idf)
+    if cfg.name == "hybrid":
+        from finemem_jax.env import dense, hybrid
+
+        return hybrid.Hybrid(texts, words, dense.load_encoder(cfg.model))
+    return words
 
 
 class _Block(NamedTuple):
