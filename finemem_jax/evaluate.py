@@ -11,7 +11,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,7 @@ from finemem_jax.loading import (
     load_judge,
     other_judges,
 )
+from finemem_jax.reporting.comparison import digest
 from finemem_jax.rollouts.by_chat import play_by_chat
 from finemem_jax.rollouts.collect import Job, collect_rollouts, play_scripted
 from finemem_jax.run.workdir import locked
@@ -75,19 +78,22 @@ class _Contestant:
     env: Environment | None = None  # whose prompts its model reads; None: a script, whose writing costs nothing
 
 
-def evaluate(cfg: Config, workdir: Path, *, policy: bool = True, given: str = "") -> dict[str, Evaluation]:
+def evaluate(
+    cfg: Config, workdir: Path, *, policy: bool = True, given: str = "", command: Sequence[str] = ()
+) -> dict[str, Evaluation]:
     """Scores the baselines and, unless `policy` is False, the policy at every temperature.
 
     given: the policy: a run's folder (its newest checkpoint), a Hugging Face folder or hub name, the base URL of an
     OpenAI-compatible server (http://…/v1, model config.eval.policy_model); "" = config.model.
+    command: as it was typed, for the record.
     Writes WORKDIR/evaluation.json (the table), WORKDIR/questions-NAME.jsonl (every question) and, while it goes on,
-    WORKDIR/evaluation/NAME.jsonl."""
+    WORKDIR/evaluation/NAME.jsonl; WORKDIR/evaluation/setup.json says how it came about."""
     lock = locked(workdir / "evaluation") if agreement.is_lead() else contextlib.nullcontext()
     with lock:  # two processes must not write the same files
-        return _evaluate(cfg, workdir, policy, given)
+        return _evaluate(cfg, workdir, policy, given, command)
 
 
-def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str, Evaluation]:
+def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str, command: Sequence[str]) -> dict[str, Evaluation]:
     check_answerer(cfg)
     asking = [name for name, measure in measures(cfg, in_training=False).items() if hasattr(measure, "requests")]
     if asking and cfg.judge.name == "none":
@@ -123,18 +129,21 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str) -> dict[str,
                 sizes = [len(block) for block in blocks]
                 log = EvaluationLog(path, _fingerprint(loaded.cfg, contestant, episodes), sizes)
             for block in agreement.from_lead(log and log.missing()):
+                started = time.monotonic()
                 records = in_shares(
                     blocks[block],
                     lambda own, c=contestant: full_records(c.play(own), taken, cfg, judge, has_model=c.env is not None),
                 )
                 if log:
                     log.write(block, records)
+                    _keep_seconds(workdir, contestant.name, block, time.monotonic() - started)
                 progress.update(number * len(episodes) + min((block + 1) * size, len(episodes)))
             found[contestant.name] = _summary(agreement.from_lead(log and log.records()), cfg)
         progress.update(len(contestants) * len(episodes))
     if not agreement.is_lead():
         return found
     _write(workdir, found)
+    _write_setup(workdir, cfg, found, command)
     _print(f"{cfg.data.name}: {len(episodes)} held-out episodes", {name: e.metrics for name, e in found.items()}, cfg)
     _print_agreement(found)
     _print_spent(answerer)
@@ -152,6 +161,40 @@ def _write(workdir: Path, found: Mapping[str, Evaluation]) -> None:
         write_json_lines(workdir / f"questions-{_file_name(name)}.jsonl", questions)
     table = {name: evaluation.metrics for name, evaluation in found.items()}
     write_atomically(workdir / "evaluation.json", json.dumps(table, indent=1))
+
+
+def _keep_seconds(workdir: Path, name: str, block: int, seconds: float) -> None:
+    """How long each block took, for one that is killed and goes on."""
+    path = workdir / "evaluation" / "seconds.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    kept.setdefault(name, {})[str(block)] = round(seconds, 3)
+    write_atomically(path, json.dumps(kept))
+
+
+def _write_setup(workdir: Path, cfg: Config, found: Mapping[str, Evaluation], command: Sequence[str]) -> None:
+    """What a table says of this evaluation below its rows."""
+    path = workdir / "evaluation" / "seconds.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    answerer = cfg.answerer
+    settings = f"answerer: {answerer.name}" + (
+        f" {answerer.model}, T {answerer.temperature:g}" if answerer.model else ""
+    )
+    setup = {
+        "version": __version__,
+        "command": shlex.join(["finemem", *command]) if command else "",
+        "judge": judge_line(cfg),
+        "answerer": settings,
+        "files": {str(file): digest(file) for file in _data_files(cfg)},
+        "seconds": {name: round(sum(kept.get(name, {}).values()), 3) for name in found},
+    }
+    write_atomically(workdir / "evaluation" / "setup.json", json.dumps(setup, indent=1))
+
+
+def _data_files(cfg: Config) -> list[Path]:
+    """What was read; nothing of a hub's dataset, which has a name and versions of its own."""
+    given = Path(cfg.data.eval_path or cfg.data.path or ".nothing")
+    files = [given] if given.is_file() else sorted(file for file in given.rglob("*") if file.is_file())
+    return [*files, *([Path(cfg.data.wrong_golds)] if cfg.data.wrong_golds else [])]
 
 
 def _file_name(name: str) -> str:

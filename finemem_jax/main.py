@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (`exits.py`: 0 done, 2 a mistake in what was given, …)."""
     end_at_once()
     try:
-        arguments, overrides = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+        given = sys.argv[1:] if argv is None else argv
+        arguments, overrides = _parser().parse_known_args(given)
+        arguments.given = tuple(given)  # the command as it was typed, for what it leaves behind
         return _run(arguments, overrides)
     finally:
         end_as_usual()
@@ -133,6 +135,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's folder, a Hugging Face folder or name, or a server's URL, http://…/v1 (default: config.model)",
     )
     evaluate.add_argument("--baselines-only", action="store_true", help="no policy, only config.eval.baselines")
+    evaluate.add_argument(
+        "--table", default="", metavar="FILES", help="write one table there: .md, .csv or .tex, separated by commas"
+    )
+    evaluate.add_argument(
+        "--runs", default="", metavar="DIRS", help="the table of these evaluations, by commas; nothing is evaluated"
+    )
+    evaluate.add_argument("--against", default="", metavar="ROW", help="the row that others are compared with (first)")
     collect = command("collect-traces", _collect_traces, "Keep the policy's own best rollouts, for sft to imitate.")
     _config_options(collect, default="quickstart")
     collect.add_argument("--policy", default="", help="as for evaluate (default: config.model)")
@@ -260,16 +269,34 @@ def _sft(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from finemem_jax.reporting import comparison
+
+    files = [file for file in arguments.table.split(",") if file]
+    if (arguments.runs or arguments.against) and not files:
+        raise UserError("--runs and --against are for a table: give --table=FILE.md (or .csv, .tex)")
+    if arguments.runs:
+        _refuse_overrides(overrides)
+        folders = [Path(folder) for folder in arguments.runs.split(",") if folder]
+        tell(comparison.write_tables(folders, files, arguments.against))
+        return
+    comparison.check_files(files)
     cfg, workdir = _load(arguments, overrides)
     with _joined(arguments, workdir):
         from finemem_jax import evaluate
 
         end_as_usual()
         try:
-            evaluate.evaluate(cfg, workdir, policy=not arguments.baselines_only, given=arguments.policy)
+            evaluate.evaluate(
+                cfg, workdir, policy=not arguments.baselines_only, given=arguments.policy, command=arguments.given
+            )
         except AnswererDown as down:
             message = f"{down}; what was answered is saved, the same command goes on from there"
             raise RunEnded(message, exits.STOPPED) from None
+        if files:
+            from finemem_jax.hosts import agreement
+
+            if agreement.is_lead():
+                tell(comparison.write_tables([workdir], files, arguments.against))
 
 
 def _collect_traces(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -325,3 +325,42 @@ def test_the_local_answerer_and_the_judge(tmp_path):
     questions = found.records[0]["questions"]
     assert all(q["metric"] == "llm_judge" for q in questions) and any(q["answer"] for q in questions)
     assert found.metrics["answer_calls"] == 42 and found.metrics["answer_prompt_tokens"] > 0
+
+
+def test_two_judges_one_table_and_how_it_came_about(tmp_path, capsys):
+    """LongMemEval with its abstention, judged by two protocols on a real server, which disagree on one answer."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    WRITERS["longmemeval"](raw)
+    with FakeServer() as server:
+        server.reply = lambda asked: '{"label": "WRONG"}' if "Gold answer:" in asked else "yes"
+        arguments = [
+            "evaluate",
+            "--config=configs/quickstart.py",
+            f"--workdir={tmp_path / 'run'}",
+            "--baselines-only",
+            f"--table={tmp_path / 'table.md'}",
+            *SMALL,
+            "--config.eval.episodes=4",
+            "--config.eval.baselines=('no_memory', 'store_all')",
+            "--config.data.name=longmemeval",
+            f"--config.data.eval_path={raw}",
+            "--config.data.abstention=True",
+            "--config.judge.name=endpoint",
+            f"--config.judge.url={server.url}",
+            "--config.judge.model=m",
+            "--config.judge.prompt=longmemeval",
+            "--config.judge.also_prompts=('locomo_mem0',)",
+        ]
+        assert main.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "how far the judges agree" in said and "judge: m, prompt longmemeval, T 0, 16 tokens" in said
+    questions = read_lines(tmp_path / "run" / "questions-store_all.jsonl")
+    assert [question["judges"] for question in questions] == [
+        {"m longmemeval": {"score": 1.0, "label": "yes"}, "m locomo_mem0": {"score": 0.0, "label": "wrong"}}
+    ] * 4
+    setup = json.loads((tmp_path / "run" / "evaluation" / "setup.json").read_text())
+    assert setup["command"].startswith("finemem evaluate --config=configs/quickstart.py") and len(setup["files"]) == 1
+    assert set(setup["seconds"]) == {"no_memory", "store_all"} and "in our words" in setup["judge"]
+    table = (tmp_path / "table.md").read_text()
+    assert "| store_all | 1.000" in table and setup["judge"] in table and "locomo_mem0" in table

@@ -80,5 +80,5 @@ def test_a_real_encoder_finds_what_is_meant_and_words_find_the_number():
     ):
         assert not [item for item, _ in words.search(question, 1) if item == place]
         assert indices["dense"].search(question, 1)[0][0] == indices["hybrid"].search(question, 1)[0][0] == place
-    assert indices["hybrid"].search("AX-4471", 1)[0][0] == 1
+    assert indices["hybrid"].search("Which invoice is AX-4471?", 1)[0][0] == 1
     assert load_encoder(folder).embed(["a"]).shape == (1, 384)
