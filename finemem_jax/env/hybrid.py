@@ -6,10 +6,7 @@ a word count and a cosine do not. An item that only one of them finds has the on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from finemem_jax.env.dense import Dense, Encoder
-from finemem_jax.env.retrieval import BM25
+from collections.abc import Callable, Sequence
 
 CONSTANT = 60  # of the fusion: how little the first ranks stand out
 _DEPTH = 4  # ranks of each that are looked at, as a multiple of those that are wanted,
@@ -17,17 +14,18 @@ _LEAST = 60  # and at least so many
 
 
 class Hybrid:
-    """An index over `texts`, with the interface of BM25."""
+    """An index made of others over the same texts, with the interface of BM25."""
 
-    def __init__(self, texts: Sequence[str], words: BM25, encoder: Encoder):
-        self._rankings = (words, Dense(texts, encoder))
+    def __init__(self, *searches: Callable[[str, int], Sequence[tuple[int, float]]]):
+        """searches: the `search` of each."""
+        self._searches = searches
 
     def search(self, query: str, k: int) -> list[tuple[int, float]]:
         """The `k` best items as (index, fused score), best first, ties by insertion order."""
         if k <= 0:
             return []
         scores: dict[int, float] = {}
-        for ranking in self._rankings:
-            for rank, (item, _) in enumerate(ranking.search(query, max(_DEPTH * k, _LEAST)), 1):
+        for search in self._searches:
+            for rank, (item, _) in enumerate(search(query, max(_DEPTH * k, _LEAST)), 1):
                 scores[item] = scores.get(item, 0.0) + 1 / (CONSTANT + rank)
         return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]

@@ -64,7 +64,7 @@ def open_index(texts: Sequence[str], cfg: RetrievalConfig) -> Index:
     if cfg.name == "hybrid":
         from finemem_jax.env import dense, hybrid
 
-        return hybrid.Hybrid(texts, words, dense.load_encoder(cfg.model))
+        return hybrid.Hybrid(words.search, dense.Dense(texts, dense.load_encoder(cfg.model)).search)
     return words
 
 
