@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if argv is None else argv
         arguments, overrides = _parser().parse_known_args(given)
-        arguments.given = tuple(given)  # the command as it was typed, for what it leaves behind
+        if arguments.command == "evaluate":
+            arguments.given = tuple(given)  # as it was typed, for what it leaves behind
         return _run(arguments, overrides)
     finally:
         end_as_usual()
