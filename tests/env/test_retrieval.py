@@ -1,5 +1,6 @@
 """BM25 against its formula, written out in plain loops."""
 
+import collections
 import itertools
 import json
 import math
@@ -24,8 +25,7 @@ def reference_scores(texts, query, idf, k1=1.5, b=0.75, epsilon=0.25):
     documents = [re.findall(r"\b\w+\b", text.lower()) for text in texts]
     size = len(documents)
     mean = sum(map(len, documents)) / size
-    vocabulary = {word for document in documents for word in document}
-    holders = {word: sum(word in document for document in documents) for word in vocabulary}
+    holders = collections.Counter(word for document in documents for word in set(document))
     if idf == "lucene":
         idfs = {w: math.log(1 + (size - n + 0.5) / (n + 0.5)) for w, n in holders.items()}
     else:
