@@ -174,7 +174,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
                 with clock.phase("pack"), agreement.together():
                     batch = pack_examples(list(itertools.islice(examples, cfg.sft.batch)), cfg, row_tokens)
                     rows = packing.to_device(batch.rows, mesh)
-                with clock.phase("update"):
+                with clock.phase("update"), jax.transfer_guard("disallow"):
                     reached.state, metrics = update(reached.state, rows)
                     reached.is_whole = False  # until the device has made it
                     values = metrics_lib.read(metrics)

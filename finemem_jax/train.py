@@ -246,18 +246,18 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     packed, padding_share = pack_groups(chosen, own, lengths, by_sample, cfg, memories, no_memory)
                     batch = packing.to_device(packed, parts.mesh)
                 if cfg.loss.engine_ratio_cap:  # now, while the parameters are still those that sampled
-                    with clock.phase("reference"):
+                    with clock.phase("reference"), jax.transfer_guard("disallow"):
                         batch = parts.correct_gap(batch, parts.fill(reached.state.params, batch))
                 batches.append((padding_share, batch))
             for padding_share, batch in batches:
                 if cfg.loss.kl_coef:
-                    with clock.phase("reference"):
+                    with clock.phase("reference"), jax.transfer_guard("disallow"):
                         params = reached.state.params
                         base = without_adapters(params) if parts.reference is None else parts.reference
                         seen = batch if cfg.loss.reference_sees_fast else batch.replace(fast=None)
                         batch = batch.replace(ref_logprobs=parts.fill(base, seen))
                         profile.wait(batch)
-                with clock.phase("update"):
+                with clock.phase("update"), jax.transfer_guard("disallow"):
                     reached.state, metrics = parts.update(reached.state, batch)
                     reached.is_whole = False
                     profile.wait(metrics)
