@@ -4,17 +4,14 @@ import os
 import signal
 from pathlib import Path
 
+from tests.compiling import quick_compilation
+
 # What is kept between runs of the package is kept between test runs, and never in the home of who runs them.
 os.environ.setdefault("FINEMEM_CACHE", str(Path(__file__).parent.parent / ".cache" / "finemem-tests"))
 # Before the first import of jax, which reads them once.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Level 1 halves the time that compiling takes; the code it makes is as fast on models this small.
 os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=1",
-    ]
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", *quick_compilation()]
 )
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and what is started here would inherit that.
@@ -39,6 +36,11 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 # The shapes written in the signatures of device functions are checked on every call.
 _DEVICE = ("nn", "models", "weights", "rl", "decoding")
 install_import_hook([f"finemem_jax.{package}" for package in _DEVICE], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.parent.name != "e2e")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from finemem_jax.env.tokenizer import embedded_path
 from finemem_jax.main import main
 
 SMALL = ["decode", "--preset=tiny", "--slots=4", "--prompt=20", "--new=6", "--page-tokens=32", "--reps=1"]
@@ -48,7 +49,8 @@ def test_rollout_says_where_the_time_goes(capsys):
 
 
 def test_a_whole_step_with_shared_prefixes_computes_fewer_tokens(capsys):
-    command = ["step", "--prompts=2", "--group=4", "--prompt=24", "--new=4", "--slots=8", "--reps=1"]
+    command = ["step", f"--model={embedded_path('warm_start')}", "--prompts=2", "--group=4", "--prompt=24", "--new=4"]
+    command += ["--slots=8", "--reps=1"]
     reports = []
     for extra in (["--row-tokens=64"], ["--row-tokens=64", "--share-prefixes"]):
         assert main(["bench", *command, *extra]) == 0

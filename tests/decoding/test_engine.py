@@ -95,8 +95,9 @@ def assert_same(found, expected):
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
 
 
-@pytest.mark.parametrize("slots", [1, 4, 16])
+@pytest.mark.parametrize("slots", [pytest.param(1, marks=pytest.mark.slow), 4, 16])
 def test_completions_equal_a_naive_full_forward_sampler(engines, requests, naive, slots):
+    """One row is slow: it is what `test_what_prompts_have_in_common_is_prefilled_once_and_changes_nothing` expects."""
     assert_same(engines[slots].generate(*requests), naive)
     assert {c.finish for c in naive} == {"stop", "length"}
     sampled = [(p, c.tokens) for p, s, c in zip(*requests[:2], naive, strict=True) if s.temperature and c.tokens[1:]]

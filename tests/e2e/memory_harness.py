@@ -19,8 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
+from tests.compiling import quick_compilation  # noqa: E402
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
+os.environ["XLA_FLAGS"] = " ".join(quick_compilation())
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax-tests"))
 
 import jax  # noqa: E402

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from finemem_jax import exits
+from finemem_jax import exits, main
 from finemem_jax.files import read_lines
+from tests.compiling import quick_compilation
 from tests.ports import reserve_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def environment() -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         "MPLCONFIGDIR": str(REPOSITORY / ".cache" / "matplotlib"),  # each worker has a home of its own
     }
-    return os.environ | cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=1"}
+    return os.environ | cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(quick_compilation())}
 
 
 class Processes:
@@ -123,10 +124,10 @@ def assert_same_curve(first: Path, second: Path, steps: int = 4) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
-    """The workdir of a run of one process that was never stopped."""
-    folder = tmp_path_factory.mktemp("alone")
-    train(folder, folder / "run", 1)
-    return folder / "run"
+    """The workdir of a run of one process, this one, that was never stopped."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    assert main.main(["train", *TINY, "--config.mesh.data=1", f"--workdir={workdir}"]) == exits.DONE
+    return workdir
 
 
 def test_a_killed_worker_is_noticed_and_the_restarted_run_is_that_of_one_process(alone, tmp_path):

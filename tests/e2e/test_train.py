@@ -35,6 +35,14 @@ OVERRIDES = (
     "--config.profile.steps=1",
     "--config.logging.sample_every=2",
 )
+# For a run of which only the training is looked at: one held-out episode after it, and no profile.
+BARE = (
+    "--config.train.eval_every=0",
+    "--config.eval.episodes=1",
+    "--config.eval.temperatures=(0.0,)",
+    "--config.eval.baselines=()",
+    "--config.profile.steps=0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +154,7 @@ def test_the_exported_folder_holds_the_trained_parameters(cfg, run, tmp_path):
 
 def test_two_runs_write_the_same_metrics_byte_for_byte(cfg, run, tmp_path):
     workdir, _ = run
-    train.train(cfg, tmp_path)
+    train.train(dataclasses.replace(cfg, profile=dataclasses.replace(cfg.profile, steps=0)), tmp_path)
     for name in ("metrics.jsonl", "evaluations.jsonl", "results.json", "rollouts.jsonl"):
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
 
@@ -182,7 +190,7 @@ def test_running_a_finished_run_again_changes_nothing(cfg, run, tmp_path):
 def test_a_workdir_belongs_to_one_config_until_the_change_is_accepted(run, tmp_path, capfd):
     workdir, _ = run
     shutil.copytree(workdir, tmp_path / "run")
-    longer = [*OVERRIDES, "--config.train.steps=5", "--config.eval.episodes=1", "--config.eval.baselines=()"]
+    longer = [*OVERRIDES, *BARE, "--config.train.steps=5"]
     command = ["train", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *longer]
     assert main.main(command) == exits.USER_ERROR
     error = capfd.readouterr().err
@@ -208,15 +216,7 @@ def test_mini_batches_hold_every_group_once_per_pass(cfg):
     assert sorted(g for b in batches[:3] for g in b) == sorted(g for b in batches[3:] for g in b) == list(range(6))
 
 
-def test_an_outcome_only_run_asks_no_chunk_questions(cfg, tmp_path):
-    overrides = (*OVERRIDES, "--config.rewards.weights.chunk_qa=0", "--config.rewards.evidence.beta=0")
-    outcome_only = main.load_config("configs/quickstart.py", [*overrides, "--config.train.steps=1"])
-    train.train(outcome_only, tmp_path)
-    (line,) = read_lines(tmp_path / "metrics.jsonl")
-    assert "reward/chunk_qa" not in line and "reward/evidence" in line
-
-
-def test_the_reward_of_a_rigged_task_rises(cfg, tmp_path, monkeypatch):
+def test_the_reward_of_a_rigged_task_rises(tmp_path):
     """Only SKIP is ever right: with nothing but the compression reward the policy learns to write less."""
     overrides = [
         "--config.train.steps=12",
@@ -227,6 +227,8 @@ def test_the_reward_of_a_rigged_task_rises(cfg, tmp_path, monkeypatch):
         "--config.train.eval_every=0",
         "--config.train.checkpoint_every=12",
         "--config.eval.episodes=8",
+        "--config.eval.temperatures=(1.0,)",
+        "--config.eval.baselines=()",
         "--config.engine.slots=16",
         "--config.optimizer.lr=2e-3",
         "--config.rewards.weights.format=0",
@@ -239,21 +241,35 @@ def test_the_reward_of_a_rigged_task_rises(cfg, tmp_path, monkeypatch):
     assert after < 0.8 * before
 
 
-def test_lora_trains_the_adapters_alone_against_the_frozen_base(cfg, tmp_path):
-    overrides = [*OVERRIDES, "--config.train.steps=2", "--config.train.eval_every=0", "--config.model.lora.rank=4"]
-    lora = main.load_config("configs/quickstart.py", [*overrides, "--config.optimizer.lr=1e-2"])
-    train.train(lora, tmp_path / "run")
-    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory):
+    """The config and the workdir of two steps of an adapter that is paid for the outcome alone."""
+    outcome_only = ("--config.rewards.weights.chunk_qa=0", "--config.rewards.evidence.beta=0")
+    small = ("--config.train.steps=2", "--config.model.lora.rank=4", "--config.optimizer.lr=1e-2")
+    chosen = main.load_config("configs/quickstart.py", [*OVERRIDES, *BARE, *outcome_only, *small])
+    workdir = tmp_path_factory.mktemp("lora")
+    train.train(chosen, workdir)
+    return chosen, workdir
+
+
+def test_an_outcome_only_run_asks_no_chunk_questions(lora):
+    for line in read_lines(lora[1] / "metrics.jsonl"):
+        assert "reward/chunk_qa" not in line and "reward/evidence" in line
+
+
+def test_lora_trains_the_adapters_alone_against_the_frozen_base(lora, tmp_path):
+    chosen, workdir = lora
+    lines = read_lines(workdir / "metrics.jsonl")
     assert lines[1]["loss/ref_kl"] > 1e-4  # the adapters moved away from the base
-    start = load_policy(lora)
-    state = Checkpoints(tmp_path / "run" / "checkpoints", keep=3).restore_params(start.params)
+    start = load_policy(chosen)
+    state = Checkpoints(workdir / "checkpoints", keep=3).restore_params(start.params)
     jax.tree.map(np.testing.assert_array_equal, without_adapters(start.params), without_adapters(state))
     moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (start.params, state)), strict=True)]
     assert max(moved) > 1e-3
-    assert main.main(["export", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'peft'}", "--peft"]) == 0
+    assert main.main(["export", f"--workdir={workdir}", f"--out={tmp_path / 'peft'}", "--peft"]) == 0
     assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["r"] == 4
     assert json.loads((tmp_path / "peft" / "finemem.json").read_text())["prompt"]["name"] == "compact"
-    model, merged = hf.load_pretrained(str(tmp_path / "run" / "hf"))
+    model, merged = hf.load_pretrained(str(workdir / "hf"))
     tokens = np.arange(24, dtype=np.int32).reshape(2, 12)
     positions, ones = np.tile(np.arange(12, dtype=np.int32), (2, 1)), np.ones((2, 12), np.int32)
     trained = start.model.apply({"params": state}, tokens, positions, ones)
@@ -263,8 +279,9 @@ def test_lora_trains_the_adapters_alone_against_the_frozen_base(cfg, tmp_path):
 def test_a_mesh_of_devices_trains_like_one(cfg, run, tmp_path):
     workdir, _ = run
     mesh = ["--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
-    short = ["--config.train.steps=1", "--config.train.eval_every=0", "--config.eval.episodes=1"]
-    train.train(main.load_config("configs/quickstart.py", [*OVERRIDES, *mesh, *short]), tmp_path)
+    train.train(
+        main.load_config("configs/quickstart.py", [*OVERRIDES, *BARE, *mesh, "--config.train.steps=1"]), tmp_path
+    )
     one, eight = read_lines(workdir / "metrics.jsonl"), read_lines(tmp_path / "metrics.jsonl")
     # Gradients of equal parameters are compared in tests/rl; here the second update starts from updated ones.
     for name in ("loss/loss", "loss/nll", "reward/total", "accuracy"):
@@ -275,12 +292,11 @@ def test_a_run_that_draws_again_and_grows_its_episodes_goes_on_as_if_it_had_neve
     """Groups of two samples that often earn the same: they are paid for the questions about a chunk alone."""
     small = [
         "--config.train.group_size=2", "--config.train.resample=refill", "--config.train.resample_most=3",
-        "--config.train.curriculum=(1, 2)", "--config.train.eval_every=0", "--config.eval.episodes=2",
-        "--config.eval.baselines=()", "--config.eval.temperatures=(0.0,)", "--config.loss.kl_coef=0",
-        "--config.loss.ratio=sequence", "--config.loss.clip=cispo", "--config.profile.steps=0",
+        "--config.train.curriculum=(1, 2)", "--config.eval.episodes=2", "--config.loss.kl_coef=0",
+        "--config.loss.ratio=sequence", "--config.loss.clip=cispo",
         *(f"--config.rewards.weights.{term}=0" for term in ("format", "evidence", "compression")),
     ]  # fmt: skip
-    cfg = main.load_config("configs/quickstart.py", [*OVERRIDES, *small])
+    cfg = main.load_config("configs/quickstart.py", [*OVERRIDES, *BARE, *small])
     train.train(cfg, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "4")  # as if it had been killed after that of step 2

@@ -40,6 +40,8 @@ needs_8_devices = pytest.mark.skipif(
     jax.device_count() < 8, reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8"
 )
 
+FSDP, ALL_AXES = {"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}
+
 
 def _random(family="qwen3", **differences):
     module = resolve("finemem_jax.models", family)
@@ -129,9 +131,18 @@ def test_every_slice_is_read_once_and_none_is_large(folder, untied, monkeypatch)
 
 
 @needs_8_devices
-@pytest.mark.parametrize("sizes", [{"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("sizes", "dtype"),
+    [
+        (FSDP, "bfloat16"),
+        (ALL_AXES, "float32"),
+        pytest.param(FSDP, "float32", marks=pytest.mark.slow),
+        pytest.param(ALL_AXES, "bfloat16", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_shards_on_a_mesh_hold_the_same_bits(folder, untied, sizes, dtype, monkeypatch, tmp_path):
+    """Each mesh and each type once; the other two pairs of them are slow."""
     monkeypatch.setattr(hf_tensors, "CHUNK_BYTES", 50_000)
     mesh = make_mesh(**sizes)
     model, params = load_pretrained(folder, dtype=dtype, mesh=mesh)

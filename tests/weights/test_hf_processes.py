@@ -8,6 +8,7 @@ import sys
 import numpy as np
 from safetensors.numpy import load_file
 
+from tests.compiling import quick_compilation
 from tests.ports import reserve_port
 
 WORKER = """
@@ -54,7 +55,8 @@ def test_two_processes_read_their_shards_and_one_writes(tmp_path):
     save_pretrained(tmp_path / "in", model, params)
 
     port = reserve_port()
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = " ".join(["--xla_force_host_platform_device_count=2", *quick_compilation()])
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, "-c", WORKER]
     arguments = [str(port), str(tmp_path / "in"), str(tmp_path / "out")]
     workers = [
