@@ -13,9 +13,9 @@ from finemem_jax.env.environment import Asked, play
 from finemem_jax.env.rehearsal import rehearse
 from finemem_jax.env.stopping import StopStrings
 from finemem_jax.env.turns import advantages, step_keys, tabulate
-from finemem_jax.evaluation.records import full_record, measures, record_metrics, sample_record
+from finemem_jax.evaluation.records import full_records, measures, record_metrics, sample_record
 from finemem_jax.methods.search import split_answers
-from finemem_jax.reporting.report import Strings, compact_sample
+from finemem_jax.reporting.compact import Strings, compact_sample
 from finemem_jax.rollouts.metrics import asked_metrics, reward_metrics, rollout_metrics
 from finemem_jax.types import SEARCH, Chunk, Completion, Episode, Question
 
@@ -162,7 +162,7 @@ def test_everything_that_reads_rollouts_bears_one_without_writes(agent):
     assert asked_metrics(rollouts)["asked/distinct"] == 0  # no answerer was asked
     cfg = config.Config()
     taken = measures(cfg, in_training=False)
-    metrics = record_metrics([full_record(rollout, taken) for rollout in rollouts], taken, cfg)
+    metrics = record_metrics(full_records(rollouts, taken, cfg, None), taken, cfg)
     assert metrics["accuracy"] == 0.5 and metrics["completion_tokens"] > 1 and metrics["policy_calls"] == 3
     # Nothing was constructed: what was not found was not retrieved.
     assert metrics["failure/construction"] == 0 and metrics["failure/retrieval"] == 2
