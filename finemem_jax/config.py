@@ -138,6 +138,17 @@ Layout = Literal["dialogue", "lines"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TurnsConfig:
+    """A conversation turn by turn (`benchmarks/locomo_turns.py`)."""
+
+    read: Natural = 1  # turns that the policy reads in an episode, a chunk each; 0 = it answers from what is given
+    # turns before these whose entries memory begins with; -1 = all; 0 = none: the memory is all its own
+    given: Annotated[int, Range(-1)] = 50
+    # what a model extracted of the turns, JSON lines {"conversation", "turn", "facts"}; "" = what was said
+    facts: Place = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     name: Annotated[str, Plugin("benchmarks")] = "diary"  # what is to be remembered
     path: Place = ""  # file or folder with the training episodes (benchmarks that read files)
@@ -162,6 +173,7 @@ class DataConfig:
     # a dated line for each turn. With chunk_tokens it goes with the policy, which is given conversations so later
     layout: Layout = "dialogue"
     diary: DiaryConfig = field(default_factory=DiaryConfig)
+    turns: TurnsConfig = field(default_factory=TurnsConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,12 +207,13 @@ class MemoryConfig:
 class PromptConfig:
     # full = instructions for a pretrained model; short = a few sentences, for a small one;
     # compact = the text alone, for the tiny policy; memagent, mem1, persona = for one text that is rewritten;
-    # memalpha = for a memory of several parts
+    # memalpha = for a memory of several parts; memory_r1 = for entries of a conversation, where answers select first
     name: Annotated[str, Plugin("prompts")] = "full"
     max_prompt_tokens: Count = 6144  # a longer prompt drops items of the view, oldest first
     max_completion_tokens: Count = 2048  # a longer turn is cut off
     thinking: bool = False  # Qwen3's thinking switch in the chat template
-    # How operations are written: qwen (<tool_call> JSON), lines, …; raw, think = one text that is rewritten
+    # How operations are written: qwen (<tool_call> JSON), lines, memory_list (Memory-R1), …; raw, think = one text that
+    # is rewritten
     codec: Annotated[str, Plugin("codecs")] = "qwen"
 
 
@@ -260,6 +273,8 @@ class RetrievalConfig:
     # search = the k best | all = the whole memory, in the order of writing, whatever k is
     select: Literal["search", "all"] = "search"
     per_kind: Natural = 0  # search: > 0: so many of every kind of item, searched by itself, in the place of k of all
+    # per_kind: kind = the memory's own kinds | speaker = who an item says it is of ("[8 May 2023] Anna: …")
+    split_by: Literal["kind", "speaker"] = "kind"
     pinned: tuple[Text, ...] = ()  # kinds of items that are always given, before what is found
     max_tokens: Count = 30000  # items given to the answerer, tokens; the worst leave first (all: the oldest)
 
@@ -270,6 +285,8 @@ class AnswererConfig:
 
     name: Annotated[str, Plugin("answerers")] = "extractive"  # who answers from what was found in memory
     model: Text = ""  # endpoint: the served model's name; local: Hugging Face folder, hub name or "embedded:NAME"
+    # A file in prompts/ whose answering turn it is asked with, for one that was trained on it; "" = our own words
+    prompt: Annotated[str, Plugin("prompts", also=("",))] = ""
     url: Text = ""  # endpoint: base URL of an OpenAI-compatible server, ending in /v1
     key_variable: Text = "OPENAI_API_KEY"  # endpoint: environment variable that holds the key; unset = no key is sent
     temperature: Amount = 0.1  # of its sampling; 0 = greedy

@@ -209,7 +209,7 @@ def _fingerprint(cfg: Config, contestant: _Contestant, episodes: Sequence[Episod
         for name in ("model", "mesh", "engine", "data", "memory", "prompt", "method", "retrieval", "seed")
     }
     for name in ("answerer", "judge"):
-        kept[name] = {key: tree[name][key] for key in ("name", "model", "temperature", "max_tokens", "extra")}
+        kept[name] = {key: tree[name][key] for key in ("name", "model", "prompt", "temperature", "max_tokens", "extra")}
     judges = (cfg.judge.prompt, *cfg.judge.also_prompts)
     kept["judges"] = [*judges, *cfg.judge.also_models]
     kept["sources"] = tree["judge"]["sources"]

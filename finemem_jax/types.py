@@ -65,13 +65,20 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A stream of chunks with questions at its end. `query_prompt` is shown to a model answerer, never to BM25."""
+    """A stream of chunks with questions at its end. `query_prompt` is shown to a model answerer, never to BM25.
+
+    With a `start` there may be no chunks at all: the questions are then answered from what is given."""
 
     id: str
     source: str
     chunks: tuple[Chunk, ...]
     questions: tuple[Question, ...]
     query_prompt: str = ""
+    start: tuple[str, ...] = ()  # what memory holds before the first chunk, a text for each item, the oldest first
+
+
+BEFORE = -1
+"""Stands for the turn that wrote an item with which the episode began."""
 
 
 @dataclass(frozen=True, slots=True)

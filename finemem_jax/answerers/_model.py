@@ -12,9 +12,11 @@ from dataclasses import replace
 
 from finemem_jax.chat.asked_once import AskedOnce
 from finemem_jax.chat.http import HttpChat
-from finemem_jax.config import AnswererConfig
+from finemem_jax.config import AnswererConfig, UserError, resolve
 from finemem_jax.env.thoughts import without_thoughts
 from finemem_jax.types import Answerer, AnswerRequest, Chat, Messages, Reply, pass_on
+
+PROMPTS = "finemem_jax.prompts"
 
 INSTRUCTIONS = """\
 You answer a question from what an assistant's memory returned for it. The items come best match first; some may be \
@@ -28,8 +30,12 @@ Then, on a line of its own, write Used: and the numbers of the items that your a
 _USED = "used:"
 
 
-def answer_messages(request: AnswerRequest) -> Messages:
-    """The conversation that asks one question."""
+def answer_messages(request: AnswerRequest, prompt: str = "") -> Messages:
+    """The conversation that asks one question. prompt: the file in prompts/ that has the words; "" = ours."""
+    if prompt:
+        say = resolve(PROMPTS, prompt).answer_messages
+        system, user = say(request.question, [item.text for item in request.items], request.query_prompt)
+        return ({"role": "system", "content": system}, {"role": "user", "content": user})
     instructions = f"{INSTRUCTIONS}\n{CITING}" if request.cites else INSTRUCTIONS
     system = f"{instructions}\n\n{request.query_prompt}" if request.query_prompt else instructions
     items = "\n".join(f"{i}. {item.text}" for i, item in enumerate(request.items, 1)) or "(nothing was found)"
@@ -40,14 +46,16 @@ def answer_messages(request: AnswerRequest) -> Messages:
 class ModelAnswerer(Answerer):
     """Answers with a frozen chat model; identical (question, items) pairs are asked once."""
 
-    def __init__(self, chat: Chat, prices: tuple[float, float] = (0.0, 0.0)):
-        """prices: money per million prompt and completion tokens."""
+    def __init__(self, chat: Chat, prices: tuple[float, float] = (0.0, 0.0), prompt: str = ""):
+        """prices: money per million prompt and completion tokens. prompt: as in `answer_messages`."""
         self.chat = chat
-        self._prices = prices
+        self._prices, self._prompt = prices, prompt
+        if prompt and not hasattr(resolve(PROMPTS, prompt), "answer_messages"):
+            raise UserError(f"config.answerer.prompt={prompt}: prompts/{prompt}.py has no answering turn")
 
     def submit(self, requests: Sequence[AnswerRequest]) -> list[Future[Reply]]:
-        asked = self.chat.submit([answer_messages(request) for request in requests])
-        return [_then_read(future, request) for future, request in zip(asked, requests, strict=True)]
+        asked = self.chat.submit([answer_messages(request, self._prompt) for request in requests])
+        return [_then_read(future, request, self._prompt) for future, request in zip(asked, requests, strict=True)]
 
     def settle(self) -> None:
         self.chat.settle()
@@ -76,11 +84,13 @@ def open_endpoint(cfg: AnswererConfig) -> AskedOnce:
     return AskedOnce(http, http.identity, cfg.cache, cfg.max_cache_bytes)
 
 
-def _then_read(asked: Future[Reply], request: AnswerRequest) -> Future[Reply]:
+def _then_read(asked: Future[Reply], request: AnswerRequest, prompt: str) -> Future[Reply]:
     def read(reply: Reply) -> Reply:
         if reply.text is None or reply.problem:  # cut off before it answered: that says nothing of the memory
             return replace(reply, text=None)
         text = without_thoughts(reply.text).strip()
+        if prompt:
+            return replace(reply, text=getattr(resolve(PROMPTS, prompt), "read_answer", str)(text).strip())
         text, cited = without_citations(text, len(request.items)) if request.cites else (text, None)
         return replace(reply, text=text, cited=cited)
 

@@ -13,4 +13,4 @@ from finemem_jax.types import Chat
 
 
 def create(cfg: AnswererConfig, local: Chat | None = None) -> ModelAnswerer:
-    return ModelAnswerer(open_endpoint(cfg), (cfg.price_prompt, cfg.price_completion))
+    return ModelAnswerer(open_endpoint(cfg), (cfg.price_prompt, cfg.price_completion), cfg.prompt)

@@ -16,4 +16,4 @@ from finemem_jax.types import Chat
 def create(cfg: AnswererConfig, local: Chat | None = None) -> ModelAnswerer:
     if local is None:
         raise UserError("config.answerer.name=local: the model that answers is not loaded")
-    return ModelAnswerer(local, (cfg.price_prompt, cfg.price_completion))
+    return ModelAnswerer(local, (cfg.price_prompt, cfg.price_completion), cfg.prompt)

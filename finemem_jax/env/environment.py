@@ -9,6 +9,7 @@ are worked on while the policy goes on writing, and nobody waits for them before
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import random
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
@@ -29,7 +30,9 @@ from finemem_jax.config import (
 from finemem_jax.env import attribution, operations, prompts, scoring
 from finemem_jax.env.probing import NO_PROBING, Probing, wanted
 from finemem_jax.env.retrieval import Index, open_index
+from finemem_jax.env.speakers import speaker_of
 from finemem_jax.types import (
+    BEFORE,
     Answer,
     Answerer,
     AnswerRequest,
@@ -110,6 +113,23 @@ class Environment:
 
     def empty_memory(self) -> Memory:
         return resolve(MEMORY, self.memory.name).create(self.memory, self.count_tokens)
+
+    def first_memory(self, episode: Episode) -> Memory:
+        """What an episode begins with. Raises UserError where memory does not take what the episode gives."""
+        if not episode.start:
+            return self.empty_memory()
+        with naming(episode, "what it begins with"):
+            return _given_memory(self.memory, self.count_tokens, episode.start)
+
+
+@functools.lru_cache(maxsize=256)  # all samples of a group begin with the same
+def _given_memory(cfg: MemoryConfig, count_tokens: CountTokens, texts: tuple[str, ...]) -> Memory:
+    memory = resolve(MEMORY, cfg.name).create(cfg, count_tokens)
+    for text in texts:
+        memory, outcome = memory.apply(Operation("memory_insert", {"content": text}), BEFORE)
+        if not outcome.ok and outcome.status != "duplicate":
+            raise UserError(f"config.memory.name={cfg.name} does not take {text[:80]!r}: {outcome.status}")
+    return memory
 
 
 # A turn is sent its Completion, a write into fast weights what came of it, a Written.
@@ -312,7 +332,8 @@ def view(memory: Memory, chunk: str, cfg: ViewConfig, env: Environment) -> tuple
     Beside them stand all items of the pinned kinds."""
     items = memory.items
     most = cfg.per_kind or cfg.max_items
-    orders = [_view_order(items, kind, most, chunk, cfg, env) for kind in _kinds(items, env.pinned, cfg.per_kind)]
+    kinds = _kinds(items, env.pinned, [item.kind for item in items] if cfg.per_kind else None)
+    orders = [_view_order(items, kind, most, chunk, cfg, env) for kind in kinds]
     chosen, tokens = [i for i, item in enumerate(items) if item.kind in env.pinned], 0
     for i in alternate(*orders):
         tokens += env.count_tokens(items[i].text)
@@ -334,12 +355,12 @@ def _view_order(
     return (relevant if cfg.select == "relevant" else alternate(relevant, recent))[:most]
 
 
-def _kinds(items: Sequence[MemoryItem], pinned: Collection[str], is_split: int) -> list[list[int]]:
-    """Indices of the items that are not pinned, those of every kind by themselves where they are split; never none."""
+def _kinds(items: Sequence[MemoryItem], pinned: Collection[str], names: Sequence[str] | None = None) -> list[list[int]]:
+    """Indices of the items that are not pinned, those of one name by themselves where there are names; never none."""
     by_kind: dict[str, list[int]] = {}
     for i, item in enumerate(items):
         if item.kind not in pinned:
-            by_kind.setdefault(item.kind if is_split else "", []).append(i)
+            by_kind.setdefault(names[i] if names else "", []).append(i)
     return [by_kind[kind] for kind in sorted(by_kind)] or [[]]
 
 
@@ -439,7 +460,7 @@ def probe(
 
 def retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], tuple[Retrieved, ...]]:
     """From a question to the items its answerer sees, within `retrieval.max_tokens`: those of the pinned kinds, then
-    the `retrieval.k` best, or the `retrieval.per_kind` best of every kind."""
+    the `retrieval.k` best, or the `retrieval.per_kind` best of every kind (or of every speaker)."""
     cfg = env.retrieval
     pinned = [i for i, item in enumerate(items) if item.kind in env.always_read]
     if cfg.select == "all":
@@ -452,7 +473,9 @@ def retriever(items: Sequence[MemoryItem], env: Environment) -> Callable[[str], 
             return tuple(_retrieved(items[i], scores.get(i, 0.0)) for i in whole)
 
         return find_all
-    split = _kinds(items, env.always_read, cfg.per_kind)
+    name_of = speaker_of if cfg.split_by == "speaker" else None
+    names = [name_of(item.text) if name_of else item.kind for item in items] if cfg.per_kind else None
+    split = _kinds(items, env.always_read, names)
     indices = [(among, _index([items[i] for i in among], cfg)) for among in split]
 
     def find(question: str) -> tuple[Retrieved, ...]:

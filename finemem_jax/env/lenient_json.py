@@ -15,12 +15,13 @@ Every character is looked at a bounded number of times, whatever the text.
 from __future__ import annotations
 
 import json
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 _DEPTH = 8  # of what is not strict JSON; a call has 2
 _BLANK = " \t\n\r"
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _LITERALS = {"true": True, "false": False, "null": None}
+_HEX = frozenset("0123456789abcdefABCDEF")
 
 
 class Malformed(Exception):
@@ -49,8 +50,33 @@ def load_object(text: str) -> dict[str, object]:
 
 
 def load_entries(text: str) -> tuple[list[object], int]:
-    """The entries of the first list in any text that can be read, and how many cannot. Never raises."""
-    return _Reader(text).read_entries()
+    """The entries of the first list in any text that can be read, and how many cannot; that the list has no end counts
+    as one of these. Never raises."""
+    found, _, is_closed = read_entries(text, text.find("[") + 1 or len(text))
+    readable = [entry for entry in found if not isinstance(entry, Malformed)]
+    is_cut = bool(found) and not is_closed and readable[-1:] == found[-1:]
+    return readable, len(found) - len(readable) + is_cut
+
+
+class Entries(NamedTuple):
+    found: list[object]  # in order; in the place of one that cannot be read, the Malformed that says why
+    end: int  # where the text goes on behind them
+    is_closed: bool  # the list's bracket stands there
+
+
+def read_entries(text: str, start: int) -> Entries:
+    """The entries of the list whose bracket stands before `start`. Never raises."""
+    return _Reader(text, start).read_entries()
+
+
+def read_value(text: str, start: int) -> tuple[object, int]:
+    """The value at `start`, or the Malformed that says why there is none, and where the text goes on behind what was
+    read. Never raises."""
+    reader = _Reader(text, start)
+    try:
+        return reader.read_next(), reader.position
+    except Malformed as error:
+        return error.with_traceback(None), max(reader.position, start + 1)
 
 
 def _unfenced(text: str) -> str:
@@ -73,11 +99,23 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 _STRICT = json.JSONDecoder(strict=False, object_pairs_hook=_unique_keys)
 
 
+def _is_half(code: str, second: str) -> bool:
+    """Whether four digits are half of a surrogate pair: D, one of `second`, and two more."""
+    return len(code) == 4 and code[0] in "dD" and code[1] in second and _HEX.issuperset(code)
+
+
 class _Reader:
     """Reads one value from left to right, and never goes back."""
 
-    def __init__(self, text: str):
-        self._text, self._at = text, 0
+    def __init__(self, text: str, start: int = 0):
+        self._text, self._at = text, start
+
+    @property
+    def position(self) -> int:
+        return self._at
+
+    def read_next(self) -> object:
+        return self._value(0)
 
     def read(self) -> object:
         value = self._value(0)
@@ -85,18 +123,20 @@ class _Reader:
             raise Malformed("text after the JSON object")
         return value
 
-    def read_entries(self) -> tuple[list[object], int]:
-        entries, unreadable = [], 0
-        self._at = self._text.find("[") + 1 or len(self._text)
+    def read_entries(self) -> Entries:
+        entries: list[object] = []
         while (first := self._next()) and first != "]":
             try:
                 entries.append(self._value(1))
+                if not self._next():
+                    break
                 self._end_of_entry("]")
-            except Malformed:  # the next object may be whole
-                unreadable += 1
+            except Malformed as error:  # the next object may be whole
+                entries.append(error.with_traceback(None))  # thousands of them would keep all their frames
                 following = self._text.find("{", self._at + 1)
                 self._at = len(self._text) if following < 0 else following
-        return entries, unreadable
+        is_closed = self._next() == "]"
+        return Entries(entries, self._at + is_closed, is_closed)
 
     def _value(self, depth: int) -> object:
         first = self._next()
@@ -169,8 +209,12 @@ class _Reader:
         follower = self._text[position : position + 1]
         if follower == "u":
             code = self._text[position + 1 : position + 5]
-            if len(code) < 4 or not all(digit in "0123456789abcdefABCDEF" for digit in code):
+            if len(code) < 4 or not all(digit in _HEX for digit in code):
                 self._fail()
+            low = self._text[position + 5 : position + 11]
+            if _is_half(code, "89abAB") and low[:2] == "\\u" and _is_half(low[2:], "cdefCDEF"):
+                halves = bytes.fromhex(code + low[2:])
+                return halves.decode("utf-16-be"), position + 11
             return chr(int(code, 16)), position + 5
         if follower in _ESCAPES:
             return _ESCAPES[follower], position + 1

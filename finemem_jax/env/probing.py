@@ -83,5 +83,9 @@ def check_probing(cfg: Config) -> None:
     what = f"a reward term with a weight asks further questions ({', '.join(further)})"
     if not getattr(resolve("finemem_jax.methods", cfg.method.name), "PROBES", False):
         raise UserError(f"{what}, which config.method.name={cfg.method.name} does not ask; stream does")
+    if CITED in further and cfg.answerer.prompt:
+        raise UserError(
+            f"{what}, and config.answerer.prompt={cfg.answerer.prompt} asks in words that know nothing of citing"
+        )
     if cfg.method.answers == "policy":
         raise UserError(f"{what} of a frozen answerer: set config.method.answers=answerer, not policy")

@@ -139,7 +139,7 @@ def _fingerprint(cfg: Config, given: Given, selection: Selection, episodes: Sequ
     names = ("model", "mesh", "engine", "data", "memory", "prompt", "retrieval", "rewards", "advantage", "seed")
     kept = {name: tree[name] for name in names} | {"temperature": tree["train"]["temperature"]}
     for name in ("answerer", "judge"):
-        kept[name] = {key: tree[name][key] for key in ("name", "model", "temperature", "max_tokens", "extra")}
+        kept[name] = {key: tree[name][key] for key in ("name", "model", "prompt", "temperature", "max_tokens", "extra")}
     kept["block"] = cfg.eval.block
     parts = [__version__, given.identity, dataclasses.asdict(selection), kept, tree["judge"]["sources"]]
     digest = hashlib.sha256(json.dumps(parts).encode())

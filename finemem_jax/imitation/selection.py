@@ -93,7 +93,7 @@ def _applied(step: Step) -> bool:
 
 def _turns(rollout: Rollout, env: Environment) -> list[tuple[Trace, int]]:
     """The rollout's turns that are fit to be imitated, with the chunks they are about."""
-    found, memory = [], env.empty_memory()
+    found, memory = [], env.first_memory(rollout.episode)
     question = seen_question(env, [answer.question for answer in rollout.final_answers])
     for step in rollout.steps:
         if step.role == WRITE and step.chunk is not None and _applied(step):

@@ -43,7 +43,7 @@ def play(
     write: Callable[[Episode, Turn], Sequence[Operation]] | None = None,
 ) -> Game:
     """One rollout of an episode."""
-    memory, steps, pending, probing, judging = env.empty_memory(), [], [], [], []
+    memory, steps, pending, probing, judging = env.first_memory(episode), [], [], [], []
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
         step = yield from write_turn(env, episode, chunk, memory, len(steps), asked, write)
         before, memory = memory, step.memory_after

@@ -23,15 +23,18 @@ import numpy as np
 from finemem_jax.config import EvidenceConfig, RewardsConfig
 from finemem_jax.env import attribution
 from finemem_jax.env.probing import CITED, SUBSETS
-from finemem_jax.types import WRITE, Answer, CountTokens, Flow, Rollout
+from finemem_jax.types import BEFORE, WRITE, Answer, CountTokens, Flow, Rollout
 
 ROLES, LEVEL = (WRITE,), "turn"
 AT_END = True  # what a turn earns is known when the final questions are answered
 
+Writers = Sequence[Sequence[int | Sequence[int | None] | None]]
+"""For each question, for each of its items, the step or steps that wrote it; None: the episode began with it."""
+
 
 def evidence_rewards(
     scores: Sequence[float],
-    writers: Sequence[Sequence[int | Sequence[int]]],
+    writers: Sequence[Sequence[int | Sequence[int | None] | None]],
     num_steps: int,
     *,
     beta: float,
@@ -41,7 +44,8 @@ def evidence_rewards(
     """r_EARA, [num_steps].
 
     scores: [questions] in [0, 1]. writers[j]: for each item retrieved for question j, the step φ(m) that wrote
-    it, or several steps among which the item's credit is split evenly (`update_credit="shared"`).
+    it, or several steps among which the item's credit is split evenly (`update_credit="shared"`); of no step
+    (None) for what the episode began with, whose credit is left over.
     unanchored: what becomes of β s_j / n when nothing was retrieved for j: spread over all steps ("uniform") or
     lost ("drop", the literal formula); likewise of what `credits` leave of it.
     credits[j]: what each item retrieved for question j is paid of s_j, in their order; None = s_j / |R_j| each.
@@ -49,7 +53,7 @@ def evidence_rewards(
     Example: two steps, β = 1, two right questions; the first retrieved one item of step 0 and one of step 1, the
     second retrieved nothing: N = [0.25, 0.25], and "uniform" adds 0.25 to both, "drop" nothing.
     """
-    if not len(scores):
+    if not len(scores) or not num_steps:
         return np.zeros(num_steps)
     share = np.asarray(scores, dtype=np.float64) / len(scores)  # s_j / n
     evidence = np.zeros(num_steps)
@@ -64,7 +68,7 @@ def evidence_rewards(
 
 def _divided(
     share: np.ndarray,
-    writers: Sequence[Sequence[int | Sequence[int]]],
+    writers: Writers,
     credits: Sequence[Sequence[float]] | None,
 ) -> Iterator[tuple[float, list[tuple[list[int], float]]]]:
     """Of every question what becomes of its s_j / n: what no item is paid, and for each item its steps and its part."""
@@ -74,8 +78,13 @@ def _divided(
         else:
             paid = [earned / len(share) for earned in credits[question]]
             rest = credit - sum(paid)
-        steps = [[item] if isinstance(item, int | np.integer) else list(item) for item in items]
-        yield rest, list(zip(steps, paid, strict=True))
+        found = []
+        for item, part in zip(items, paid, strict=True):
+            steps = list(item) if isinstance(item, Sequence) else [item]
+            known = [step for step in steps if step is not None]
+            rest += part * (1 - len(known) / len(steps))
+            found.append((known, part * len(known) / len(steps)))
+        yield rest, found
 
 
 def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
@@ -127,10 +136,11 @@ def _scale(turns: int, cfg: EvidenceConfig) -> int:
     return turns if cfg.scale == "per_step" else 1
 
 
-def _writers(rollout: Rollout, answers: Sequence[Answer], cfg: EvidenceConfig) -> list[list[int | Sequence[int]]]:
+def _writers(rollout: Rollout, answers: Sequence[Answer], cfg: EvidenceConfig) -> Writers:
     """For each answer, for each of its items, the place among the writing turns of the one that is paid for it, or of
     all that are."""
-    place = {turn.index: number for number, turn in enumerate(rollout.of(WRITE))}
+    place: dict[int, int | None] = {turn.index: number for number, turn in enumerate(rollout.of(WRITE))}
+    place[BEFORE] = None
     shared = cfg.update_credit == "shared"
     return [
         [[place[w] for w in item.writers] if shared else place[item.written_at] for item in answer.retrieved]

@@ -65,7 +65,7 @@ def collect_trunks(
     groups: dict[int, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.group, []).append(job)
-    memories: dict[int, Memory] = dict.fromkeys(groups, env.empty_memory())
+    memories: dict[int, Memory] = {job.group: env.first_memory(job.episode) for job in jobs}
     grown = {group: [_Branch() for _ in of_group] for group, of_group in groups.items()}
     for index in range(max((len(job.episode.chunks) for job in jobs), default=0)):
         writing = [job for job in jobs if index < len(job.episode.chunks)]
@@ -113,11 +113,12 @@ def collect_local(
     tasks, names = [], []
     for group, rollouts in groups.items():
         rng, sample = random.Random(f"local {seed} {step} {group}"), len(rollouts)
+        start = env.first_memory(first[group].episode)
         for index in range(len(first[group].episode.chunks)):
             if rng.random() >= cfg.local_share:
                 continue
             origin = rng.randrange(len(rollouts))
-            memory = rollouts[origin].steps[index - 1].memory_after if index else env.empty_memory()
+            memory = rollouts[origin].steps[index - 1].memory_after if index else start
             for _ in range(cfg.local_samples):
                 tasks.append((dataclasses.replace(first[group], sample=sample), memory, index))
                 names.append(f"local {origin} {index}")

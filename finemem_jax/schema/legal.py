@@ -71,13 +71,14 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """The name of a file in a folder of plug-ins."""
+    """The name of a file in a folder of plug-ins, or one of `also`."""
 
     folder: str
+    also: tuple[str, ...] = ()
 
     def check(self, value: Any, path: str) -> None:
         known = plugins(f"finemem_jax.{self.folder}")
-        if value not in known:
+        if value not in known and value not in self.also:
             raise UserError(f"{path}={value!r}: no such file in {self.folder}/, {nearest(value, known)}")
 
     def __str__(self) -> str:
