@@ -93,17 +93,22 @@ def answer_turns(
 
 
 def recall_turns(
-    env: Environment, episode: Episode, questions: Sequence[Question], fast: int, number: int
+    env: Environment,
+    episode: Episode,
+    questions: Sequence[Question],
+    fast: int,
+    number: int,
+    notes: tuple[Retrieved, ...] = (),
 ) -> Generator[Turn, Completion, list[tuple[str, Callable[[], float | None]]]]:
-    """Asks from the weights `fast` alone, with nothing in the prompt but the question: the answers, and what waits for
-    the score of each. Such turns are for records, not for training, and count beside the rollout's.
+    """Asks under the weights `fast` with nothing in the prompt but the question and the notes: the answers, and what
+    waits for the score of each. Such turns are for records, not for training, and count beside the rollout's.
 
     number: of this round of questions in the episode."""
     found: list[tuple[str, Callable[[], float | None]]] = []
     for place, question in enumerate(judged(env, episode, question) for question in questions):
         with naming(episode, f"question {question.text!r}"):
-            tokens, _ = _render(env, question, (), episode.query_prompt)
-        messages = _messages(env, question, (), episode.query_prompt)
+            tokens, shown = _render(env, question, notes, episode.query_prompt)
+        messages = _messages(env, question, shown, episode.query_prompt)
         index = RECALLS + number * len(questions) + place
         turn = Turn(
             index, tokens, env.empty_memory(), (), messages, ANSWER, max_tokens=env.method.answer_tokens, fast=fast

@@ -15,7 +15,19 @@ from finemem_jax.env import operations, prompts, thoughts
 from finemem_jax.env.answering import question_tokens
 from finemem_jax.env.environment import Environment, decode
 from finemem_jax.exits import UserError
-from finemem_jax.types import EXTRACT, Chunk, Completion, Episode, Lesson, Memory, Operation, Outcome, ToolSpec, Turn
+from finemem_jax.types import (
+    EXTRACT,
+    Chunk,
+    Completion,
+    Episode,
+    Lesson,
+    Memory,
+    Operation,
+    Outcome,
+    Question,
+    ToolSpec,
+    Turn,
+)
 
 PAIR = ToolSpec(
     "memory_learn",
@@ -152,12 +164,26 @@ def gold(env: Environment, context: Sequence[Chunk]) -> str:
     them, in that order; of a question that is asked again, the last answer. A summary is the text itself."""
     if env.method.fast.supervision != "pairs":
         return "\n".join(chunk.text for chunk in context)
-    found: dict[str, tuple[tuple[int, int], str]] = {}
+    pairs = [(question.text, question.answers[0]) for question in gold_questions(context)]
+    written = [Operation(PAIR.name, dict(zip(PAIR.parameters, pair, strict=True))) for pair in pairs]
+    return operations.emit(written, env.method.fast.codec, [PAIR]) or "Nothing."
+
+
+def gold_questions(context: Sequence[Chunk]) -> list[Question]:
+    """The questions about the chunks whose first answer stands in them, in the order of the answers; of a question that
+    is asked again, the last."""
+    found: dict[str, tuple[tuple[int, int], Question]] = {}
     for number, chunk in enumerate(context):
         for question in chunk.questions:
             place = chunk.text.find(question.answers[0]) if question.answers else -1
             if place >= 0:
-                found[question.text] = ((number, place), question.answers[0])
-    pairs = [(question, reply) for question, (_, reply) in sorted(found.items(), key=lambda pair: pair[1][0])]
-    written = [Operation(PAIR.name, dict(zip(PAIR.parameters, pair, strict=True))) for pair in pairs]
-    return operations.emit(written, env.method.fast.codec, [PAIR]) or "Nothing."
+                found[question.text] = ((number, place), question)
+    return [question for _, question in sorted(found.values(), key=lambda placed: placed[0])]
+
+
+def gold_lessons(env: Environment, context: Sequence[Chunk], hint: str) -> tuple[Lesson, ...]:
+    """What an expert's turn about a context leaves to be learned."""
+    cfg, text = env.method.fast, gold(env, context)
+    if cfg.supervision != "pairs":
+        return text_lessons(env, text)
+    return _judge(env, operations.parse(text, [PAIR], codec=cfg.codec), hint)[1]

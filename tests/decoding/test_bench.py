@@ -67,3 +67,11 @@ def test_rows_with_fast_weights_are_measured_against_rows_without(capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["tokens_per_second_with"] == pytest.approx(report["ratio"] * report["tokens_per_second_without"])
     assert report["bytes_per_row"] == 2 * (192 + 192 + 64) * 4 and report["write_seconds_of_4"] > 0
+
+
+@pytest.mark.slow
+def test_recall_says_what_a_write_leaves_in_the_weights(capsys):
+    assert main(["bench", "recall", "--episodes=4", "--set=method.fast.lr=0.1"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["questions"] > 16 and report["from_nothing"] == 0
+    assert report["loss_after"] < report["loss_before"] and report["from_weights"] > 0
