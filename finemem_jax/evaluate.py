@@ -342,7 +342,9 @@ def evaluate_policy(
         stop_tokens=stop_tokens(env.tokenizer),
     )
     jobs = [Job(episode, all_questions(episode)) for episode in episodes]
-    return collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.eval.seed, step=WRITING_STEP)
+    rollouts = collect_rollouts(engine, env, answerer, jobs, sampling, seed=cfg.eval.seed, step=WRITING_STEP)
+    engine.take_snapshots()  # nobody trains on them
+    return rollouts
 
 
 def evaluate_script(

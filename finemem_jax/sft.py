@@ -42,6 +42,7 @@ from finemem_jax.loading import (
     fit_prompts,
     load_answerer,
     load_environment,
+    load_fast,
     load_held_out,
     load_judge,
     load_mesh,
@@ -119,7 +120,7 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
             )
         if agreement.is_lead():
             workdirs.store_config(cfg, workdir, changed, first)
-        engine = Engine(policy.model, state.params, cfg.engine)
+        engine = Engine(policy.model, state.params, cfg.engine, load_fast(cfg, policy))
 
         progress = Progress(total, "sft", is_muted=not agreement.is_lead())
         watchdog = Watchdog(cfg.guards.stall, workdir, engine.describe, agreement.process_index())

@@ -82,7 +82,7 @@ def gradients(cfg: Config, workdir: Path, batches: int) -> Iterator[np.ndarray]:
         chunk=cfg.train.logprob_chunk,
         mesh=parts.mesh,
     )
-    engine = Engine(parts.policy.model, state.params, cfg.engine)
+    engine = Engine(parts.policy.model, state.params, cfg.engine, parts.fast)
     watchdog = Watchdog(dataclasses.replace(cfg.guards.stall, action="off"), workdir, engine.describe)
     with Progress(batches, "gradient") as progress:
         for step in range(batches):

@@ -85,7 +85,7 @@ class Engine:
 
     def take_snapshots(self) -> dict[int, Memory]:
         """B of all fast weights that were written since, by number; the engine forgets them. Between runs only."""
-        places, self.fast_places = self.fast_places, FastPlaces(self.cfg.slots)
+        places, self.fast_places = self.fast_places, FastPlaces(self.cfg.slots, self.fast_places.next)
         return places.known
 
     def reset_stats(self) -> EngineStats:

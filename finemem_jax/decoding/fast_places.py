@@ -43,15 +43,16 @@ class FastPool:
 class FastPlaces:
     """B by number, and who lies where on the device."""
 
-    def __init__(self, slots: int):
+    def __init__(self, slots: int, first: int = 1):
+        """first: the number that is given next. Pages of the cache may know lower ones."""
         self.known: dict[int, Memory] = {}
         self._free = list(range(slots, NONE, -1))
         self._places: OrderedDict[int, int] = OrderedDict()  # by number; used last at the end
-        self._next = 1
+        self.next = first
 
     def add(self, memory: Memory) -> int:
         """Keeps B, and says its number. Numbers are never used again."""
-        number, self._next = self._next, self._next + 1
+        number, self.next = self.next, self.next + 1
         self.known[number] = memory
         return number
 

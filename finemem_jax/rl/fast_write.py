@@ -129,4 +129,6 @@ def _run(
         own = jax.tree.map(lambda p: jax.lax.dynamic_index_in_dim(p, index, keepdims=False), params["layers"])
         return Layer(model.cfg).apply({"params": own}, (x, None), index, inputs)[0][0], None
 
+    if model.cfg.remat != "none":  # else what a layer needs is kept of all of them for the backward pass
+        one = jax.checkpoint(one, prevent_cse=False)
     return jax.lax.scan(one, x, jnp.arange(start, end))[0]

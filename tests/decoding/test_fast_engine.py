@@ -115,9 +115,11 @@ def test_new_parameters_forget_what_was_written_and_snapshots_are_handed_over_on
     engine = played[1]
     engine.set_params(params)
     engine.run([episode(0)])
-    assert sorted(engine.take_snapshots()) == [1, 2] and engine.take_snapshots() == {}
+    first = engine.take_snapshots()
+    assert len(first) == 2 and engine.take_snapshots() == {}
     engine.run([episode(0)])
-    assert engine.fast_places.known
+    second = engine.fast_places.known
+    assert len(second) == 2 and not first.keys() & second.keys()  # pages of the cache may know the old numbers
     engine.set_params(params)
     assert engine.fast_places.known == {}
 
