@@ -118,8 +118,8 @@ def phases(timings: Sequence[Mapping]) -> list[dict]:
     return sorted(rows, key=lambda row: -row["seconds"])
 
 
-def verdict(results: Mapping[str, Mapping]) -> str:
-    """In words: what training did to held-out accuracy."""
+def verdict(results: Mapping[str, Mapping], gains: Mapping[str, tuple[float, float]] | None = None) -> str:
+    """In words: what training did to held-out accuracy. gains: by policy, the interval of the difference, if known."""
     parts, unknown = [], []
     for name, row in results.items():
         after = results.get(name.replace("before ", "after ", 1))
@@ -127,7 +127,9 @@ def verdict(results: Mapping[str, Mapping]) -> str:
             found = [score for score in (row.get("accuracy"), after.get("accuracy")) if score is not None]
             policy = _sampled(name.removeprefix("before "))
             if len(found) == 2:
-                parts.append(f"{found[0]:.3f} to {found[1]:.3f} ({found[1] - found[0]:+.3f}) {policy}")
+                sure = (gains or {}).get(name.removeprefix("before "))
+                between = f", 95 % interval {sure[0]:+.3f} to {sure[1]:+.3f}" if sure else ""
+                parts.append(f"{found[0]:.3f} to {found[1]:.3f} ({found[1] - found[0]:+.3f}{between}) {policy}")
             else:
                 unknown.append(policy)
     said = [f"Held-out accuracy went from {', and from '.join(parts)}."] if parts else []

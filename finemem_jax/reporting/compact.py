@@ -174,7 +174,7 @@ def compact_sample(
     scored = [rewards, _numbers(sample["total"]), _numbers(sample["advantage"])] if rewards else [0, 0, 0]
     final = [answer for answer in sample["answers"] if answer["step"] is None]
     paid = iter(compact_flows(flows, len(final)) if flows is not None else [0] * len(final))
-    prompts = _Prompts(strings)
+    prompts = Prompts(strings)
     return [
         strings(label),
         [compact_step(step, strings, prompts) for step in sample["steps"]],
@@ -183,7 +183,7 @@ def compact_sample(
     ]
 
 
-class _Prompts:
+class Prompts:
     """The prompts of a sample, each as recorded: how many characters of the one before it begins with, and the rest.
     The page counts in UTF-16."""
 
@@ -199,7 +199,7 @@ class _Prompts:
         return [len(kept.encode("utf-16-le", "surrogatepass")) // 2, self._strings(str(rest))]
 
 
-def compact_step(step: Mapping, strings: Strings, prompts: _Prompts) -> list:
+def compact_step(step: Mapping, strings: Strings, prompts: Prompts) -> list:
     operations = [
         [
             strings(o["name"]),
@@ -216,7 +216,12 @@ def compact_step(step: Mapping, strings: Strings, prompts: _Prompts) -> list:
     is_cut = int(step["finish"] == "length")
     role = step.get("role", WRITE)
     found = [strings(step["text"]), is_cut, operations, removed, written, _number(step["memory_tokens"])]
-    rest = [prompts(step.get("prompt")), strings(role) if role != WRITE else 0]
+    about = step.get("chunk")
+    rest = [
+        prompts(step.get("prompt")),
+        strings(role) if role != WRITE else 0,
+        int(about) + 1 if about is not None else 0,
+    ]
     while rest and rest[-1] == 0:
         rest.pop()
     return found + rest

@@ -17,7 +17,7 @@ from typing import Any
 
 from finemem_jax.config import UserError
 from finemem_jax.evaluation.intervals import bootstrap_interval
-from finemem_jax.evaluation.paired import HELDOUT_SCORES, read_scores
+from finemem_jax.evaluation.paired import HELDOUT_SCORES, paired_differences, read_scores
 from finemem_jax.evaluation.records import HELDOUT
 from finemem_jax.files import (
     Expected,
@@ -130,8 +130,8 @@ def report_data(workdir: Path, budget: int) -> dict:
     return {
         "name": _at(cfg, "name", default=workdir.resolve().name),
         "kicker": "finemem run",
-        "verdict": charts.verdict(results),
-        "facts": _facts(cfg, metrics),
+        "verdict": charts.verdict(results, _gains(workdir, notes)),
+        "facts": _facts(cfg, metrics, is_imitation=not (workdir / "metrics.jsonl").exists()),
         "notes": notes.texts,
         "tables": tables.results_tables(results, measures, recorded),
         "interval_note": tables.NOTE,
@@ -215,14 +215,30 @@ def _with_recorded(
     return [{**found.get((e["policy"], round(e["accuracy"] or 0.0, 6)), {}), **e} for e in evaluations]
 
 
-def _facts(cfg: Mapping, metrics: Sequence[Mapping]) -> list[tuple[str, str]]:
+def _gains(workdir: Path, notes: Notes) -> dict[str, tuple[float, float]]:
+    """Of each policy the 95 % interval of what it gained since the first evaluation, by held-out episode."""
+    scores: dict[str, list] = {}
+    for line in read_log(workdir / HELDOUT_SCORES, has_step, notes):
+        scores.setdefault(str(line.get("policy")), []).append(read_scores(line))
+    found = {}
+    for policy, of_steps in scores.items():
+        differences = paired_differences(of_steps[0], of_steps[-1]) if len(of_steps) > 1 else {}
+        values = [value for by_source in differences.values() for value in by_source]
+        sources = [source for source, by_source in differences.items() for _ in by_source]
+        if values:
+            found[policy] = bootstrap_interval(values, seed=0, sources=sources)
+    return found
+
+
+def _facts(cfg: Mapping, metrics: Sequence[Mapping], *, is_imitation: bool) -> list[tuple[str, str]]:
     if not cfg:
         return []
     model = _at(cfg, "model", "path") or f"{_at(cfg, 'model', 'family')} {_at(cfg, 'model', 'preset')}, random"
+    facts = [("task", _at(cfg, "data", "name")), ("policy", model), ("seed", _at(cfg, "seed"))]
+    if is_imitation and metrics:
+        return [*facts, ("steps of imitation", str(len(metrics)))]
     return [
-        ("task", _at(cfg, "data", "name")),
-        ("policy", model),
-        ("seed", _at(cfg, "seed")),
+        *facts,
         ("steps", f"{len(metrics)} of {_at(cfg, 'train', 'steps')}"),
         ("rollouts a step", f"{_at(cfg, 'train', 'episodes')} episodes × {_at(cfg, 'train', 'group_size')}"),
     ]

@@ -14,7 +14,7 @@ from finemem_jax.config import Config
 from finemem_jax.evaluate import Evaluation, headline, print_comparison
 from finemem_jax.files import JsonLines, read_lines, write_json_lines
 from finemem_jax.reporting import charts, report
-from finemem_jax.reporting.compact import evenly
+from finemem_jax.reporting.compact import Prompts, Strings, compact_step, evenly
 from finemem_jax.reporting.plots import plot_run, write_figures
 from finemem_jax.reporting.report import MAX_BYTES, write_report
 from tests.reporting import runs
@@ -231,3 +231,13 @@ def test_a_damaged_object_is_left_out_and_said(tmp_path, name, content):
             "after T=1",
             "after greedy",
         ]
+
+
+def test_a_turn_of_another_role_or_about_another_chunk_says_so():
+    strings = Strings()
+    step = {"text": "x", "finish": "stop", "operations": [], "removed": [], "written": [], "memory_tokens": 0}
+    prompts = Prompts(strings)
+    assert len(compact_step(step, strings, prompts)) == 6  # writes about the chunk of its place, as most do
+    searching = compact_step({**step, "role": "search", "prompt": [0, "find"]}, strings, prompts)
+    assert [searching[6][0], strings.texts[searching[6][1]], strings.texts[searching[7]]] == [0, "find", "search"]
+    assert compact_step({**step, "chunk": 0}, strings, prompts)[6:] == [0, 0, 1]

@@ -13,6 +13,9 @@ const readAnswer = (a) => ({
   step: a[0], question: S(a[1]), kind: S(a[2]), gold: a[3].map(S), answer: S(a[4]), score: a[5], failure: S(a[6]), flow: a[8] || null,
   retrieved: a[7].map((r) => ({ id: S(r[0]), step: r[1], text: S(r[2]), bm25: r[3], writers: r[4] || [r[1]] })),
 });
+// Which chunk a turn is about: that of its place, unless its record says another; a turn that writes nothing, none.
+const chunkOf = (s, t) => (!s ? null : s[8] ? s[8] - 1 : s[7] ? null : t);
+const chunkText = (group, s, t) => { const at = chunkOf(s, t); return at === null || group.chunks[at] === undefined ? "" : S(group.chunks[at]); };
 const isWrong = (score) => score !== null && score < 0.5;
 const whereName = (where) => (where === null ? "held-out" : `training step ${where}`);
 const key = (group) => `${group.where} ${group.name}`;
@@ -75,9 +78,10 @@ function drawEpisode(group, found, at = 0) { // at: a step that is to be among t
       continue;
     }
     if (t === first && first) body.append(lead("Earlier", turnTo(first - BLOCK), columns.length));
-    const roles = [...new Set(columns.map((c) => c.steps[t]?.[7]).filter(Boolean))].map(S);
-    const chunk = group.chunks[t] === undefined ? text(roles.join(", "), { tag: "div" }) : text(S(group.chunks[t]), { tag: "div", class: "chunk" });
-    body.append(lead(group.chunks[t] === undefined ? `Turn ${t}` : `Chunk ${t}`, chunk, columns.length));
+    const read = [...new Set(columns.map((c) => chunkOf(c.steps[t], t)))].filter((at) => at !== null && group.chunks[at] !== undefined);
+    if (!read.length && !columns.some((c) => c.steps[t]) && group.chunks[t] !== undefined) read.push(t);
+    const title = read.length ? `Chunk ${read.join(", ")}` : `Turn ${t}`;
+    body.append(lead(title, el("div", {}, ...read.map((at) => text(S(group.chunks[at]), { tag: "div", class: "chunk" }))), columns.length));
     body.append(el("tr", {}, ...columns.map((c, i) => stepCell(group, c, t, memories[i], finals[i], credits[i]))));
   }
   if (end < count) body.append(lead(`Later, ${count - end} more`, turnTo(end), columns.length));
@@ -117,7 +121,7 @@ function stepCell(group, column, t, memory, finals, credit) {
   if (column.advantage) cell.append(part("Rewards and advantage", bars(column, t)));
   if (credit && step.role === "write") cell.append(evidenceOf(group, column, t, finals, credit[t]));
   cell.append(part("Operations", operationsView(step)), part("Memory", diffView(step, memory)));
-  const asked = column.answers.filter((a) => a[0] === t).map(readAnswer);
+  const asked = column.answers.filter((a) => a[0] !== null && a[0] === chunkOf(column.steps[t], t)).map(readAnswer);
   if (asked.length) {
     cell.append(part("Questions about this chunk", el("ul", { class: "plain" }, ...asked.map((a) => el("li", {}, verdict(a), " ", text(a.question), " ", el("b", {}, text(a.answer || "–")),
       isWrong(a.score) ? el("span", { class: "soft" }, " expected ", text(a.gold.join(" or "))) : null)))));

@@ -66,7 +66,7 @@ function picture(group, column) {
   const into = stepCredit(column, finals);
   for (let t = 0; t < count; t += 1) {
     const paid = into ? into[t] : null;
-    node("step", t, `#g${group.index}c${column.index}t${t}`, `Step ${t}${paid === null ? "" : `: ${signed(paid)}`}. ${line(S(group.chunks[t] ?? group.chunks.at(-1)), 100)}`,
+    node("step", t, `#g${group.index}c${column.index}t${t}`, `Step ${t}${paid === null ? "" : `: ${signed(paid)}`}. ${line(chunkText(group, column.steps[t], t), 100)}`,
       shape("rect", { x: X(t) - dx / 2 + 1, y: 22, width: dx - 2, height: 28, rx: 3 }),
       shape("text", { x: X(t), y: dx > 40 ? 34 : 40, "text-anchor": "middle", class: "strong" }, String(t)),
       paid === null || dx <= 40 ? null : shape("text", { x: X(t), y: 46, "text-anchor": "middle" }, signed(paid)));
@@ -85,7 +85,7 @@ function picture(group, column) {
   finals.forEach((answer, q) => {
     const y = askedAt(q), mark = answer.score === null ? "?" : isWrong(answer.score) ? "✗" : "✓";
     const share = answer.flow ? answer.flow[0] + answer.flow[1] + answer.flow[2].reduce((a, b) => a + b, 0) : null;
-    node(`question ${mark === "✗" ? "wrong" : ""}`, q, `#g${group.index}c${column.index}q${q}`, `Question ${q + 1}, ${answer.score === null ? "missing" : isWrong(answer.score) ? "wrong" : "right"}: ${line(answer.question, 120)}${share === null ? "" : `. Its share is ${share.toFixed(3)}`}.`,
+    node(`question ${mark === "✗" ? "wrong" : ""}`, q, `#g${group.index}c${column.index}q${q}`, `Question ${q + 1}, ${answer.score === null ? "missing" : isWrong(answer.score) ? "wrong" : "right"}: ${line(answer.question, 120)}${share === null ? "" : ` Its share is ${share.toFixed(3)}.`}`,
       shape("rect", { x: Q, y: y - 13, width: WIDE, height: 26, rx: 3 }),
       shape("text", { x: Q + 7, y: y + 4 }, shape("tspan", { class: "strong" }, `${q + 1} ${mark} `), line(answer.question, Math.floor((WIDE - 40) / 6.4))));
   });
