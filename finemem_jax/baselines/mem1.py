@@ -11,4 +11,5 @@ from finemem_jax.config import Config
 def contestant(cfg: Config) -> Contestant:
     rewriting = replace(cfg.memory, name="overwrite", max_tokens=cfg.prompt.max_completion_tokens)
     prompt = replace(cfg.prompt, name="mem1", codec="think")
-    return Contestant(replace(cfg, memory=rewriting, prompt=prompt), by_server=True)
+    method = replace(cfg.method, name="stream")
+    return Contestant(replace(cfg, memory=rewriting, prompt=prompt, method=method), by_server=True)

@@ -148,6 +148,13 @@ def test_turns_of_the_policys_own_number_are_compared_by_trajectory_and_never_by
             rehearse(agent, cfg.rewards, AdvantageConfig(credit=column))
 
 
+@pytest.mark.parametrize("name", ["memagent", "mem1"])
+def test_the_methods_as_contestants_read_the_stream_whatever_the_policy_does(name):
+    cfg = main.load_config("configs/neighbours/mem1_search.py", [])
+    own = config.resolve("finemem_jax.baselines", name).contestant(cfg).cfg
+    assert own.method == dataclasses.replace(cfg.method, name="stream")
+
+
 def test_everything_that_reads_rollouts_bears_one_without_writes(agent):
     rollouts = [played(agent, [SEARCHED, ANSWERED])[0], played(agent, ["nothing"], sample=1)[0]]
     every = RewardsConfig(weights=dict.fromkeys(config.plugins("finemem_jax.rewards"), 1.0))
