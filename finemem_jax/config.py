@@ -499,6 +499,7 @@ class SftConfig:
     # expert: share of copying sequences mixed in, against forgetting; -1 = likewise
     copy_mix: Annotated[float, Range(0, 1, also=(-1,))] = -1.0
     update_mix: Share = 0.0  # copy_shuffled, expert: share of exercises in looking up the item to update
+    answer_mix: Share = 0.0  # demonstrations: share of turns that answer, beside those drawn from all
     pool: Count = 2048  # distinct episodes the expert is run on
     traces: Text = ""  # JSON lines of recorded turns for the stage "traces" (`imitation/traces.py` has the fields)
     save_dtype: Literal["float32", "bfloat16"] = "float32"  # dtype of the written folder

@@ -16,9 +16,21 @@ from typing import Any
 from finemem_jax.baselines import _scripted as scripted
 from finemem_jax.baselines._contestant import Writer
 from finemem_jax.config import Config, UserError, resolve
+from finemem_jax.env.answering import UNKNOWN
 from finemem_jax.env.environment import MEMORY, METHODS, Asked, Environment, play, training_questions
 from finemem_jax.imitation.examples import Example
-from finemem_jax.types import AnswerRequest, Completion, Episode, Learn, Operation, Reply, Rollout, Turn, Written
+from finemem_jax.types import (
+    ANSWER,
+    AnswerRequest,
+    Completion,
+    Episode,
+    Learn,
+    Operation,
+    Reply,
+    Rollout,
+    Turn,
+    Written,
+)
 
 
 def demonstrated(cfg: Config, env: Environment, episodes: Sequence[Episode]) -> list[Rollout]:
@@ -37,9 +49,17 @@ def demonstrated(cfg: Config, env: Environment, episodes: Sequence[Episode]) -> 
     return rollouts
 
 
-def demonstration_examples(rollouts: Sequence[Rollout]) -> list[Example]:
-    """Every turn, with the tokens of its prompt and what the expert said."""
-    return [Example(step.prompt_tokens, step.completion.tokens) for rollout in rollouts for step in rollout.steps]
+def demonstration_examples(rollouts: Sequence[Rollout], role: str = "") -> list[Example]:
+    """Every turn, with the tokens of its prompt and what the expert said; only those of a role, where one is given.
+
+    Answers to what the expert does not know are left out: not to know is learnt at once, and then answers all."""
+    unknown = {(id(r), answer.turn) for r in rollouts for answer in r.answers if answer.text == UNKNOWN}
+    return [
+        Example(step.prompt_tokens, step.completion.tokens)
+        for rollout in rollouts
+        for step in rollout.steps
+        if role in ("", step.role) and not (step.role == ANSWER and (id(rollout), step.index) in unknown)
+    ]
 
 
 def expert_writer(cfg: Config, env: Environment) -> Writer:

@@ -20,6 +20,9 @@ writes). From copy_lines on, a share of the sequences stands under a random perm
 scaffolding: without it the policy learns which words usually follow each other instead of copying, and forgets how to
 copy (measured: exact copies at temperature 1 fell from 0.83 to 0.28 over the expert stage).
 
+So it is with answers: which of the lines of memory is asked for is one token of a demonstration, among all those that
+are copied. A share of demonstrations (`config.sft.answer_mix`) are therefore answers alone.
+
 A pretrained model copies already, and its tokenizer spells calls with ordinary tokens, which a permutation would make
 noise of: with `model.path` given, `permuted` and `copy_mix` are 0 unless the config says otherwise.
 """
@@ -42,7 +45,7 @@ from finemem_jax.env.tokenizer import ITEM_IDS
 from finemem_jax.imitation.demonstrations import demonstrated, demonstration_examples
 from finemem_jax.imitation.examples import Example
 from finemem_jax.rollouts.collect import Job, play_scripted
-from finemem_jax.types import Episode, MemoryItem, Operation, Rollout
+from finemem_jax.types import ANSWER, Episode, MemoryItem, Operation, Rollout
 
 NEWLINE = "\n"
 DEMONSTRATIONS = "demonstrations"
@@ -95,7 +98,8 @@ class Exercises:
         needs_method = DEMONSTRATIONS in cfg.sft.stages
         pool = list(itertools.islice(episodes, cfg.sft.pool)) if needs_expert or needs_method else []
         self._rollouts = expert_rollouts(cfg, env, pool) if needs_expert else []
-        self._demonstrations = demonstration_examples(demonstrated(cfg, env, pool)) if needs_method else []
+        shown = demonstrated(cfg, env, pool) if needs_method else []
+        self._demonstrations, self._answers = demonstration_examples(shown), demonstration_examples(shown, ANSWER)
 
     def stream(self, stage: str, rng: np.random.Generator) -> Iterator[Example]:
         if stage not in STAGES:
@@ -108,7 +112,8 @@ class Exercises:
         if stage == "traces":
             return self._traces[rng.integers(len(self._traces))]
         if stage == DEMONSTRATIONS:
-            example = self._demonstrations[rng.integers(len(self._demonstrations))]
+            among = self._answers if self._answers and rng.random() < self._cfg.sft.answer_mix else self._demonstrations
+            example = among[rng.integers(len(among))]
             return self._permuted(example, rng) if rng.random() < self._permuted_share else example
         sft, budget = self._cfg.sft, self._cfg.memory.max_operations
         rollout = self._rollouts[rng.integers(len(self._rollouts))]
