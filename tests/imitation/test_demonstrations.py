@@ -76,6 +76,11 @@ def test_a_stage_of_demonstrations_draws_them(made):
     cfg = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, pool=EPISODES, permuted=0.0))
     stream = Exercises(cfg, env, [r.episode for r in rollouts]).stream("demonstrations", np.random.default_rng(0))
     assert {next(stream) for _ in range(20)} <= set(demonstration_examples(rollouts))
+    answers = demonstration_examples(rollouts, ANSWER)
+    assert not any("unknown" in env.tokenizer.decode(answer.completion) for answer in answers)
+    dense = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, answer_mix=1.0))
+    stream = Exercises(dense, env, [r.episode for r in rollouts]).stream("demonstrations", np.random.default_rng(0))
+    assert {next(stream) for _ in range(20)} <= set(answers or demonstration_examples(rollouts))
 
 
 @pytest.mark.parametrize("codec", config.plugins("finemem_jax.codecs"))
