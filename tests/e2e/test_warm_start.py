@@ -90,5 +90,5 @@ def test_one_of_a_neighbour_speaks_its_format_and_leaves_room_to_learn(method):
     turns = [step for rollout in rollouts for step in rollout.steps]
     outcomes = [outcome.ok for step in turns for outcome in step.outcomes]
     assert sum(step.completion.finish != "length" for step in turns) >= 0.95 * len(turns)
-    assert len(outcomes) >= 0.5 * len(turns) and sum(outcomes) >= 0.95 * len(outcomes)
+    assert len(outcomes) >= 0.5 * len(turns) and sum(outcomes) >= 0.85 * len(outcomes)
     assert 0.05 < metrics["accuracy"] < 0.7 and metrics["memory_tokens"] > 3
