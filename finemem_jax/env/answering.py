@@ -18,6 +18,7 @@ from finemem_jax.env.environment import (
     taken,
 )
 from finemem_jax.env.scoring import substring_match
+from finemem_jax.env.words import search_terms
 from finemem_jax.types import (
     ANSWER,
     Answer,
@@ -138,9 +139,18 @@ UNKNOWN = "unknown"  # what an expert answers where it is not said
 
 
 def expert_answer(env: Environment, question: Question, texts: Sequence[str]) -> str:
-    """What an expert says to a question that it is asked, by what the texts say."""
-    write = getattr(resolve(prompts.PROMPTS, env.prompt.name), "write_answer", str)
-    return write(said_answer(question, texts))
+    """What an expert says to a question that it is asked, by what the texts say. Where an answer has a form of its own,
+    what the text says of it stands before: to say first what it is about, and then what that is, is learnt far sooner
+    by a small model than to say it at once."""
+    answer, prompt = said_answer(question, texts), resolve(prompts.PROMPTS, env.prompt.name)
+    write = getattr(prompt, "write_answer", None)
+    if write is None:
+        return answer
+    asked = set(search_terms(question.text))
+    lines = [line for text in texts for line in text.splitlines() if is_said(question, [line])]
+    line = max(reversed(lines), key=lambda line: len(asked & set(search_terms(line))), default="")
+    about = " ".join(line.replace(answer, " ").split()).removeprefix("now ")
+    return f"{about} {write(answer)}".strip()
 
 
 def said_answer(question: Question, texts: Sequence[str]) -> str:

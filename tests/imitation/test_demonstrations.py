@@ -77,6 +77,8 @@ def test_a_stage_of_demonstrations_draws_them(made):
     stream = Exercises(cfg, env, [r.episode for r in rollouts]).stream("demonstrations", np.random.default_rng(0))
     assert {next(stream) for _ in range(20)} <= set(demonstration_examples(rollouts))
     answers = demonstration_examples(rollouts, ANSWER)
+    said = [env.tokenizer.decode(answer.completion) for answer in answers]
+    assert all(text.split("\\boxed{")[0].strip() for text in said)  # first what it is about
     assert not any("unknown" in env.tokenizer.decode(answer.completion) for answer in answers)
     dense = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, answer_mix=1.0))
     stream = Exercises(dense, env, [r.episode for r in rollouts]).stream("demonstrations", np.random.default_rng(0))
