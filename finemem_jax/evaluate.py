@@ -261,10 +261,11 @@ def _baseline(name: str, player: _Player, make: Callable[[Given], _Player]) -> _
     given, said = player.given, baseline(name, player.given.cfg)
     if said.write is not None:
         script = resolve("finemem_jax.baselines", name)
+        sparing = dataclasses.replace(player.env, keeps_memories=False)  # the command keeps records, and no rollouts
         return _Contestant(
             name,
             hashlib.sha256(source_of(script)).hexdigest(),
-            lambda episodes: evaluate_script(said, player.env, player.answerer, episodes),
+            lambda episodes: evaluate_script(said, sparing, player.answerer, episodes),
         )
     if said.by_server and given.url:
         own = dataclasses.replace(given, cfg=said.cfg)

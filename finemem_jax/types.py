@@ -153,6 +153,21 @@ class Memory(Protocol):
         return self
 
 
+class NotKept(Memory):
+    """Stands for a memory on the way that nobody will look at: in an episode of ten million tokens the memories after
+    every turn, held all at once, are larger than any machine."""
+
+    @property
+    def items(self) -> tuple[MemoryItem, ...]:
+        raise RuntimeError("the memory after this turn was not kept")
+
+    def apply(self, operation: Operation, step: int) -> tuple[Memory, Outcome]:
+        raise RuntimeError("the memory after this turn was not kept")
+
+    def tokens(self) -> int:
+        raise RuntimeError("the memory after this turn was not kept")
+
+
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
     """One operation as offered to the policy: an OpenAI-style function schema, all arguments strings."""

@@ -84,6 +84,9 @@ class Environment:
     judge: Judge | None = None  # of questions whose metric is llm_judge
     judged_sources: tuple[str, ...] = ()  # data sources, by their beginning, whose questions are all judged
     method: MethodConfig = field(default_factory=MethodConfig)
+    # Whether a rollout that a script writes has the memory after every turn, or only where somebody asks: at the end,
+    # at chunks behind which questions are asked and at chunks whose facts are known
+    keeps_memories: bool = True
 
     @property
     def specs(self) -> Sequence[ToolSpec]:
@@ -291,11 +294,14 @@ def applied(
     says that nothing is to be done: beside other calls, or a second time, it is no operation, else every further one
     would buy a share of the format reward.
     """
-    known = {None, *(item.id for item in visible)}
+    known: set[str] | None = None  # looked through when an operation names an item: a memory may have very many
     for position, operation in enumerate(parsed):
+        target = None if operation.error else memory.target(operation)
+        if target is not None and known is None:
+            known = {item.id for item in visible}
         if position >= cfg.max_operations:
             outcome = Outcome("over limit", ok=False)
-        elif not operation.error and memory.target(operation) not in known:
+        elif target is not None and target not in (known or ()):
             outcome = Outcome("unknown id", ok=False)
         else:
             memory, outcome = memory.apply(operation, turn)

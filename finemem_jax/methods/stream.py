@@ -7,6 +7,7 @@ an answering turn for every final question, so that the answer has a gradient to
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 
 from finemem_jax.env import operations
 from finemem_jax.env.answering import answer_turns, expert_answer
@@ -27,7 +28,7 @@ from finemem_jax.env.environment import (
     view,
 )
 from finemem_jax.env.judging import judge_writes
-from finemem_jax.types import WRITE, Answer, Chunk, Completion, Episode, Memory, Operation, Step, Turn
+from finemem_jax.types import WRITE, Answer, Chunk, Completion, Episode, Memory, NotKept, Operation, Step, Turn
 
 PROBES = True  # it asks what `asked.probing` says
 
@@ -47,6 +48,8 @@ def play(
     for chunk, questions in zip(episode.chunks, asked.by_chunk, strict=True):
         step = yield from write_turn(env, episode, chunk, memory, len(steps), asked, write)
         before, memory = memory, step.memory_after
+        if steps and write is not None and not env.keeps_memories and not _is_asked(asked, episode, steps[-1]):
+            steps[-1] = replace(steps[-1], memory_after=NotKept())
         steps.append(step)
         if asked.probing.judged_by:
             judging.append(judge_writes(env, step, asked.probing.judged_by))
@@ -60,6 +63,11 @@ def play(
             pending.append((yield from _answers(env, episode, memory, asked, chunk.index, ask, steps, write)))
     pending.append((yield from _answers(env, episode, memory, asked, None, ask, steps, write)))
     return finisher(episode, steps, pending, group, sample, probing, judging)
+
+
+def _is_asked(asked: Asked, episode: Episode, step: Step) -> bool:
+    """Whether somebody may look at the memory after that turn."""
+    return bool(asked.due(step.chunk)) or episode.chunks[step.chunk or 0].points is not None
 
 
 def _answers(
