@@ -155,6 +155,14 @@ def interval_metrics(records: Sequence[Mapping], *, resamples: int, seed: int) -
     return {**bounds, "episodes": len(records), "questions": asked}
 
 
+def full_record(
+    rollout: Rollout, taken: Measures, *, has_model: bool = True, said: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict:
+    """The episode's record with its questions. said: as for `episode_record`."""
+    questions = question_records(rollout, taken)
+    return {**episode_record(rollout, taken, has_model=has_model, said=said), "questions": questions}
+
+
 def full_records(
     rollouts: Sequence[Rollout], taken: Measures, cfg: Config, judge: Judge | None, *, has_model: bool = True
 ) -> list[dict]:
@@ -169,8 +177,7 @@ def full_records(
     records = []
     for rollout, futures in zip(rollouts, asked, strict=True):
         said = {name: {"verdicts": [f.result() for f in of_one], "cfg": cfg} for name, of_one in futures.items()}
-        record = episode_record(rollout, taken, has_model=has_model, said=said)
-        records.append({**record, "questions": question_records(rollout, taken)})
+        records.append(full_record(rollout, taken, has_model=has_model, said=said))
     return records
 
 
