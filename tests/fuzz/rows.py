@@ -17,10 +17,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from finemem_jax.benchmarks import locomo, longmemeval, memalpha, memory_agent_bench
+from finemem_jax.benchmarks import beam, convomem, halumem, locomo, longmemeval, memalpha, memory_agent_bench
 from finemem_jax.config import DataConfig, UserError, resolve
 from finemem_jax.corpora import BuildOptions, token_counter
 from finemem_jax.corpora._build import write_rows
+from tests.benchmarks.published import beam_row, convomem_item, halumem_user
 from tests.corpora.conftest import WRITERS
 from tests.fuzz.pieces import text, value
 
@@ -40,9 +41,8 @@ ORIGINAL = {
     "metadata": {"source": "factconsolidation_sh_6k", "qa_pair_ids": ["a"]},
 }
 SIDE = {"row": 0, "chunk": 1, "questions": [{"question": "Which colour?", "answer": "red"}]}
-BENCHMARKS = {
-    module.__name__.rpartition(".")[2]: module for module in (memalpha, memory_agent_bench, longmemeval, locomo)
-}
+_READERS = (memalpha, memory_agent_bench, longmemeval, locomo, halumem, convomem, beam)
+BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in _READERS}
 
 
 def read(path: Path) -> object:
@@ -75,6 +75,13 @@ def good_rows(benchmark: str) -> list:
         return [MEMALPHA, native]
     if benchmark == "memory_agent_bench":
         return [ORIGINAL, MEMALPHA, {name: json.dumps(cell) for name, cell in ORIGINAL.items()} | {"context": "a b c"}]
+    if benchmark == "halumem":
+        return [halumem_user()]
+    if benchmark == "convomem":
+        case = {"evidenceItems": [convomem_item()], "conversations": convomem_item()["conversations"], "contextSize": 2}
+        return [{"evidence_items": [convomem_item()], "checkpoint": None}, case]
+    if benchmark == "beam":
+        return [beam_row(), beam_row(json.dumps), beam_row(lambda questions: questions)]
     folder = FOLDER / f"good_{benchmark}"
     folder.mkdir(exist_ok=True)
     WRITERS[benchmark](folder)
