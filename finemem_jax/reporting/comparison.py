@@ -28,7 +28,7 @@ from finemem_jax.files import read_lines, write_atomically
 
 SETUP = "evaluation/setup.json"
 SUFFIXES = (".md", ".csv", ".tex")
-_RESAMPLES, _SEED = 2000, 0
+_RESAMPLES, _SEED = 2000, 1234  # as config.eval has them by default
 _CALLS = ("policy_calls", "answer_calls")
 _TOKENS = (
     "policy_prompt_tokens",
