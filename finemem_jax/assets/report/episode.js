@@ -232,7 +232,8 @@ function answerView(group, column, answer) {
   const box = el("div", {}, el("div", {}, verdict(answer), " ", el("b", {}, text(answer.answer || "–")), answer.failure && isWrong(answer.score) ? el("span", { class: "bad" }, ` ${answer.failure}`) : null));
   if (!answer.retrieved.length) box.append(el("div", { class: "soft" }, "nothing was retrieved"));
   box.append(el("ul", { class: "plain" }, ...answer.retrieved.map((item) => el("li", {},
-    el("a", { href: `#g${group.index}c${column.index}t${item.step}`, "data-item": item.id, title: `BM25 ${short(item.bm25)}` }, `step ${item.step}`, " ", line(item.id, 30)), " ", text(item.text)))));
+    item.step < 0 ? el("span", { class: "soft" }, `from the start ${line(item.id, 30)}`)
+      : el("a", { href: `#g${group.index}c${column.index}t${item.step}`, "data-item": item.id, title: `BM25 ${short(item.bm25)}` }, `step ${item.step}`, " ", line(item.id, 30)), " ", text(item.text)))));
   if (answer.flow) box.append(shareOf(group, column, answer));
   return box;
 }
@@ -242,7 +243,7 @@ function shareOf(group, column, answer) {
   const [alike, lost, paid] = answer.flow;
   const bySteps = new Map();
   answer.retrieved.forEach((item, i) => {
-    const steps = data.flow.shared ? item.writers : [item.step];
+    const steps = payees(item);
     for (const t of steps) if (paid[i]) bySteps.set(t, [...(bySteps.get(t) || []), [item.id, paid[i] / steps.length]]);
   });
   const rows = [...bySteps].sort((a, b) => a[0] - b[0]).map(([t, parts]) => el("li", {},

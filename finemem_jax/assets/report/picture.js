@@ -18,13 +18,15 @@ function itemLives(column) {
   return lives;
 }
 
+// The steps that are paid for an item; what it said before the first step is nobody's.
+const payees = (item) => (data.flow.shared ? item.writers : [item.step]).filter((t) => t >= 0);
+
 // The ways of credit: from a final question through an item to the steps that wrote it.
 function creditWays(finals) {
   const ways = [];
   finals.forEach((answer, q) => answer.retrieved.forEach((item, i) => {
     const amount = answer.flow ? answer.flow[2][i] ?? 0 : 0;
-    const steps = data.flow.shared ? item.writers : [item.step];
-    for (const t of steps) ways.push({ q, id: item.id, t, amount: amount / steps.length });
+    for (const t of payees(item)) ways.push({ q, id: item.id, t, amount: amount / payees(item).length });
   }));
   return ways;
 }
