@@ -203,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb, module, text in (
         ("build", "_build", "a Memalpha-format parquet file from raw datasets"),
         ("chunk-questions", "_chunk_questions", "questions about each chunk, by a model or from evidence"),
+        ("questions", "_final_questions", "questions about whole histories, by a model, each verified"),
     ):
         sub = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
         importlib.import_module(f"finemem_jax.corpora.{module}").add_arguments(sub)
@@ -402,6 +403,8 @@ def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     options = {k: v for k, v in vars(arguments).items() if k not in ("run", "command", "verb", "plugins")}
     if arguments.verb == "build":
         tell(importlib.import_module("finemem_jax.corpora._build").build(**options))
+    elif arguments.verb == "questions":
+        importlib.import_module("finemem_jax.corpora._final_questions").questions(**options).show()
     else:
         importlib.import_module("finemem_jax.corpora._chunk_questions").chunk_questions(**options).show()
 

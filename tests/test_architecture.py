@@ -41,6 +41,7 @@ HOST_FILES = {
     "bench/_command.py",
     "bench/answers.py",
     "bench/retrieval.py",
+    "bench/store.py",
     "chat/asked_once.py",
     "chat/connection.py",
     "chat/http.py",

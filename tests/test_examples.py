@@ -37,6 +37,14 @@ def test_a_reward_of_ones_own():
     assert float(brevity["first_line"][0]) > float(brevity["everything"][0])
 
 
+def test_a_manager_that_is_killed_goes_on():
+    said = run("remembering_agent.py")
+    first, second = said.split("the first process was killed")
+    assert "session 2: 1 parts, 0 known already" in first and "session 3" not in first
+    assert [f"session {number}: 1 parts, 1 known already" in second for number in (1, 2, 3)] == [True] * 3
+    assert "? where is mina's office?" in second and "  = " in second and "(session " in second
+
+
 def test_the_reward_keeps_the_contract_of_its_folder(tmp_path, monkeypatch):
     import finemem_jax.rewards
 

@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -34,7 +34,7 @@ from finemem_jax.env.thoughts import without_thoughts
 from finemem_jax.files import write_atomically, write_json_lines
 from finemem_jax.types import AnswererDown, AnswerRequest, Chunk, Episode, Reply, Retrieved
 
-_Key = tuple[int, int]  # row, chunk
+Key = tuple[int, int]  # row, chunk
 PATIENCE_SECONDS = 600.0  # how long a server may be away
 _FATES = ("unreadable", "unusable", "repeated", "wrong", "guessable", "missing", "over", "kept")
 
@@ -91,7 +91,7 @@ class QuestionOptions:
             concurrency=self.concurrency,
             extra=self.extra,
             patience_seconds=PATIENCE_SECONDS,
-            cache=str(_beside(self.corpus, ".chunk_questions.sqlite")),
+            cache=str(beside(self.corpus, ".chunk_questions.sqlite")),
         )
 
 
@@ -100,13 +100,14 @@ class QuestionReport:
     """What became of every candidate, by data source."""
 
     output: str
-    counts: Mapping[str, Counter[str]]  # data source -> chunks, short chunks, candidates, and each of _FATES
+    counts: Mapping[str, Counter[str]]  # data source -> chunks, short chunks, candidates, and each of `fates`
+    fates: tuple[str, ...] = _FATES
 
     def show(self) -> None:
-        columns = ["", "chunks", "below K", "candidates", *_FATES]
+        columns = ["", "chunks", "below K", "candidates", *self.fates]
         total = sum(self.counts.values(), Counter())
         rows = [
-            [name, *(str(count[column]) for column in columns[1:4]), *(_share(count, fate) for fate in _FATES)]
+            [name, *(str(count[column]) for column in columns[1:4]), *(_share(count, fate) for fate in self.fates)]
             for name, count in (*sorted(self.counts.items()), ("all", total))
         ]
         print_table(f"{self.output}: {total['kept']} questions", columns, rows)
@@ -137,7 +138,7 @@ def chunk_questions(**options: Any) -> QuestionReport:
         count["chunks"] += 1
         count["below K"] += len(questions) < chosen.keep
         count["kept"] += len(questions)
-    output = _beside(chosen.corpus, ".chunk_questions.jsonl")
+    output = beside(chosen.corpus, ".chunk_questions.jsonl")
     write_json_lines(
         output,
         (
@@ -147,12 +148,12 @@ def chunk_questions(**options: Any) -> QuestionReport:
     )
     report = {"options": {f.name: getattr(chosen, f.name) for f in fields(chosen)}, "counts": counts}
     write_atomically(
-        _beside(chosen.corpus, ".chunk_questions.report.json"), json.dumps(report, indent=1, sort_keys=True)
+        beside(chosen.corpus, ".chunk_questions.report.json"), json.dumps(report, indent=1, sort_keys=True)
     )
     return QuestionReport(str(output), counts)
 
 
-def _beside(corpus: str, ending: str) -> Path:
+def beside(corpus: str, ending: str) -> Path:
     return Path(os.path.splitext(corpus)[0] + ending)
 
 
@@ -168,38 +169,75 @@ def _pair(candidate: Candidate) -> dict[str, object]:
 
 def _from_model(
     episodes: Sequence[Episode], chosen: QuestionOptions, counts: Mapping[str, Counter[str]]
-) -> dict[_Key, list[Candidate]]:
+) -> dict[Key, list[Candidate]]:
     """(row, chunk) -> its questions; chunks whose reply is missing are left out, for the next run."""
     chunks = {(row, chunk.index): (episode, chunk) for row, episode in enumerate(episodes) for chunk in episode.chunks}
-    candidates = _write_candidates(chunks, chosen, counts)
-    checker = resolve("finemem_jax.answerers", chosen.answerer).create(chosen.checker)
+    candidates = write_candidates(chunks, chosen, counts)
+    checker = Checker(chunks, chosen)
+    kept = checker.sort_out(candidates, True, "wrong", counts, "verify", _shown)
+    if chosen.drop_guessable:
+        kept = checker.sort_out(kept, False, "guessable", counts, "verify without the chunk", _unseen)
+    return _distinct(kept, chunks, chosen.keep, counts)
 
-    def right(asked: Mapping[_Key, Sequence[Candidate]], title: str, *, shown: bool) -> dict[_Key, list[bool | None]]:
+
+Request = Callable[[Key, Episode, Chunk, Candidate], AnswerRequest]
+"""What the answerer is asked of a candidate."""
+
+
+class Checker:
+    """The answerer that candidates are verified with."""
+
+    def __init__(self, chunks: Mapping[Key, tuple[Episode, Chunk]], chosen: QuestionOptions):
+        self._chunks, self._least = chunks, chosen.min_score
+        self._answerer = resolve("finemem_jax.answerers", chosen.answerer).create(chosen.checker)
+
+    def sort_out(
+        self,
+        candidates: Mapping[Key, Sequence[Candidate]],
+        wanted: bool,
+        fate: str,
+        counts: Mapping[str, Counter[str]],
+        title: str,
+        request: Request,
+    ) -> dict[Key, list[Candidate]]:
+        """The candidates that the answerer gets right, or wrong, as is `wanted`; the others are counted as `fate`, or
+        as missing where it failed."""
+        verdicts = self._right(candidates, title, request)
+        kept: dict[Key, list[Candidate]] = {}
+        for key, asked in candidates.items():
+            count = counts[self._chunks[key][0].source]
+            kept[key] = []
+            for candidate, verdict in zip(asked, verdicts[key], strict=True):
+                if verdict is wanted:
+                    kept[key].append(candidate)
+                else:
+                    count["missing" if verdict is None else fate] += 1
+        return kept
+
+    def _right(
+        self, asked: Mapping[Key, Sequence[Candidate]], title: str, request: Request
+    ) -> dict[Key, list[bool | None]]:
         """Per candidate, whether the answerer gets it right; None where it failed."""
-        futures = {key: checker.submit([_request(*chunks[key], c, shown) for c in cs]) for key, cs in asked.items()}
-        checker.settle()
-        judged: dict[_Key, list[bool | None]] = {}
+        futures = {
+            key: self._answerer.submit([request(key, *self._chunks[key], candidate) for candidate in found])
+            for key, found in asked.items()
+        }
+        self._answerer.settle()
+        judged: dict[Key, list[bool | None]] = {}
         with Progress(len(futures), title) as progress:
             for done, (key, waiting) in enumerate(futures.items(), start=1):
-                metric = source_of(chunks[key][0].source).metric
+                metric = source_of(self._chunks[key][0].source).metric
                 judged[key] = [
-                    _is_right(future.result(), candidate, metric, chosen.min_score)
+                    _is_right(future.result(), candidate, metric, self._least)
                     for future, candidate in zip(waiting, asked[key], strict=True)
                 ]
                 progress.update(done)
         return judged
 
-    verdicts = right(candidates, "verify", shown=True)
-    kept = _sorted_out(candidates, verdicts, True, "wrong", chunks, counts)
-    if chosen.drop_guessable:
-        verdicts = right(kept, "verify without the chunk", shown=False)
-        kept = _sorted_out(kept, verdicts, False, "guessable", chunks, counts)
-    return _distinct(kept, chunks, chosen.keep, counts)
 
-
-def _write_candidates(
-    chunks: Mapping[_Key, tuple[Episode, Chunk]], chosen: QuestionOptions, counts: Mapping[str, Counter[str]]
-) -> dict[_Key, list[Candidate]]:
+def write_candidates(
+    chunks: Mapping[Key, tuple[Episode, Chunk]], chosen: QuestionOptions, counts: Mapping[str, Counter[str]]
+) -> dict[Key, list[Candidate]]:
     writer = open_endpoint(chosen.writer)
     conversations = [
         writing.writing_messages(chunk.text, chosen.candidates, labels=_is_labelled(episode))
@@ -229,45 +267,28 @@ def _is_labelled(episode: Episode) -> bool:
     return source_of(episode.source).kind == "label"
 
 
-def _request(episode: Episode, chunk: Chunk, candidate: Candidate, shown: bool) -> AnswerRequest:
-    items = (Retrieved("#1", chunk.index, (chunk.index,), chunk.text, 1.0),) if shown else ()
+def _shown(key: Key, episode: Episode, chunk: Chunk, candidate: Candidate) -> AnswerRequest:
+    items = (Retrieved("#1", chunk.index, (chunk.index,), chunk.text, 1.0),)
     return AnswerRequest(candidate.question, items, episode.query_prompt)
+
+
+def _unseen(key: Key, episode: Episode, chunk: Chunk, candidate: Candidate) -> AnswerRequest:
+    return AnswerRequest(candidate.question, (), episode.query_prompt)
 
 
 def _is_right(reply: Reply, candidate: Candidate, metric: str, least: float) -> bool | None:
     return None if reply.text is None else scoring.score(metric, reply.text, (candidate.answer,)) >= least
 
 
-def _sorted_out(
-    candidates: Mapping[_Key, Sequence[Candidate]],
-    verdicts: Mapping[_Key, Sequence[bool | None]],
-    wanted: bool,
-    fate: str,
-    chunks: Mapping[_Key, tuple[Episode, Chunk]],
-    counts: Mapping[str, Counter[str]],
-) -> dict[_Key, list[Candidate]]:
-    """The candidates with the verdict `wanted`; the others are counted as `fate`, or as missing."""
-    kept: dict[_Key, list[Candidate]] = {}
-    for key, asked in candidates.items():
-        count = counts[chunks[key][0].source]
-        kept[key] = []
-        for candidate, verdict in zip(asked, verdicts[key], strict=True):
-            if verdict is wanted:
-                kept[key].append(candidate)
-            else:
-                count["missing" if verdict is None else fate] += 1
-    return kept
-
-
 def _distinct(
-    candidates: Mapping[_Key, Sequence[Candidate]],
-    chunks: Mapping[_Key, tuple[Episode, Chunk]],
+    candidates: Mapping[Key, Sequence[Candidate]],
+    chunks: Mapping[Key, tuple[Episode, Chunk]],
     most: int,
     counts: Mapping[str, Counter[str]],
-) -> dict[_Key, list[Candidate]]:
+) -> dict[Key, list[Candidate]]:
     """At most `most` per chunk; none that repeats another of its chunk, nor word for word one of its episode."""
     said: dict[int, set[tuple[str, ...]]] = {}  # row -> questions so far, the final ones first
-    kept: dict[_Key, list[Candidate]] = {}
+    kept: dict[Key, list[Candidate]] = {}
     for key in sorted(candidates):
         episode, _ = chunks[key]
         count = counts[episode.source]
@@ -292,7 +313,7 @@ def _distinct(
 
 def _from_evidence(
     episodes: Sequence[Episode], chosen: QuestionOptions, counts: Mapping[str, Counter[str]]
-) -> dict[_Key, list[Candidate]]:
+) -> dict[Key, list[Candidate]]:
     """The questions set aside for a chunk when the corpus was built, filled up with final questions whose evidence is
     that chunk alone. What needs two chunks is no question about one of them."""
     if not any(q.evidence for episode in episodes for q in (*episode.questions, *_about_chunks(episode))):
@@ -300,7 +321,7 @@ def _from_evidence(
             f"{chosen.corpus}: no row names evidence (metadata.evidence, as `finemem data build` writes it); "
             "without it a model is needed: --url, --model"
         )
-    found: dict[_Key, list[Candidate]] = {}
+    found: dict[Key, list[Candidate]] = {}
     for row, episode in enumerate(episodes):
         count = counts[episode.source]
         for chunk in episode.chunks:

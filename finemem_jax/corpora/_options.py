@@ -74,6 +74,9 @@ class BuildOptions:
         "the annotated turns alone; chunks without their lines are left out, but for --noise in front of each",
         ("", "extractive", "spans"),
     )
+    columns: str = option(
+        "", "conversations: columns of CSV files, as role=who,content=text,user=customer,session=ticket,time=at"
+    )
     held_out_every: int = option(0, "locomo: every so many-th conversation is for eval; 0 = every fifth")
     changed_share: float = option(0.5, "conflict: share of the facts that change in a later chunk")
     labels: str = option("names", "classification: how a label is written", ("names", "numbers"))

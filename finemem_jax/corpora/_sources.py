@@ -42,6 +42,7 @@ SOURCES = {
     "lme_train": Source("substring_match", "fact", reference="llm_judge", judge="longmemeval"),
     "longmemeval": Source("substring_match", "fact", reference="llm_judge", judge="longmemeval"),
     "locomo": Source("token_f1", "fact", judge="locomo_mem0"),
+    "conversations": Source("substring_match", "fact"),
     "conflict": Source("substring_match", "changed", _PRESENT),
     "ruler_": Source("substring_match", "fact"),
     "icl_": Source("boxed_match", "label", _NUMBERED, reference="reference_boxed"),
