@@ -36,8 +36,8 @@ _HOLDS = ("messages", "conversations", "conversation", "turns", "dialogue")
 _USERS = ("user_id", "user", "session_user", "owner")
 _TIMES = ("time", "timestamp", "created_at", "create_time", "start_time", "date")
 _COLUMNS = ("role", "content", "user", "session", "time")
-_TURN = re.compile(r"([^\s:\[\]][^:\n\[\]]{0,60}):[ \t]+(\S.*)")  # Name: text
-_DATED = re.compile(r"\[([^\]\n]{1,80})\]\s*")
+_TURN = re.compile(r"([^\s:\[\]][^:\n\[\]]{0,60}+):[ \t]++(\S.*+)")  # Name: text
+_DATED = re.compile(r"\[([^\[\]\n]{1,80}+)\]")
 
 
 class Session(NamedTuple):

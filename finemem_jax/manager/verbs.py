@@ -128,7 +128,7 @@ class Manager:
         what was read of the same source before is passed over, so a reading that was cut short can be repeated.
         Raises AnswererDown where the model's server gives nothing: what was read until then is kept."""
         user, source = _name(user, "user"), _name(source, "source", may_be_empty=True)
-        time = _conversation.time_text(time, "time")[:MOST_NAME]
+        time = _whole(_conversation.time_text(time, "time"))[:MOST_NAME]
         written: list[Change] = []
         chunks, known, seen = self._chunks(text, time), 0, Counter[str]()
         with self._reading_of(user):
@@ -296,7 +296,7 @@ class Manager:
                 if count(text) <= budget:
                     return [text] if text.strip() else []
                 return [text[span.start : span.end] for span in chunking.split_text(text, budget, count)]
-        turns = _conversation.read_turns(text, "text")
+        turns = [_conversation.Said(*map(_whole, turn)) for turn in _conversation.read_turns(text, "text")]
         if sum(len(turn.text) for turn in turns) > MOST_CHARACTERS:
             raise UserError(f"text: more than {MOST_CHARACTERS} characters, read it in several pieces")
         with self._lock:
@@ -377,7 +377,12 @@ def _text(given: object, name: str) -> str:
         raise UserError(f"{name} must be text, got {type(given).__name__}")
     if len(given) > MOST_CHARACTERS:
         raise UserError(f"{name}: more than {MOST_CHARACTERS} characters, give it in several pieces")
-    return given
+    return _whole(given)
+
+
+def _whole(text: str) -> str:
+    """The text without halves of characters, which no tokenizer and no server reads."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _name(given: object, name: str, *, may_be_empty: bool = False) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from finemem_jax.chat.connection import parse_address
 from finemem_jax.chat.policy import PolicyServer, open_server_of
 from finemem_jax.config import UserError, resolve
 from finemem_jax.env import prompts
@@ -53,6 +54,7 @@ def find_source(model: str, cfg: ManagerConfig) -> Source:
         raise UserError("model is empty: the URL of a server (http://localhost:8000/v1), or an exported folder")
     url, name = "", ""
     if model.startswith(("http://", "https://")):
+        _check_address(model)
         url, name = model, cfg.served_name or _only_model(model, cfg)
         folder = cfg.folder or (name if (Path(name) / FILE).is_file() else "")
         if not folder:
@@ -120,6 +122,14 @@ class _Served(Writer):
             raise AnswererDown(f"the model's server gave nothing for a turn ({reply.problem}); try again")
         with self.lock:
             return completion_of(env, turn, reply, self.server.form)
+
+
+def _check_address(url: str) -> None:
+    try:
+        parse_address(url)
+    except ValueError as error:
+        shown = "" if set(url) & set("@?#") else f" {url}"  # what stands beside these may be a password or a key
+        raise UserError(f"the model's URL{shown} {error}") from error
 
 
 def _only_model(url: str, cfg: ManagerConfig) -> str:
