@@ -43,8 +43,9 @@ case "$action" in
     until [ -e "$run/up" ] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
     ;;
   status)
-    if [ -s "$run/code" ]; then echo "exited $(cat "$run/code")"
-    elif is_running; then echo running
+    # In this order: one that ends between the two has left its code.
+    if is_running; then echo running
+    elif [ -s "$run/code" ]; then echo "exited $(cat "$run/code")"
     elif [ -s "$run/pid" ]; then echo killed
     else echo absent; fi
     ;;

@@ -25,7 +25,8 @@ class _Server(ThreadingHTTPServer):
 
 
 class FakeServer:
-    def __init__(self, behave: Callable[[str, int], str] = lambda question, attempt: "ok"):
+    def __init__(self, behave: Callable[[str, int], str] = lambda question, attempt: "ok", port: int = 0):
+        """port: a reserved one (`ports.py`), for a server that is looked for while it is away."""
         self.behave = behave
         self.reply: Callable[[str], str | None] = lambda question: f"<think>hm</think>re: {question}"
         self.finish = "stop"
@@ -37,7 +38,7 @@ class FakeServer:
         self.headers: list[dict] = []
         self.times: list[float] = []
         self.most_at_once = 0
-        self.port = 0
+        self.port = port
         self._now = 0
         self._attempts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -57,12 +58,15 @@ class FakeServer:
         self._server = self._bind(Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
     def _bind(self, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
-        """On the port it had before, or a free one below those that clients get: there a client that tries a closed
+        """On the port that was given, or a free one below those that clients get: there a client that tries a closed
         port may connect to itself and keep the port taken."""
         rng = random.Random()
         while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -99,18 +99,12 @@ def declare(
 
 def abstract_params(model: nn.Module) -> dict:
     """The parameter tree as `jax.ShapeDtypeStruct`s; nothing is allocated."""
-    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), token, token, token)["params"]
+    return jax.tree.map(lambda leaf: leaf, _declared(model)[0])
 
 
 def logical_axes(model: nn.Module) -> dict:
     """The parameter tree with a tuple of axis names at each leaf, e.g. ("layers", "embed", "heads")."""
-    record: dict[tuple[str, ...], tuple[str, ...]] = {}
-    reset = _recorded_axes.set(record)
-    try:
-        shapes = abstract_params(model)
-    finally:
-        _recorded_axes.reset(reset)
+    shapes, record = _declared(model)
 
     def axes_of(path: tuple, leaf: jax.ShapeDtypeStruct) -> tuple[str, ...]:
         names = tuple(key.key for key in path)
@@ -118,6 +112,19 @@ def logical_axes(model: nn.Module) -> dict:
         return ("layers", *axes) if names[0] == "layers" else axes
 
     return jax.tree_util.tree_map_with_path(axes_of, shapes)
+
+
+@lru_cache(maxsize=1024)  # tracing a model costs more than all else that is asked of its shapes
+def _declared(model: nn.Module) -> tuple[dict, dict[tuple[str, ...], tuple[str, ...]]]:
+    """(the parameter tree's shapes, the axes that each parameter was declared with)."""
+    record: dict[tuple[str, ...], tuple[str, ...]] = {}
+    reset = _recorded_axes.set(record)
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    try:
+        shapes = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), token, token, token)["params"]
+    finally:
+        _recorded_axes.reset(reset)
+    return shapes, record
 
 
 # --------------------------------------------------------------------------------------------------------------

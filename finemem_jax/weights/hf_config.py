@@ -40,7 +40,7 @@ def decoder_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
         "intermediate_size": _whole(hf, "intermediate_size", 1, MAX_SIZE),
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "rms_norm_eps": _number(hf, "rms_norm_eps", 0.0, 1.0, 1e-6),
+        "rms_norm_eps": _number(hf, "rms_norm_eps", 1e-30, 1.0, 1e-6),
         "tie_word_embeddings": _flag(hf, "tie_word_embeddings"),
         "max_positions": _whole(hf, "max_position_embeddings", 1, MAX_TOKENS, 32768),
         "initializer_range": _number(hf, "initializer_range", 0.0, 10.0, 0.02),
@@ -59,7 +59,9 @@ def _whole(hf: Mapping[str, Any], key: str, low: int, high: int, default: int | 
 
 
 def _number(hf: Mapping[str, Any], key: str, low: float, high: float, default: float | None = None) -> float:
-    """A number above `low` and below `high`; the default where the file says nothing. Raises UserError, one line."""
+    """A number above `low` and below `high`; the default where the file says nothing. Raises UserError, one line.
+
+    The bounds keep what is computed from it in float32 finite: there 1e-300 is 0, and one over it infinite."""
     value = default if hf.get(key) is None else hf[key]
     if not isinstance(value, int | float) or isinstance(value, bool) or not low < value < high:  # NaN is neither
         got = _shown(hf.get(key))
@@ -136,17 +138,17 @@ def _rope(hf: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     if kind not in ("default", "llama3"):
         shown = _shown(kind)
         raise UserError(f"config.json asks for rope type {shown}, which is not supported; supported: default, llama3")
-    theta = _number({"rope_theta": hf.get("rope_theta", 1e4)} | rope, "rope_theta", 0.0, 1e15)
+    theta = _number({"rope_theta": hf.get("rope_theta", 1e4)} | rope, "rope_theta", 1.0, 1e15)
     if kind == "default":
         return theta, None
     for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"):
         if key not in rope:
             raise UserError(f"config.json: rope type llama3 needs {key}")
-    low, high = (_number(rope, f"{name}_freq_factor", 0.0, 1e6) for name in ("low", "high"))
+    low, high = (_number(rope, f"{name}_freq_factor", 1e-6, 1e6) for name in ("low", "high"))
     if low >= high:
         raise UserError(f"config.json: low_freq_factor={low:g} must be below high_freq_factor={high:g}")
     return theta, RopeScaling(
-        factor=_number(rope, "factor", 0.0, 1e6),
+        factor=_number(rope, "factor", 1e-3, 1e6),
         low_freq_factor=low,
         high_freq_factor=high,
         original_max_positions=_whole(rope, "original_max_position_embeddings", 1, MAX_TOKENS),

@@ -19,6 +19,7 @@ from finemem_jax.answerers._model import open_endpoint
 from finemem_jax.config import AnswererConfig, UserError
 from finemem_jax.types import AnswererDown, AnswerRequest, Retrieved
 from tests.fake_server import FakeServer
+from tests.ports import reserve_port
 
 
 def settings(server, **values) -> AnswererConfig:
@@ -133,7 +134,7 @@ def test_every_fault_is_survived():
 
 def test_a_reply_that_drips_longer_than_the_timeout_is_asked_for_again():
     with FakeServer(lambda question, attempt: "ok" if attempt else "drip") as server:  # which takes 13 s
-        answerer = create(settings(server, timeout_seconds=5.0, retries=20))
+        answerer = create(settings(server, timeout_seconds=1.0, retries=10_000))
         assert answerer.answer(requests("a")) == ["re: a"]
     assert len(server.seen) >= 2  # on a busy machine a whole reply may take longer than that, too
 
@@ -185,11 +186,12 @@ def test_a_missing_answer_is_asked_again_by_the_next_run(tmp_path):
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for_and_one_that_stays_away_is_given_up():
-    with FakeServer() as server:
-        pass
+    server = FakeServer(port=reserve_port())
     answerer = create(settings(server, patience_seconds=300.0))
     futures = answerer.submit(requests("a", "b"))
-    time.sleep(0.3)
+    while not answerer.chat.chat.traffic.retries:  # until it has been looked for
+        assert not any(future.done() for future in futures)
+        time.sleep(0.01)
     with server:
         assert [future.result(timeout=300).text for future in futures] == ["re: a", "re: b"]
     answerer = create(settings(server, patience_seconds=0.3, concurrency=1))

@@ -22,7 +22,6 @@ import json
 import random
 import shutil
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -32,6 +31,7 @@ if __name__ == "__main__":
 
 from finemem_jax import exits
 from tests.e2e import kill_harness as harness
+from tests.ports import reserve_port
 
 EPISODES = 10
 # On record when a strike comes: in the middle of one of the two policies, which come after the two baselines.
@@ -121,10 +121,7 @@ def run_evaluation(out: Path, kills: int, seed: int) -> dict:
 
 
 def start_pair(workdir: Path, steps: int, out: Path) -> list[int]:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    settings = harness.COMMANDS["train"]
+    settings, port = harness.COMMANDS["train"], reserve_port()
     arguments = ["train", f"--config={harness.ROOT / settings.config}", f"--workdir={workdir}", *harness.TINY]
     arguments += [*settings.options(steps), "--config.train.episodes=2", f"--coordinator=localhost:{port}"]
     arguments += ["--processes=2", "--start-timeout=600"]

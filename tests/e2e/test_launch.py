@@ -74,9 +74,6 @@ def test_a_worker_keeps_the_exit_code_and_stops_only_its_own(tmp_path):
     assert script("worker.sh", "start", str(other), "wait", **settings).returncode == 0
     assert script("worker.sh", "start", str(run), "train", "--config.name=two words", **settings).returncode == 0
     script("worker.sh", "follow", str(run), **settings)  # returns when the run has ended
-    for _ in range(100):
-        if status(run) == "exited 7":
-            break
     assert status(run) == "exited 7"
     assert (run / "log").read_text() == "-m finemem_jax.main train --config.name=two words\n"
     script("worker.sh", "stop", str(run), **settings)
@@ -84,6 +81,19 @@ def test_a_worker_keeps_the_exit_code_and_stops_only_its_own(tmp_path):
     assert script("worker.sh", "start", str(other), "wait", **settings).returncode == 2
     script("worker.sh", "stop", str(other), **settings)
     assert status(other) in ("exited 143", "killed")
+
+
+def test_a_run_that_ends_while_it_is_looked_at_has_its_exit_code(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    run, cat = tmp_path / "run", tmp_path / "bin" / "cat"
+    for folder in (run, cat.parent):
+        folder.mkdir()
+    (run / "pid").write_text(f"{ended.pid}\n")
+    cat.write_text(f'#!/usr/bin/env bash\necho 0 > "{run}/code"\nexec /bin/cat "$@"\n')  # who reads the pid is late
+    cat.chmod(0o755)
+    done = script("worker.sh", "status", str(run), PATH=f"{cat.parent}:{os.environ['PATH']}")
+    assert done.stdout == "exited 0\n"
 
 
 # A folder may be called anything. What a shell would run of these leaves a file behind.

@@ -6,15 +6,14 @@ import contextlib
 import io
 import json
 import random
-import tempfile
-from pathlib import Path
 
 from finemem_jax import files
 from finemem_jax.reporting import report
 from tests.fuzz.pieces import text, value
+from tests.fuzz.places import own_folder
 from tests.reporting import runs
 
-RUN = Path(tempfile.mkdtemp(prefix="fuzz")) / "run"
+RUN = own_folder() / "run"
 
 
 def damaged_run(rng: random.Random) -> None:

@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import random
-import tempfile
 from pathlib import Path
 
 import pyarrow
@@ -24,8 +23,9 @@ from finemem_jax.corpora._build import write_rows
 from tests.benchmarks.published import beam_row, convomem_item, halumem_user
 from tests.corpora.conftest import WRITERS
 from tests.fuzz.pieces import text, value
+from tests.fuzz.places import own_folder
 
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))
+FOLDER = own_folder()
 REAL = Path(os.environ.get("FINEMEM_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 MEMALPHA = {
@@ -60,9 +60,7 @@ def shortened(tree: object, most: int = 3) -> object:
     if isinstance(tree, list):
         return [shortened(item, most) for item in tree[:most]]
     if isinstance(tree, dict):
-        names = [
-            name for name in tree if not name.startswith("session_") or name.startswith(("session_1", "session_2"))
-        ]
+        names = [name for name in tree if not name.startswith("session_") or name.split("_")[1] in ("1", "2")]
         return {name: shortened(tree[name], most) for name in names}
     return tree[:600] if isinstance(tree, str) else tree
 
@@ -265,6 +263,8 @@ def raw_files(rng: random.Random) -> None:
         (folder / (f"{name}.gz" if is_zipped else name)).write_bytes(
             _garbled(content, rng) if name == changed else content
         )
+    layout = rng.choice(("dialogue", "bare", "marked"))
+    is_lines = (source, layout) == ("locomo", "bare")
     options = BuildOptions(
         source=source,
         input=str(folder),
@@ -275,6 +275,12 @@ def raw_files(rng: random.Random) -> None:
         instances=1,
         noise=rng.choice((0, 1)),
         label_level=rng.choice(("fine", "coarse")),
+        layout=layout,
+        answerable=rng.choice(("", "extractive", "spans")) if is_lines else "",
+        line_tokens=rng.choice((0, 5)),
+        held_out_every=rng.choice((0, 2)),
+        max_answer_words=rng.choice((0, 5)),
+        seed=rng.choice((0, 1)),
     )
     try:
         built = resolve("finemem_jax.corpora", source).episodes(options, token_counter(""))

@@ -6,10 +6,13 @@ import copy
 import functools
 import random
 
-from finemem_jax.config import PromptConfig, UserError, plugins
-from finemem_jax.env import prompts, tokenizer
-from finemem_jax.memory import flat
-from finemem_jax.types import MemoryItem
+from finemem_jax.config import Config, MemoryConfig, MethodConfig, PromptConfig, UserError, plugins
+from finemem_jax.env import tokenizer
+from finemem_jax.env.environment import turn_prompt
+from finemem_jax.loading import load_environment
+from finemem_jax.types import Operation
+
+CODECS, MEMORIES, PROMPTS = (plugins(f"finemem_jax.{folder}") for folder in ("codecs", "memory", "prompts"))
 
 PARTS = (
     *(
@@ -73,20 +76,23 @@ def template(rng: random.Random) -> str:
 
 
 def chat_template(rng: random.Random) -> None:
-    """Checked as at the start of a run; one that passes shows chunk and items in every prompt of the run."""
+    """Checked as at the start of a run; one that passes shows chunk, items and question in every prompt of the run."""
     given = copy.copy(tiny())
     given.chat_template = template(rng)
-    cfg = PromptConfig(
-        name=rng.choice(plugins("finemem_jax.prompts")),
-        codec=rng.choice(plugins("finemem_jax.codecs")),
-        thinking=rng.random() < 0.5,
+    cfg = Config(
+        memory=MemoryConfig(name=rng.choice(MEMORIES), max_operations=4),
+        method=MethodConfig(sees_question=rng.random() < 0.2),
+        prompt=PromptConfig(name=rng.choice(PROMPTS), codec=rng.choice(CODECS), thinking=rng.random() < 0.5),
     )
     try:
-        prompts.check(given, flat.SPECS, cfg, max_operations=4)
+        env = load_environment(cfg, given)
     except UserError as error:
         assert str(error)
         return
-    items = [MemoryItem("#3", "Ada lives in Oslo", 0)]
-    tokens, shown = prompts.render(given, flat.SPECS, "The tram was late", items, cfg, max_operations=4)
+    write = env.specs[0]
+    memory, outcome = env.empty_memory().apply(Operation(write.name, write.example("Ada lives in Oslo")), 0)
+    question = "Who was late?" if cfg.method.sees_question else ""
+    tokens, shown = turn_prompt(env, "The tram was late", memory.items, question)
     said = given.decode(list(tokens))
-    assert shown == tuple(items) and "The tram was late" in said and "Ada lives in Oslo" in said
+    assert outcome.ok and shown == memory.items
+    assert all(text in said for text in ("The tram was late", "Ada lives in Oslo", question))
