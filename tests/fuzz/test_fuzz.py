@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import random
 import sys
@@ -137,12 +138,18 @@ class Tried:
         )
 
 
+@functools.cache
+def _use_first(kind: str, count: int) -> None:
+    """Once in a process: what is imported at a first use is no input's time."""
+    for i in range(count):
+        with contextlib.suppress(Exception):  # what is wrong is found again, and counted
+            KINDS[kind](random.Random(i))
+
+
 def fuzz(kind: str, count: int, seed: int, start: int = 0) -> Tried:
     """Tries `count` inputs of a kind; what goes wrong is counted, and shown with seed and number of the input."""
     action, tried = KINDS[kind], Tried(kind, seed, start, start + count)
-    for i in range(min(count, 100)):  # what is imported at a first use is no input's time
-        with contextlib.suppress(Exception):  # it comes again, and is counted then
-            action(random.Random(f"{kind} {seed} {i}"))
+    _use_first(kind, min(count, 100))
     for i in range(start, start + count):
         before = time.process_time()
         try:
