@@ -114,9 +114,16 @@ def _rows(path: str, field: str, window: str, bad: _splits.BadRows) -> Iterator[
 
 
 def _row(row: Mapping[str, str | None], where: str, root: Path, window: str) -> _Row:
+    if _reading.BEYOND in row:
+        raise UserError(f"{where}: {_reading.BEYOND}")
     persona, link = _persona(row, where), _fields.text(row, f"chat_history_{window}_link", where)
-    history = (root / link).resolve()
-    if not history.is_relative_to(root.resolve()) or not history.is_file():
+    history = root / link
+    try:
+        history = history.resolve()
+        is_there = history.is_relative_to(root.resolve()) and history.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_there = False
+    if not is_there:
         raise _fields.wrong(where, f"chat_history_{window}_link", f"the path of a file in {root}", link)
     asked = _said(row, "user_query", where)
     wrong_ones = _literal(_fields.text(row, "incorrect_answers", where), where, "incorrect_answers")

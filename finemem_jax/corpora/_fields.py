@@ -23,8 +23,8 @@ def field(row: Mapping[str, object], name: str, where: str) -> object:
 
 
 def names(row: Mapping[str, object]) -> str:
-    """Its fields, for a message; a row of another format may have thousands."""
-    return ", ".join(name[:40] for name in itertools.islice(row, 20))
+    """Its fields, for a message; a row of another format may have thousands, and names that are no texts."""
+    return ", ".join(str(name)[:40] for name in itertools.islice(row, 20))
 
 
 def whole(value: object, level: int = 0) -> object:

@@ -73,9 +73,14 @@ def read_json_lines(path: Path) -> Iterator[Mapping[str, object]]:
             yield row
 
 
+BEYOND = "more cells than the table has columns"
+
+
 def read_csv(path: Path, *columns: str) -> Iterator[dict[str, str]]:
-    """The rows of a table that has these columns, each with a text in all of them."""
-    rows = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    """The rows of a table that has these columns, each with a text in all of them.
+
+    A row with more cells than the table has columns is refused; without `columns` it is given, with a field BEYOND."""
+    rows = csv.DictReader(io.StringIO(read_text(path), newline=""), restkey=BEYOND, strict=True)
     try:
         missing = [name for name in columns if name not in (rows.fieldnames or ())]
         if missing:
@@ -84,6 +89,8 @@ def read_csv(path: Path, *columns: str) -> Iterator[dict[str, str]]:
             empty = [name for name in columns if not (row[name] or "").strip()]
             if empty:
                 raise UserError(f"{path} line {rows.line_num}: nothing in column {', '.join(empty)}")
+            if columns and BEYOND in row:
+                raise UserError(f"{path} line {rows.line_num}: {BEYOND}")
             yield row
     except csv.Error as error:
         raise UserError(f"{path} line {rows.line_num} is not CSV: {error}") from error

@@ -43,9 +43,7 @@ def write_repository(root, files):
         path = root / TEXT / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+            csv.writer(file).writerows([COLUMNS, *(list(row.values()) for row in rows)])
         for persona in {found["persona_id"] for found in rows}:
             said = [
                 "hello, what a fine day it is, let us talk a bit",
@@ -118,6 +116,9 @@ def test_no_persona_is_in_two_splits(tmp_path):
         ({"user_query": "{'role': 'user'}"}, "user_query"),
         ({"chat_history_32k_link": "../../../etc/passwd"}, "chat_history_32k_link"),
         ({"chat_history_32k_link": "data/short/nobody.json"}, "chat_history_32k_link"),
+        ({"chat_history_32k_link": "data/\0"}, "chat_history_32k_link"),
+        ({"chat_history_32k_link": "x" * 5000}, "chat_history_32k_link"),
+        ({"beyond": "x"}, "more cells than the table has columns"),
         ({"correct_answer": " "}, "correct_answer"),
     ],
 )

@@ -175,6 +175,7 @@ def test_bad_beam_rows_are_named(tmp_path):
         ({"probing_questions": "__import__('os').system('x')"}, "JSON or a Python literal"),
         ({"probing_questions": "{'a': [" * 60}, "nested too deeply"),
         ({"probing_questions": "{}"}, "at least one question"),
+        ({"probing_questions": "{'a': [{1: 'x', 'rubric': ['y']}]}"}, "'question' is missing; fields there: 1, rubric"),
         ({"chat": [[{"role": "user", "content": 3}]]}, "messages with role and content"),
         ({"chat": []}, "lists of messages"),
     ):

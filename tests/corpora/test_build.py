@@ -433,6 +433,7 @@ def test_impossible_options_are_named(raw, tmp_path, options, message):
          "line 1: field 'question'"),
         ("nlu", "train.jsonl", b'{"text": "x", "intent": 5}', "row 0: field 'intent' must be text"),
         ("banking77", "train.csv", b"text,category\nx\n", "train.csv line 2: nothing in column category"),
+        ("banking77", "train.csv", b"text,category\nx,y,z\n", "train.csv line 2: more cells than"),
         ("banking77", "train.csv", b"words,category\nx,y\n", "train.csv: no column text"),
         ("squad", "a.json", b'{"data": [{"title": "T", "paragraphs": [{"context": "x", "qas": [5]}]}]}',
          "article 0 paragraph 0: field 'qas[0]' must be an object"),

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow
@@ -20,6 +21,7 @@ from finemem_jax.benchmarks import beam, convomem, halumem, locomo, longmemeval,
 from finemem_jax.config import DataConfig, UserError, resolve
 from finemem_jax.corpora import BuildOptions, token_counter
 from finemem_jax.corpora._build import write_rows
+from finemem_jax.types import Episode
 from tests.benchmarks.published import beam_row, convomem_item, halumem_user
 from tests.corpora.conftest import WRITERS
 from tests.fuzz.pieces import text, value
@@ -149,7 +151,7 @@ def _json(tree: object) -> str:
     return json.dumps(tree, default=str)
 
 
-def _garbled(content: bytes, rng: random.Random) -> bytes:
+def garbled(content: bytes, rng: random.Random) -> bytes:
     """One in ten: cut off, or with a few bytes replaced."""
     if rng.random() > 0.1 or not content:
         return content
@@ -161,7 +163,7 @@ def _garbled(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def _write(stem: Path, rows: list, rng: random.Random) -> Path:
+def write_file(stem: Path, rows: list, rng: random.Random) -> Path:
     """The rows as a file of one of the kinds that benchmarks read."""
     for old in stem.parent.glob(f"{stem.name}.*"):
         old.unlink()
@@ -174,7 +176,7 @@ def _write(stem: Path, rows: list, rng: random.Random) -> Path:
             table = pyarrow.Table.from_pylist([row for row in rows if isinstance(row, dict)])
             content = io.BytesIO()
             pyarrow.parquet.write_table(table, content)
-            path.write_bytes(_garbled(content.getvalue(), rng))
+            path.write_bytes(garbled(content.getvalue(), rng))
             return path
         except (pyarrow.ArrowException, ValueError, TypeError, OverflowError):  # no column holds such values
             kind, path = ".json", stem.with_name(f"{stem.name}.json")
@@ -183,7 +185,7 @@ def _write(stem: Path, rows: list, rng: random.Random) -> Path:
     content = whole.encode("utf-8", "surrogatepass" if rng.random() < 0.5 else "replace")
     if kind.endswith(".gz"):
         content = gzip.compress(content, 1)
-    path.write_bytes(_garbled(content, rng))
+    path.write_bytes(garbled(content, rng))
     return path
 
 
@@ -192,7 +194,7 @@ def benchmark_rows(rng: random.Random) -> None:
     name = rng.choice(list(BENCHMARKS))
     good = good_rows(name)
     rows = [mutated(rng.choice(good), rng) for _ in range(rng.randint(1, 3))]
-    path = _write(FOLDER / "rows", rows, rng)
+    path = write_file(FOLDER / "rows", rows, rng)
     if name == "memalpha" and rng.random() < 0.3:
         side = text(rng, _json(SIDE)) if rng.random() < 0.2 else _json(mutated(SIDE, rng))
         path.with_suffix(".chunk_questions.jsonl").write_bytes(side.encode("utf-8", "surrogatepass"))
@@ -203,6 +205,11 @@ def benchmark_rows(rng: random.Random) -> None:
     except UserError as error:
         assert "rows" in str(error)  # the file's name
         return
+    check_episodes(episodes)
+
+
+def check_episodes(episodes: Iterable[Episode]) -> None:
+    """What everything behind a benchmark relies on."""
     for episode in episodes:
         assert episode.chunks and all(chunk.text.strip().encode() for chunk in episode.chunks)
         for question in (*episode.questions, *(q for chunk in episode.chunks for q in chunk.questions)):
@@ -261,7 +268,7 @@ def raw_files(rng: random.Random) -> None:
         is_zipped = rng.random() < 0.3
         content = gzip.compress(content, 1) if is_zipped else content
         (folder / (f"{name}.gz" if is_zipped else name)).write_bytes(
-            _garbled(content, rng) if name == changed else content
+            garbled(content, rng) if name == changed else content
         )
     layout = rng.choice(("dialogue", "bare", "marked"))
     is_lines = (source, layout) == ("locomo", "bare")

@@ -34,7 +34,7 @@ from finemem_jax.env.environment import apply
 from finemem_jax.env.retrieval import BM25
 from finemem_jax.files import _dump, _encode
 from finemem_jax.types import MemoryItem, Operation, ToolSpec
-from tests.fuzz import caches, damaged_runs, model_folders, rows, templates
+from tests.fuzz import caches, damaged_runs, model_folders, published, rows, templates
 from tests.fuzz.pieces import PIECES, VALUES, text, value
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +110,8 @@ KINDS: dict[str, Callable[[random.Random], None]] = {
     "config trees": config_tree,
     "config overrides": override,
     "dataset rows": rows.benchmark_rows,
+    "published files": published.published_file,
+    "judges' replies": published.judges_reply,
     "chat templates": templates.chat_template,
     "answer caches": caches.answer_cache,
     "raw files": rows.raw_files,
