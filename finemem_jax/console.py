@@ -9,10 +9,12 @@ writers escape it.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
@@ -64,14 +66,22 @@ class Progress:
     On a terminal: a bar with the time left, below it the values of the last step, and what is being done or compiled.
     """
 
-    def __init__(self, total: int, title: str, console: Console | None = None, *, is_muted: bool = False):
-        """is_muted: nothing is shown, another process of the run does."""
+    def __init__(
+        self,
+        total: int,
+        title: str,
+        console: Console | None = None,
+        *,
+        is_muted: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """is_muted: nothing is shown, another process of the run does. clock: in seconds."""
         self._total, self._title = total, title
         self._is_muted = is_muted
         self._console = console or Console(stderr=True)
-        self._printed = 0.0
+        self._clock = clock
+        self._printed = -math.inf
         self._live: Live | None = None
-        self._started = time.monotonic()
         self._first: int | None = None  # the step at the first update: a resumed run does not begin at 0
         self._values = Text("")
         self._doing = ""
@@ -103,8 +113,8 @@ class Progress:
         if self._live is not None:
             self._bar.update(self._task, completed=step)
             self._values = Text(printable("  ".join(words), one_line=True))
-        elif step >= self._total or time.monotonic() - self._printed > PLAIN_SECONDS:
-            self._printed = time.monotonic()
+        elif step >= self._total or self._clock() - self._printed > PLAIN_SECONDS:
+            self._printed = self._clock()
             tell(
                 f"{self._title} {step}/{self._total}  {'  '.join([*words, self._left(step)])}",
                 file=sys.stderr,
@@ -125,9 +135,9 @@ class Progress:
     def _left(self, step: int) -> str:
         """Time left at the pace since the first update, "" before there is one."""
         if self._first is None or step <= self._first:
-            self._since = time.monotonic()
+            self._since = self._clock()
             return ""
-        seconds = (time.monotonic() - self._since) / (step - self._first) * (self._total - step)
+        seconds = (self._clock() - self._since) / (step - self._first) * (self._total - step)
         return f"left {int(seconds) // 60}:{int(seconds) % 60:02d}"
 
     def _render(self) -> RenderableType:

@@ -19,18 +19,23 @@ def jax_log():
 
 
 def test_elsewhere_it_prints_plain_lines(capsys, jax_log):
-    with Progress(4, "train", Console(file=io.StringIO(), force_terminal=False)) as progress:
+    now = [5.0]  # seconds, that pass as the test says
+    plain = Console(file=io.StringIO(), force_terminal=False)
+    with Progress(8, "train", plain, clock=lambda: now[0]) as progress:
         progress.say("hello [b]")
         jax_log("Compiling jit(decode) with global shapes and types (x)")
         jax_log("Compiling jit(decode) with global shapes and types (y)")
         jax_log("Compiling jit(convert_element_type) with global shapes")
         progress.update(1, reward=0.12345, accuracy=0.5)
+        now[0] += 10.0
         progress.update(2, reward=0.3)  # too soon after the last
-        progress.update(4, reward=0.25)
+        now[0] += 10.0
+        progress.update(5, reward=0.3)
+        progress.update(8, reward=0.25)
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["hello [b]", "compiling decoding of the sampler"]
-    assert lines[2].startswith("train 1/4  reward 0.123  accuracy 0.5")
-    assert lines[3].startswith("train 4/4  reward 0.25") and "left 0:00" in lines[3] and len(lines) == 4
+    assert lines[2] == "train 1/8  reward 0.123  accuracy 0.5  "
+    assert lines[3:] == ["train 5/8  reward 0.3  left 0:15", "train 8/8  reward 0.25  left 0:00"]
 
 
 def test_on_a_terminal_it_stays_in_place_and_says_what_is_compiled(monkeypatch, jax_log):

@@ -82,7 +82,8 @@ def test_gke_names_the_workers():
 
 
 @pytest.mark.parametrize("endpoints", ["10.0.0.5,10.0.0.6", "w0:1:10.0.0.5,w1:2:10.0.0.6"])
-def test_a_tpu_vm_is_asked_for_its_metadata(endpoints):
+def test_a_tpu_vm_is_asked_for_its_metadata(endpoints, monkeypatch):
+    monkeypatch.setattr("finemem_jax.hosts.place.METADATA_SECONDS", 300.0)  # a busy machine is slow to answer itself
     answers = {"agent-worker-number": "1", "worker-network-endpoints": endpoints}
 
     class Metadata(http.server.BaseHTTPRequestHandler):
