@@ -8,19 +8,20 @@ import json
 import random
 
 from finemem_jax import files
-from finemem_jax.reporting import report
+from finemem_jax.reporting import overlay, report, watch
 from tests.fuzz.pieces import text, value
 from tests.fuzz.places import own_folder
 from tests.reporting import runs
 
-RUN = own_folder() / "run"
+RUN, OTHER = own_folder() / "run", own_folder() / "other"
 
 
 def damaged_run(rng: random.Random) -> None:
-    """A run's folder with a file cut off, changed by a few bytes or with a line of another kind: it has a report, and
-    its logs open again."""
-    if not RUN.is_dir():
-        runs.write_run(RUN, episodes=2, steps=2)
+    """A run's folder with a file cut off, changed by a few bytes or with a line of another kind: it has a report, can
+    be followed and laid over another, and its logs open again."""
+    for folder in (RUN, OTHER):
+        if not folder.is_dir():
+            runs.write_run(folder, episodes=2, steps=2)
     path = rng.choice(sorted(path for path in RUN.rglob("*.json*") if ".damaged-" not in path.name))
     whole = data = path.read_bytes()
     for _ in range(rng.randint(1, 3)):
@@ -42,7 +43,13 @@ def damaged_run(rng: random.Random) -> None:
                 )
     path.write_bytes(data)
     try:
-        report.write_report(RUN)
+        match rng.randrange(4):
+            case 0:
+                overlay.write_overlay([RUN, OTHER])
+            case 1:
+                assert json.loads(watch.Followed(RUN, 1.0).data())
+            case _:
+                report.write_report(RUN)
         if path.suffix == ".jsonl" and path.parent == RUN:
             with contextlib.redirect_stderr(io.StringIO()):
                 log = files.JsonLines(path, keep_below=2)
