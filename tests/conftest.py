@@ -23,8 +23,8 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# No deadlines: on a shared machine an example may wait for the processor.
-hypothesis.settings.register_profile("shared", deadline=None)
+# No limits of time: on a shared machine an example may wait for the processor.
+hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("shared")
 
 # Compiled functions are kept between test runs.
