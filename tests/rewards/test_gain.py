@@ -55,7 +55,7 @@ def rewards(over="final", **more):
     return RewardsConfig(weights={"gain": 1.0}, settings={"gain": {"over": over}}, **ASKED, **more)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(script=writings)
 def test_the_final_questions_gains_sum_to_the_final_score(script, env):
     rollout = played(env, rewards(), script)
@@ -97,7 +97,7 @@ def test_a_question_that_failed_on_the_way_is_left_out_for_the_whole_group(env):
 
 
 @pytest.mark.parametrize("attribution", ["retrieved", "cited", "leave_one_out", "shapley"])
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(script=writings)
 def test_every_attribution_conserves_the_score(attribution, script, env):
     cfg = RewardsConfig(weights={"evidence": 1.0}, evidence=EvidenceConfig(beta=1.0, attribution=attribution), **ASKED)
