@@ -6,7 +6,6 @@ A file starts from another with `from configs import NAME`: one of the user's ow
 from __future__ import annotations
 
 import ast
-import functools
 import sys
 import types
 from collections.abc import Sequence
@@ -68,17 +67,10 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
     return config.from_ml_collections(tree)
 
 
-@functools.cache
-def _known() -> tuple[list[str], tuple[str, ...]]:
-    """(the options of the schema's fields, the beginnings of those of a plug-in's own settings)."""
-    names = config.dotted_names(config.to_dict(Config()))
-    groups = (f"--{name}." for name, setting in walk(Config) if isinstance(setting.legal, OwnSettings))
-    return [f"--{name}" for name in names], tuple(groups)
-
-
 def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """(those of fields of the schema, those of a plug-in's own settings, whose names the schema does not know)."""
-    known, groups = _known()
+    known = [f"--{name}" for name in config.dotted_names(config.to_dict(Config()))]
+    groups = tuple(f"--{name}." for name, setting in walk(Config) if isinstance(setting.legal, OwnSettings))
     plain: list[str] = []
     own: list[str] = []
     for override in overrides:
