@@ -53,7 +53,6 @@ def get_config():
     cfg.sft.permuted = 0.25
     cfg.sft.copy_mix = 0.2
     cfg.sft.update_mix = 0.2
-    cfg.train.row_tokens = 512
     cfg.train.episodes = 4
     cfg.train.group_size = 4
     cfg.train.eval_every = 0

@@ -100,7 +100,7 @@ def test_an_evaluation_without_an_answer_has_no_accuracy(tmp_path, capsys):
     rows = [line.split() for line in said.splitlines() if line.split()[1:2] in (["store_all"], ["rag"])]
     assert [row[3] for row in rows[:4]] == ["–"] * 4  # in the table of results and in that of the intervals
     data = report.report_data(tmp_path, 1000)
-    assert [row["values"][0] for row in data["table"]["rows"]] == [None, None] and data["notes"] == []
+    assert [row["values"][0] for row in data["tables"][0]["rows"]] == [None, None] and data["notes"] == []
 
 
 def test_every_question_is_on_record_with_what_was_retrieved_and_which_step_wrote_it(everything):

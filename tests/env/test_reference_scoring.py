@@ -81,7 +81,7 @@ def test_a_sources_questions_get_the_published_metric():
     assert metric("ruler_qa1_197K") == metric("something new") == "reference_sub_em"
     assert metric("infbench_sum_eng_shots2") == metric("booksum") == "reference_keywords"
     assert {source.reference for source in SOURCES.values()} - {"llm_judge", ""} <= scoring.METRICS.keys()
-    with pytest.raises(UserError, match=r"recsys_redial needs .* table of titles"):
+    with pytest.raises(UserError, match=r"recsys_redial is not reproduced .* table of titles"):
         metric("recsys_redial")
 
 

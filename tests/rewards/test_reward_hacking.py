@@ -14,9 +14,12 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py"))
 UNLIMITED = tuple(cheats.ENDLESS.split())
 
-
 # A row of the contest whose reward looks at no answer of the end. It is there to show what comes of that.
 BLIND = "configs/contest/csr.py"
+
+# Their episodes are one writing turn, after which nothing can be forgotten, or none at all: the first is paid for what
+# is asked right behind it, the second for answers alone. A cheat may be worth as much there, but no more.
+ONE_TURN = {"configs/neighbours/memory_r1_manager.py", "configs/neighbours/memory_r1_answer.py"}
 
 
 def best_cheat(table):
@@ -31,7 +34,8 @@ def test_no_cheat_earns_more_than_the_oracle_under_the_rewards_of(path):
         pytest.fail(f"{path} pays for nothing")
     table = cheats.earned(cfg.rewards, cheats.LONG if cfg.data.diary.chunks > 8 else cheats.SHORT)
     assert table["honest"].accuracy > 0.85
-    assert table["honest"].total > table[best_cheat(table)].total, (best_cheat(table), table)
+    best = table[best_cheat(table)].total
+    assert table["honest"].total > best or (path in ONE_TURN and table["honest"].total == best), table
 
 
 def test_the_papers_rewards_pay_for_forgetting_where_per_step_ones_do_not():

@@ -30,7 +30,7 @@ def test_only_what_differs_is_printed_when_asked(capsys):
 
 
 def test_the_meaning_of_a_field_stands_above_it_or_behind_it():
-    assert reference.comment("config.judge.max_tokens") == "of one judgement"
+    assert reference.comment("config.judge.max_tokens") == "of one judgement; at least what its protocol needs"
     assert reference.comment("config.judge.url").startswith("endpoint: base URL")  # as its base class says
     assert reference.comment("config.model.lora.rank").startswith("0 = train all parameters")
     assert reference.comment("config.guards.kl.limit").startswith("KL to the reference, nats per token")
