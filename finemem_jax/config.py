@@ -52,6 +52,8 @@ class LoraConfig:
     rank: Annotated[int, Range(0, 4096)] = 0
     alpha: Annotated[float, Range(0, but=(0,))] = 16.0  # adapter output is scaled by alpha / rank
     targets: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")  # projections that carry an adapter
+    # Roles of turns that have adapters of their own, every role that the method has; () = one adapter for all
+    roles: tuple[Literal["write", "answer", "search", "extract"], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -693,6 +695,11 @@ def validate(cfg: Config) -> None:
             f"config.sft.traces={cfg.sft.traces!r} and config.sft.stages={cfg.sft.stages}: recorded turns are trained "
             "on in a stage traces; give both or neither"
         )
+    roles = cfg.model.lora.roles
+    if roles and not cfg.model.lora.rank:
+        raise UserError(f"config.model.lora.roles={roles}: adapters need config.model.lora.rank of at least 1")
+    if len(set(roles)) != len(roles) or len(roles) == 1:
+        raise UserError(f"config.model.lora.roles={roles}: two roles or more, each once; () = one adapter for all")
     if cfg.model.lora.rank and not cfg.model.lora.targets:
         raise UserError(f"config.model.lora.targets is empty: nothing to train with rank={cfg.model.lora.rank}")
     rest = [axis for axis in ("data", "fsdp", "tensor") if getattr(cfg.mesh, axis) == -1]

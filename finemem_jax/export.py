@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,10 @@ from finemem_jax.console import tell
 from finemem_jax.env.settings import settings_file
 from finemem_jax.evaluate import print_comparison
 from finemem_jax.evaluation.records import Evaluation
-from finemem_jax.files import holds_numbers, is_evaluation, read_lines, write_atomically
+from finemem_jax.files import export_folders, holds_numbers, is_evaluation, read_lines, write_atomically
 from finemem_jax.hosts import agreement
 from finemem_jax.loading import Policy, load_policy
+from finemem_jax.nn.lora import of_role
 from finemem_jax.reporting.plots import plot_run
 from finemem_jax.reporting.report import write_report
 from finemem_jax.run.journal import EVALUATIONS, scores, stored_checkpoints
@@ -78,7 +80,15 @@ def report_warm_start(cfg: Config, workdir: Path, policy: Policy, params: Any, f
 def save_policy(
     cfg: Config, out: Path, policy: Policy, params: Any, table: Table | None = None, *, peft: bool = False
 ) -> None:
-    """A Hugging Face folder of the whole model, adapters merged in; with `peft`, a PEFT folder of the adapters."""
+    """A Hugging Face folder of the whole model, adapters merged in; with `peft`, a PEFT folder of the adapters. Where
+    roles have adapters of their own, a folder in `out` for each role."""
+    roles = policy.model.cfg.lora.roles
+    if roles:
+        shared = dataclasses.replace(policy.model.cfg, lora=dataclasses.replace(policy.model.cfg.lora, roles=()))
+        own = dataclasses.replace(policy, model=type(policy.model)(shared))
+        for number, place in enumerate(export_folders(out, roles)):
+            save_policy(cfg, place, own, of_role(policy.model, params, number), table, peft=peft)
+        return
     files = settings_file(cfg)
     if peft:
         base, tokenizer = cfg.model.path, policy.tokenizer
@@ -92,8 +102,9 @@ def export(workdir: Path, out: Path, *, peft: bool = False, checkpoint: str = "l
     """Writes the parameters of a checkpoint of a run: a Hugging Face folder, or its adapters for PEFT.
 
     checkpoint: "latest", "best" (by held-out accuracy) or a step."""
-    out = claim_place(out)
     cfg = stored_config(workdir)
+    for place in export_folders(out, cfg.model.lora.roles):
+        claim_place(place)
     stored_checkpoints(workdir)  # before the weights are read
     policy = load_policy(cfg)
     step, params = restore_params(workdir, policy.params, checkpoint)

@@ -50,6 +50,12 @@ def is_number(value: object) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
+def export_folders(out: Path, roles: Iterable[str]) -> list[Path]:
+    """Where a policy is exported to `out`: there, or in a folder there for each role that has adapters of its own
+    (`config.model.lora.roles`)."""
+    return [out / role for role in roles] or [out]
+
+
 def local_path(text: str, name: str) -> str:
     """The text, as a path that this package can open. name: of the option that it stands at. Raises UserError on an
     address: `gs://bucket/run` would become a folder `gs:` here, and a run in it would be gone with the machine."""

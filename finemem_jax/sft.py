@@ -92,6 +92,11 @@ def _sft(cfg: Config, workdir: Path, preemption: Preemption, accept_config_chang
     with preemption.interruptible():
         changed = claim(cfg, workdir, "sft", accept_change=accept_config_change)
         check_answerer(cfg)
+        if cfg.model.lora.roles:
+            raise UserError(
+                f"config.model.lora.roles={cfg.model.lora.roles}: a warm start trains one adapter for all roles, or "
+                "all parameters; leave it ()"
+            )
         mesh = load_mesh(cfg)
         if mesh is not None:
             packing.check_rows(mesh, cfg.train.microbatch_rows, agreement.process_count())

@@ -30,7 +30,7 @@ from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress, tell
 from finemem_jax.evaluation.paired import HELDOUT_SCORES, Scores, read_scores
-from finemem_jax.files import has_step, is_number, read_lines
+from finemem_jax.files import export_folders, has_step, is_number, read_lines
 from finemem_jax.reporting.sweep_table import Row, write_sweep
 from finemem_jax.run import workdir as workdirs
 
@@ -54,7 +54,9 @@ class Run:
     def is_finished(self) -> bool:
         """Whether the run was trained, evaluated and exported. Raises UserError when its folder is another's."""
         stored = _read_object(self.workdir / "config.json")
-        if stored is None or self.results() is None or not (self.workdir / "hf" / "config.json").is_file():
+        folders = export_folders(self.workdir / "hf", self.cfg.model.lora.roles)
+        is_exported = all((folder / "config.json").is_file() for folder in folders)
+        if stored is None or self.results() is None or not is_exported:
             return False
         old, new = (workdirs.flat(tree) for tree in (stored, json.loads(json.dumps(config.to_dict(self.cfg)))))
         # Fields of one side alone came with a change of the code, which a long sweep may well outlive.

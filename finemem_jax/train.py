@@ -244,7 +244,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
                     continue  # no answers, no gradient: not even momentum and weight decay may move the policy
                 with clock.phase("pack"):
                     packed, padding_share = pack_groups(chosen, own, lengths, by_sample, cfg, memories, no_memory)
-                    batch = packing.to_device(packed, parts.mesh)
+                    batch = packing.to_device(packed, parts.mesh, roles=cfg.model.lora.roles)
                 if cfg.loss.engine_ratio_cap:  # now, while the parameters are still those that sampled
                     with clock.phase("reference"), jax.transfer_guard("disallow"):
                         batch = parts.correct_gap(batch, parts.fill(reached.state.params, batch))

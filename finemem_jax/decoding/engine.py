@@ -71,6 +71,11 @@ class Engine:
             self._load = jax.jit(FastPool.load, donate_argnums=0)
         self.set_params(params)
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of turns that have adapters of their own, in the order of their numbers; none where all share one."""
+        return self.model.cfg.lora.roles
+
     def set_params(self, params: Any) -> None:
         """Later requests are sampled with these parameters, resharded from wherever they are to the decode mesh."""
         self.params = placement.weights_for_decoding(self.model, params, self.mesh, self.cfg.weights)
@@ -103,12 +108,15 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         sampling: Sampling | Sequence[Sampling],
         keys: np.ndarray,
+        adapters: Sequence[int] = (),
     ) -> list[Completion]:
         """One completion per prompt, in order.
 
         sampling: one for all, or one per prompt. keys: uint32 [prompts, words]; a completion is a function of the
         parameters, its prompt, its sampling and its key words. What prompts have in common is prefilled once.
+        adapters: one per prompt, where roles have their own; () = the first for all.
         """
+        adapters = adapters or [0] * len(prompts)
         samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
         if not len(prompts) == len(samplings) == len(keys):
             raise ValueError(f"{len(prompts)} prompts, {len(samplings)} samplings and {len(keys)} keys")
@@ -117,8 +125,8 @@ class Engine:
             return (yield request)
 
         return self.run(
-            single(Request(tuple(prompt), s, tuple(int(word) for word in key)))
-            for prompt, s, key in zip(prompts, samplings, keys, strict=True)
+            single(Request(tuple(prompt), s, tuple(int(word) for word in key), adapter=adapter))
+            for prompt, s, key, adapter in zip(prompts, samplings, keys, adapters, strict=True)
         )
 
     def run(self, episodes: Iterable[Episode], names: Sequence[str] = ()) -> list[Any]:

@@ -29,6 +29,7 @@ class PrefillRows:
     past_lengths: Any  # [rows] int32: tokens in them, a multiple of the page
     copies: PageCopies  # where the rows' pages go; a page that several requests need of their own is named by each
     fast: Any = None  # [rows] int32: the fast weights of each, by number, or by place in a FastPool
+    adapter: Any = None  # [rows] int32: number of the adapter they are read with, where roles have their own
 
 
 @flax.struct.dataclass
@@ -51,6 +52,7 @@ class DecodeRows:
     page_starts: Any  # [listed] int32: place of the page's first token in its row
     first_page: Any  # [rows] int32: place of the row's first page in the list
     fast: Any = None  # [rows] int32: as in PrefillRows
+    adapter: Any = None  # [rows] int32: likewise
 
     def sampling(self) -> RowSampling:
         return RowSampling(
@@ -88,6 +90,7 @@ def prefill(model: nn.Module, params: Any, pool: PagePool, rows: PrefillRows, fa
         segment_ids,
         cache=PrefillCache(pool, rows.past_pages, rows.past_lengths),
         fast=None if fast is None else fast.rows(rows.fast),
+        adapter=None if rows.adapter is None else rows.adapter[:, None],
         method="hidden_states",
     )
     return pool.write_pages(new, rows.copies)
@@ -128,6 +131,7 @@ def decode(
                 pool, rows.pages, rows.page_rows, rows.page_starts, rows.first_page, rows.length, rows.is_active
             ),
             fast=carried,
+            adapter=None if rows.adapter is None else rows.adapter[:, None],
             method="hidden_states",
         )
         logits = model.apply({"params": params}, hidden, method="unembed")[:, 0]

@@ -1,9 +1,9 @@
 """Who holds which page of the cache, and which pages are known by the tokens in them.
 
 A page is known when it is full of a prompt's tokens: its name is those tokens and the page before it, or the number of
-the fast weights that it was computed under, so that two prompts find the same page exactly when they begin alike up to
-its end and were read with the same weights. A known page that nobody holds stays readable
-until its room is needed; the one unused for longest goes first.
+the weights that it was computed under (`Request.weights`), so that two prompts find the same page exactly when they
+begin alike up to its end and were read with the same weights. A known page that nobody holds stays readable until its
+room is needed; the one unused for longest goes first.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from finemem_jax.nn.paged_cache import SCRATCH
 
 
-def _root(fast: int) -> int:
-    """Stands for the page before a row's first, of rows with these fast weights (0 = none)."""
-    return -1 - fast
+def _root(weights: int) -> int:
+    """Stands for the page before a row's first, of rows that are read with these weights."""
+    return -1 - weights
 
 
 class Pages:
@@ -61,11 +61,11 @@ class Pages:
             self._holders[taken[-1]] = 1
         return taken
 
-    def share(self, tokens: Sequence[int], fast: int = 0) -> list[int]:
+    def share(self, tokens: Sequence[int], weights: int = 0) -> list[int]:
         """The known pages that hold the longest beginning of `tokens`, whole pages only; each is held once more.
 
-        fast: number of the fast weights that they are read with."""
-        found, before = [], _root(fast)
+        weights: number of those that they are read with."""
+        found, before = [], _root(weights)
         for start in range(0, len(tokens) - self.page + 1, self.page):
             page = self._found.get((before, tuple(tokens[start : start + self.page])))
             if page is None:
@@ -76,9 +76,9 @@ class Pages:
             before = self._serials[page]
         return found
 
-    def name(self, pages: Sequence[int], tokens: Sequence[int], fast: int = 0) -> None:
+    def name(self, pages: Sequence[int], tokens: Sequence[int], weights: int = 0) -> None:
         """Makes the full pages of a row, from its first on, known by `tokens`. Names that exist are kept."""
-        before = _root(fast)
+        before = _root(weights)
         for page, start in zip(pages, range(0, len(tokens) - self.page + 1, self.page), strict=False):
             if page not in self._names:
                 name = (before, tuple(tokens[start : start + self.page]))

@@ -181,6 +181,7 @@ def idle_rows(rows: int, listed: int, words: int, *, has_fast: bool = False) -> 
         page_starts=zeros(listed),
         first_page=zeros(rows),
         fast=zeros(rows) if has_fast else None,
+        adapter=zeros(rows),
     )
 
 

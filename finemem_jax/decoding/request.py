@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finemem_jax.types import Lesson, Sampling
+from finemem_jax.types import ROLES, Lesson, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,8 @@ class Request:
     """One completion to be sampled. `key`: words that make its randomness its own, e.g. (seed, step, group, …).
     `name`: what to call it in an error. `ends`: (tokens so far, how many of them were looked at before) -> after how
     many of them the completion is over, 0 where it goes on; asked on the host, which sees them call by call.
-    `fast`: number of the fast weights it is sampled under; 0 = none."""
+    `fast`: number of the fast weights it is sampled under; 0 = none. `adapter`: of the adapter, where roles have their
+    own."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
@@ -22,6 +23,12 @@ class Request:
     name: str = ""
     ends: Callable[[Sequence[int], int], int] | None = None
     fast: int = 0
+    adapter: int = 0
+
+    @property
+    def weights(self) -> int:
+        """A number for all weights that it is read with: others have another."""
+        return self.fast * len(ROLES) + self.adapter
 
     def __str__(self) -> str:
         return f"{self.name or 'the request'} with key {self.key}"

@@ -62,6 +62,7 @@ class Part:
 
     tokens: tuple[int, ...]
     fast: int  # number of the fast weights it is read with
+    adapter: int  # of the adapter
     width: int  # pages it is padded to
     past: list[int]  # pages before it
     copies: list[tuple[int, int]]  # (page of the part, page of the pool)
@@ -235,7 +236,7 @@ class Run:
         while self.waiting and len(self.running) < self.cfg.slots:
             running = self.waiting[0]
             tokens = running.to_cache
-            shared = self.pages.share(tokens, running.request.fast)
+            shared = self.pages.share(tokens, running.request.weights)
             taken = self.pages.take(self.pages.count(running.reach(self.cfg.decode_chunk)) - len(shared))
             if taken is None:
                 self.pages.give_back(shared)
@@ -245,7 +246,7 @@ class Run:
             self.running.append(running)
             placed.append(running)
             # Named before they are filled: whoever is placed next shares them, and is prefilled after them.
-            self.pages.name(running.pages, tokens, running.request.fast)
+            self.pages.name(running.pages, tokens, running.request.weights)
         return placed
 
     # ---- prefill ----
@@ -255,10 +256,10 @@ class Run:
         page = self.pages.page
         calls: dict[tuple[int, int], list[Part]] = defaultdict(list)  # by level and width
         filled_at: dict[int, int] = {}  # page -> level of the call that fills it
-        last_parts: dict[tuple[int, tuple[int, ...]], Part] = {}  # fast weights and prompt -> its last part
+        last_parts: dict[tuple[int, tuple[int, ...]], Part] = {}  # weights and prompt -> its last part
         for running in placed:
             tokens = running.to_cache
-            alike = (running.request.fast, tokens)
+            alike = (running.request.weights, tokens)
             if alike in last_parts:  # full pages are shared; the one that is sampled into is each request's own
                 if len(tokens) % page:
                     part, full = last_parts[alike], len(tokens) // page
@@ -284,7 +285,8 @@ class Run:
             width = buckets.prefill_width(last - first, self.most_pages)
             own = running.pages[first : min(first + width, last)]
             part = tokens[first * page : (first + width) * page]
-            yield Part(part, running.request.fast, width, running.pages[:first], [*enumerate(own)])
+            request, copies = running.request, [*enumerate(own)]
+            yield Part(part, request.fast, request.adapter, width, running.pages[:first], copies)
             first += width
 
     def _prefill_call(self, parts: list[Part], rows: int, width: int) -> None:
@@ -292,17 +294,18 @@ class Run:
         most_past = buckets.past_bucket(max(len(part.past) for part in parts))
         tokens = np.zeros((rows, width * page), np.int32)
         past = np.full((rows, most_past), SCRATCH, np.int32)
-        lengths, past_lengths, fast = np.zeros((3, rows), np.int32)
+        lengths, past_lengths, fast, adapter = np.zeros((4, rows), np.int32)
         copies = []
         for row, part in enumerate(parts):
-            lengths[row], past_lengths[row], fast[row] = len(part.tokens), len(part.past) * page, part.fast
+            lengths[row], past_lengths[row] = len(part.tokens), len(part.past) * page
+            fast[row], adapter[row] = part.fast, part.adapter
             tokens[row, : lengths[row]] = part.tokens
             past[row, : len(part.past)] = part.past
             copies += [(row * width + source, target) for source, target in part.copies]
         places = np.zeros((2, rows * width + self.cfg.slots), np.int32)
         places[:, : len(copies)] = np.array(copies).T
         placed = PageCopies(np.int32(len(copies)), *places)
-        self.engine.prefill(device.PrefillRows(tokens, lengths, past, past_lengths, placed, fast))
+        self.engine.prefill(device.PrefillRows(tokens, lengths, past, past_lengths, placed, fast, adapter))
 
     # ---- decode ----
 
@@ -351,6 +354,7 @@ class Run:
                 page_starts=starts,
                 first_page=column((ends - counts).tolist(), np.int32),
                 fast=column([request.fast for request in requests], np.int32),
+                adapter=column([request.adapter for request in requests], np.int32),
             ),
             self._floor(),
             any(s.top_k or s.top_p < 1.0 for s in samplings),

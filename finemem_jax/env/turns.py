@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from finemem_jax.config import AdvantageConfig, RewardsConfig, resolve
+from finemem_jax.config import AdvantageConfig, RewardsConfig, UserError, resolve
 from finemem_jax.env.credit import numbered
 from finemem_jax.env.probing import CHUNK, asked_by
 from finemem_jax.types import ROLES, Answer, CountTokens, Probe, Rollout
@@ -110,6 +110,16 @@ def _values(term: object, name: str, rollout: Rollout, cfg: RewardsConfig, count
     if values.shape != (turns,):
         raise TermFailed(f"rewards/{name}.py: turn_rewards gave {values.shape} for {turns} turns of {term.ROLES}")
     return values
+
+
+def adapter_of(role: str, roles: Sequence[str]) -> int:
+    """The place of a turn's role among those that have adapters of their own (`config.model.lora.roles`); 0 where all
+    share one."""
+    if roles and role not in roles:
+        raise UserError(
+            f"config.model.lora.roles={tuple(roles)} has no adapter for turns of the role {role!r}: name it"
+        )
+    return roles.index(role) if roles else 0
 
 
 def totals(turns: Turns, weights: Mapping[str, float], names: Collection[str] | None = None) -> np.ndarray:

@@ -131,7 +131,9 @@ def _declared(model: nn.Module) -> tuple[dict, dict[tuple[str, ...], tuple[str, 
 # Layers
 # --------------------------------------------------------------------------------------------------------------
 
-_lora_a_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # as PEFT: within 1 / sqrt(in)
+# As PEFT: within 1 / sqrt(in).
+_lora_a_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+_lora_a_of_roles_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
 
 
 class RMSNorm(nn.Module):
@@ -150,8 +152,9 @@ class RMSNorm(nn.Module):
 class Adapter(nn.Module):
     """x @ a @ b * alpha / rank: the low-rank update of one projection (LoRA, arXiv 2106.09685).
 
-    Shared by all rows (`a [in, rank]`, `b [rank, out]`) or one per row (`a [rows, in, rank]`, `b [rows, rank, out]`),
-    as fast-weight memories need; nn/lora.py makes both.
+    Shared by all rows (`a [in, rank]`, `b [rank, out]`), one per row (`a [rows, in, rank]`, `b [rows, rank, out]`; nn/
+    lora.py makes both), or one per role (`cfg.lora.roles`: `a [adapters, in, rank]`, `b [adapters, rank, out]`), and
+    then `number` says whose each token is.
     """
 
     cfg: TransformerConfig
@@ -159,16 +162,31 @@ class Adapter(nn.Module):
     axes: tuple[str, str]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows seq in"]) -> Float[Array, "rows seq out"]:
+    def __call__(
+        self, x: Float[Array, "rows seq in"], number: Int[Array, "rows #seq"] | None = None
+    ) -> Float[Array, "rows seq out"]:
         lora, stored = self.cfg.lora, self.cfg.param_dtype
         if self.is_initializing():
             # b starts at 0: an untrained adapter changes nothing.
-            declare(self, "a", (self.axes[0], "lora"), _lora_a_init, (x.shape[-1], lora.rank), stored)
-            declare(self, "b", ("lora", self.axes[1]), nn.initializers.zeros, (lora.rank, self.features), stored)
+            count, names = ((len(lora.roles),), ("adapters",)) if lora.roles else ((), ())
+            a_init, a_shape = _lora_a_of_roles_init if count else _lora_a_init, (*count, x.shape[-1], lora.rank)
+            declare(self, "a", (*names, self.axes[0], "lora"), a_init, a_shape, stored)
+            b_shape = (*count, lora.rank, self.features)
+            declare(self, "b", (*names, "lora", self.axes[1]), nn.initializers.zeros, b_shape, stored)
         # Not self.param, which would refuse the extra axis of per-row adapters.
         a = self.get_variable("params", "a").astype(x.dtype)
         b = self.get_variable("params", "b").astype(x.dtype)
-        return (x @ a) @ b * (lora.alpha / a.shape[-1])
+        if not lora.roles:
+            return (x @ a) @ b * (lora.alpha / a.shape[-1])
+        if number is None:
+            if not self.is_initializing():
+                raise ValueError(f"the model has an adapter for each of {lora.roles}: say whose each row is (adapter=)")
+            number = jnp.zeros((1, 1), jnp.int32)
+        # All adapters' low ranks side by side, those of the others set to 0: for a few roles less work than to gather
+        # matrices of its own for every token.
+        low = jnp.einsum("rsi,kil->rskl", x, a)  # [rows, seq, adapters, rank]
+        low = low * (number[..., None] == jnp.arange(a.shape[0]))[..., None]
+        return jnp.einsum("rskl,klo->rso", low, b) * (lora.alpha / a.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -208,7 +226,9 @@ class Linear(nn.Module):
     result: str = ""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows seq in"]) -> Float[Array, "rows seq out"]:
+    def __call__(
+        self, x: Float[Array, "rows seq in"], adapter: Int[Array, "rows #seq"] | None = None
+    ) -> Float[Array, "rows seq out"]:
         dtype, stored = jnp.dtype(self.cfg.dtype), self.cfg.param_dtype
         result = jnp.dtype(self.result or dtype)
         shape = (x.shape[-1], self.features)
@@ -222,7 +242,7 @@ class Linear(nn.Module):
         lora = self.cfg.lora
         wanted = self.is_initializing() and lora.rank > 0 and self.name in lora.targets
         if wanted or self.has_variable("params", "lora"):
-            y = y + Adapter(self.cfg, self.features, self.axes, name="lora")(x)
+            y = y + Adapter(self.cfg, self.features, self.axes, name="lora")(x, adapter)
         return y
 
 
@@ -236,6 +256,7 @@ class LayerInputs:
     past: KVCache | PrefillCache | None  # tokens before this call, which the layers only read
     attend_to: int = flax.struct.field(pytree_node=False)  # slots of a KVCache that are read
     fast: FastWeights | None = None  # what rows carry of their own in the last layers
+    adapter: Any = None  # [rows, seq] or [rows, 1] int32: place of each token's role in cfg.lora.roles, if there are any
 
 
 class Attention(nn.Module):
@@ -252,7 +273,7 @@ class Attention(nn.Module):
         rows, seq, _ = x.shape
 
         def project(name: str, heads: int, axis: str) -> Array:
-            y = Linear(cfg, heads * cfg.head_dim, ("embed", axis), cfg.qkv_bias, name=name)(x)
+            y = Linear(cfg, heads * cfg.head_dim, ("embed", axis), cfg.qkv_bias, name=name)(x, inputs.adapter)
             return y.reshape(rows, seq, heads, cfg.head_dim)
 
         q = project("q_proj", cfg.num_heads, "heads")
@@ -269,7 +290,8 @@ class Attention(nn.Module):
         else:
             out = attention(q, k, v, inputs.segment_ids, _read(inputs, layer))
         out = out.reshape(rows, seq, cfg.num_heads * cfg.head_dim)
-        return Linear(cfg, cfg.hidden_size, ("heads", "embed"), name="o_proj")(out), (k, v), cache
+        projected = Linear(cfg, cfg.hidden_size, ("heads", "embed"), name="o_proj")(out, inputs.adapter)
+        return projected, (k, v), cache
 
 
 def _read(inputs: LayerInputs, layer: Array) -> tuple[Array, Array, Array] | None:
@@ -285,12 +307,16 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "rows seq embed"], layer: Int[Array, ""], fast: FastWeights | None
+        self,
+        x: Float[Array, "rows seq embed"],
+        layer: Int[Array, ""],
+        fast: FastWeights | None,
+        adapter: Int[Array, "rows #seq"] | None,
     ) -> Float[Array, "rows seq embed"]:
         cfg = self.cfg
 
         def project(name: str, x: Array, features: int, axes: tuple[str, str]) -> Array:
-            y = Linear(cfg, features, axes, name=name)(x)
+            y = Linear(cfg, features, axes, name=name)(x, adapter)
             return y if fast is None else y + fast.term(name, x, layer - (cfg.num_layers - fast.layers))
 
         gate = project("gate_proj", x, cfg.intermediate_size, ("embed", "mlp"))
@@ -312,7 +338,7 @@ class Layer(nn.Module):
         normed = RMSNorm(cfg, name="input_norm")(x)
         attended, new, cache = Attention(cfg, name="attention")(normed, layer, inputs, cache)
         x = x + attended
-        x = x + MLP(cfg, name="mlp")(RMSNorm(cfg, name="post_attention_norm")(x), layer, inputs.fast)
+        x = x + MLP(cfg, name="mlp")(RMSNorm(cfg, name="post_attention_norm")(x), layer, inputs.fast, inputs.adapter)
         return (x, cache), (new if inputs.past is not None else None)
 
 
@@ -324,7 +350,8 @@ class Transformer(nn.Module):
     (logits, cache with this call's tokens). Of a `KVCache` the first `attend_to` slots are read: at least the longest
     row's length; 0 for the first prefill, the capacity when None. Attention costs what it says. Of a `PrefillCache` the
     result is this call's keys and values alone; a `DecodeCache` takes one token per row. fast: what rows carry of their
-    own in the last layers (nn/fast_weights.py).
+    own in the last layers (nn/fast_weights.py). adapter: of each token or row its role's place in `cfg.lora.roles`, where
+    there are any; without adapters in the parameters it says nothing.
     """
 
     cfg: TransformerConfig
@@ -354,8 +381,9 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         attend_to: int | None = None,
         fast: FastWeights | None = None,
+        adapter: Int[Array | np.ndarray, "rows #seq"] | None = None,
     ) -> Float[Array, "rows seq vocab"] | tuple[Float[Array, "rows seq vocab"], Any]:
-        hidden = self.hidden_states(tokens, positions, segment_ids, cache, attend_to, fast)
+        hidden = self.hidden_states(tokens, positions, segment_ids, cache, attend_to, fast, adapter)
         if cache is None:
             return self.unembed(hidden)
         return self.unembed(hidden[0]), hidden[1]
@@ -368,15 +396,17 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         attend_to: int | None = None,
         fast: FastWeights | None = None,
+        adapter: Int[Array | np.ndarray, "rows #seq"] | None = None,
     ) -> Float[Array, "rows seq embed"] | tuple[Float[Array, "rows seq embed"], Any]:
         """The last layer's output after the final norm, in the compute dtype; (hidden, cache) with a cache."""
         cfg = self.cfg
         tokens, positions, segment_ids = map(jnp.asarray, (tokens, positions, segment_ids))
+        adapter = None if adapter is None or not cfg.lora.roles else jnp.asarray(adapter)
         cos, sin = rope_angles(positions, cfg)
         if attend_to is None:
             attend_to = cache.capacity if isinstance(cache, KVCache) else 0
         decoding = cache if isinstance(cache, DecodeCache) else None
-        inputs = LayerInputs(cos, sin, segment_ids, cache if decoding is None else None, attend_to, fast)
+        inputs = LayerInputs(cos, sin, segment_ids, cache if decoding is None else None, attend_to, fast, adapter)
         (x, decoding), new = self.layers((self.embedding(tokens), decoding), jnp.arange(cfg.num_layers), inputs)
         x = self.final_norm(x)
         if cache is None:

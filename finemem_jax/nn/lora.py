@@ -1,6 +1,7 @@
 """Low-rank adapters as a part of the parameter tree.
 
-A projection's adapter is its `lora` entry, `{"a": [layers, in, rank], "b": [layers, rank, out]}`. The policy is the
+A projection's adapter is its `lora` entry, `{"a": [layers, in, rank], "b": [layers, rank, out]}`; with an adapter for
+each role (`cfg.lora.roles`) there is one axis more, `[layers, adapters, in, rank]`. The policy is the
 whole tree, the reference policy `without_adapters(params)`: the same arrays, no second copy. Training takes the
 gradient with respect to the adapters of `split_adapters` and puts them back with `join_adapters`.
 """
@@ -78,6 +79,14 @@ def per_row_adapters(adapters: dict, rows: int) -> dict:
     return jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], rows, *x.shape[1:])), adapters)
 
 
+def of_role(model: nn.Module, params: dict, number: int) -> dict:
+    """The parameters with the adapter of one role alone, as those of a model whose only one it is."""
+    if not model.cfg.lora.roles:
+        raise UserError("there is one adapter for all roles: none is a role's own")
+    base, adapters = split_adapters(params)
+    return join_adapters(base, jax.tree.map(lambda x: x[:, number], adapters))
+
+
 def merge_adapters(model: nn.Module, params: dict) -> dict:
     """The base parameters with the shared adapters added in: kernel + a @ b * alpha / rank, summed in float32."""
     flat = flatten_dict(without_adapters(params))
@@ -93,6 +102,8 @@ def merge_adapters(model: nn.Module, params: dict) -> dict:
 def merged_kernel(model: nn.Module, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """One projection's kernel `[..., in, out]` with its shared adapter added in, in the kernel's dtype."""
     if a.ndim != kernel.ndim:
-        raise UserError("adapters are one per row: only an adapter shared by all rows can be merged into the weights")
+        raise UserError(
+            "adapters are one per row or per role: only one that all rows share can be merged into the weights"
+        )
     update = a.astype(jnp.float32) @ b.astype(jnp.float32) * (model.cfg.lora.alpha / a.shape[-1])
     return (kernel.astype(jnp.float32) + update).astype(kernel.dtype)

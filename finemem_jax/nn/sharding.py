@@ -59,6 +59,7 @@ class ShardingRules:
     layers: MeshAxis = None
     norm: MeshAxis = None
     lora: MeshAxis = None
+    adapters: MeshAxis = None
 
     def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:
         """The PartitionSpec of an array with these logical axes; None is an axis that is never split."""

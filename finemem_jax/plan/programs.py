@@ -210,6 +210,7 @@ def batch_shapes(cfg: Config, model: Any, mesh: Mesh, hosts: int, *, has_referen
         ref_logprobs=real if has_reference else None,
         token_weights=real,
         advantages=real,
+        adapter=whole if cfg.model.lora.roles else None,
         fast=memory_arrays(cfg, model, 2, rows, sharding=NamedSharding(mesh, PartitionSpec(None, ROWS))),
     )
 

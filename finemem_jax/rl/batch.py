@@ -26,3 +26,5 @@ class RolloutBatch:
     # B that all sequences of a row were sampled under (nn/fast_weights.py): projection -> [rows, layers, rank, out]
     # float32, with a leading axis of microbatches likewise; None in a run without fast weights
     fast: Any = None
+    # int32, number of the adapter of the sequence that the token belongs to; None where all share one, or have none
+    adapter: Any = None

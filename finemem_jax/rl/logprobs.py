@@ -60,16 +60,17 @@ def token_logprobs(
     chunk: int = 512,
     counted: Bool[Array, "rows seq"] | None = None,
     fast: FastWeights | None = None,
+    adapter: Int[Array, "rows seq"] | None = None,
 ) -> Float[Array, "rows seq"]:
     """Log-probability of every token given the ones before it in its segment; column 0 is 0.
 
     counted: which tokens are wanted, all when None; the others are 0, and the output head is not computed for them.
-    fast: what the rows carry beside the parameters.
+    fast: what the rows carry beside the parameters. adapter: whose adapter reads each token, where roles have their own.
     The logits of `chunk` tokens of each row exist at a time, in the backward pass too: with a vocabulary of 151,936
     the logits of a whole batch would need more memory than the model.
     """
     head = _Head(model, float(temperature), chunk, has_entropy=False)
-    return _over_wanted(head, params, tokens, positions, segment_ids, counted, fast)[0]
+    return _over_wanted(head, params, tokens, positions, segment_ids, counted, fast, adapter)[0]
 
 
 def token_logprobs_and_entropies(
@@ -83,10 +84,11 @@ def token_logprobs_and_entropies(
     chunk: int = 512,
     counted: Bool[Array, "rows seq"] | None = None,
     fast: FastWeights | None = None,
+    adapter: Int[Array, "rows seq"] | None = None,
 ) -> tuple[Float[Array, "rows seq"], Float[Array, "rows seq"]]:
     """`token_logprobs`, and the entropy in nats of the distribution each token was drawn from, without a gradient."""
     head = _Head(model, float(temperature), chunk, has_entropy=True)
-    return _over_wanted(head, params, tokens, positions, segment_ids, counted, fast)
+    return _over_wanted(head, params, tokens, positions, segment_ids, counted, fast, adapter)
 
 
 def logprobs_of_hidden(
@@ -145,9 +147,11 @@ def _over_wanted(
     segment_ids: Array,
     counted: Array | None,
     fast: FastWeights | None,
+    adapter: Array | None,
 ) -> tuple[Array, Array]:
     tokens, positions, segment_ids = (jnp.asarray(x) for x in (tokens, positions, segment_ids))
-    hidden = head.model.apply({"params": params}, tokens, positions, segment_ids, fast=fast, method="hidden_states")
+    beside = {"fast": fast, "adapter": adapter}
+    hidden = head.model.apply({"params": params}, tokens, positions, segment_ids, **beside, method="hidden_states")
     return _of_hidden(head, params, hidden, tokens, segment_ids, counted)
 
 

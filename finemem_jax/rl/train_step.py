@@ -63,6 +63,7 @@ def make_train_step(
             chunk=chunk,
             counted=batch.token_weights > 0,
             fast=carried(fast, batch.fast),
+            adapter=batch.adapter,
         )
         logprobs, entropies = measured if cfg.entropy else (measured, None)
         loss, metrics = policy_loss(
@@ -95,7 +96,14 @@ def make_sft_step(
     def loss_of(params: Any, batch: RolloutBatch) -> tuple[Array, Metrics]:
         counted = batch.token_weights > 0
         logprobs = token_logprobs(
-            model, params, batch.tokens, batch.positions, batch.segment_ids, chunk=chunk, counted=counted
+            model,
+            params,
+            batch.tokens,
+            batch.positions,
+            batch.segment_ids,
+            chunk=chunk,
+            counted=counted,
+            adapter=batch.adapter,
         )
         return negative_log_likelihood(logprobs, batch.token_weights)
 
@@ -129,6 +137,7 @@ def make_fill_logprobs(
                 chunk=chunk,
                 counted=weights > 0,
                 fast=carried(fast, own),
+                adapter=None if batch.adapter is None else batch.adapter[index],
             )
             return filled.at[index].set(logprobs)
 
@@ -170,6 +179,21 @@ def filled_microbatches(batch: RolloutBatch) -> Int[Array, ""]:
     return jnp.max(jnp.where(is_filled, jnp.arange(1, len(is_filled) + 1), 0))
 
 
+def _without_unused(batch: RolloutBatch, new: Any, old: Any) -> Any:
+    """`new`, with what belongs to adapters that no token of the batch was sampled with as it was before: a gradient of
+    0 would leave them momentum and weight decay."""
+    counted = batch.token_weights > 0
+
+    def chosen(new: Array, old: Array) -> Array:
+        if new.ndim < 4:  # a counter of the optimizer's; adapters are [layers, adapters, in, out]
+            return new
+        numbers = jnp.arange(new.shape[1])
+        used = jnp.any(counted[..., None] & (batch.adapter[..., None] == numbers), axis=(0, 1, 2))
+        return jnp.where(used[None, :, None, None], new, old)
+
+    return jax.tree.map(chosen, new, old)
+
+
 def state_shardings(state: TrainState) -> TrainState:
     """Where each array of a state lies."""
     return jax.tree.map(lambda x: x.sharding, state)
@@ -196,6 +220,9 @@ def _make_step(
 
         def keep_finite(new: Array, old: Array) -> Array:
             return jnp.where(is_finite, new, old)
+
+        if batch.adapter is not None:
+            params, opt_state = _without_unused(batch, (params, opt_state), (trained, state.opt_state))
 
         skipped = 1.0 - is_finite.astype(jnp.float32)
         metrics = metrics | {

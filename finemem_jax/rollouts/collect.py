@@ -21,6 +21,7 @@ from finemem_jax.decoding.engine import Engine
 from finemem_jax.decoding.request import Request, Update
 from finemem_jax.env import operations
 from finemem_jax.env.environment import Asked, Environment, play
+from finemem_jax.env.turns import adapter_of
 from finemem_jax.types import Answerer, Completion, Episode, Learn, Rollout, Sampling, Turn
 
 _T = TypeVar("_T")
@@ -56,7 +57,7 @@ def collect_rollouts(
     games = [play(env, job.episode, job.asked, answerer.submit, group=job.group, sample=job.sample) for job in jobs]
     words = (seed, step)
     finishes = engine.run(
-        [requests(game, job, sampling, words) for game, job in zip(games, jobs, strict=True)],
+        [requests(game, job, sampling, words, engine.roles) for game, job in zip(games, jobs, strict=True)],
         [f"episode {job.episode.id!r} (group {job.group}, sample {job.sample})" for job in jobs],
     )
     with answering or nullcontext():
@@ -96,9 +97,14 @@ def scripted_completion(env: Environment, episode: Episode, turn: Turn, write: W
 
 
 def requests(
-    game: Generator[Turn | Learn, Any, _T], job: Job, sampling: Sampling, words: tuple[int, int]
+    game: Generator[Turn | Learn, Any, _T],
+    job: Job,
+    sampling: Sampling,
+    words: tuple[int, int],
+    roles: Sequence[str] = (),
 ) -> Generator[Request | Update, Any, _T]:
-    """A game as the engine drives it: each turn becomes a request with a key of its own."""
+    """A game as the engine drives it: each turn becomes a request with a key of its own. roles: those that have
+    adapters of their own."""
     episode = zlib.crc32(job.episode.id.encode())
     try:
         turn = next(game)
@@ -111,7 +117,8 @@ def requests(
             name = f"turn {turn.index} of episode {job.episode.id!r}, {place}"
             limited = dataclasses.replace(sampling, max_tokens=turn.max_tokens) if turn.max_tokens else sampling
             ends = turn.stop.length if turn.stop else None
-            turn = game.send((yield Request(turn.prompt_tokens, limited, key, name, ends, turn.fast)))
+            adapter = adapter_of(turn.role, roles)
+            turn = game.send((yield Request(turn.prompt_tokens, limited, key, name, ends, turn.fast, adapter)))
     except StopIteration as done:
         return done.value
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from finemem_jax.config import Config, UserError
 from finemem_jax.env.environment import Environment
+from finemem_jax.env.turns import adapter_of
 from finemem_jax.hosts import agreement
 from finemem_jax.nn.fast_weights import Memory
 from finemem_jax.rollouts import packing
@@ -97,7 +98,8 @@ def _lengths(number: int, group: Sequence[Rollout], share_prefixes: bool) -> lis
     if share_prefixes:
         for t in range(longest):
             there = [rollout.steps[t] for rollout in group if t < len(rollout.steps)]
-            if not any(step.fast for step in there):  # else the same tokens are not the same states
+            # Else the same tokens are not the same states: roles may have adapters of their own.
+            if not any(step.fast for step in there) and len({step.role for step in there}) == 1:
                 shared[t] = common_prefix([step.prompt_tokens for step in there])
     return [
         [
@@ -150,7 +152,7 @@ def pack_groups(
     """
     me = agreement.process_index()
     made = [
-        (_sequence(step, lengths[me][g][s][t], memories.get(step.fast)), advantages[g][s][t])
+        (_sequence(step, lengths[me][g][s][t], memories.get(step.fast), cfg.model.lora.roles), advantages[g][s][t])
         for g in chosen
         for s, rollout in enumerate(own.get(g, ()))
         for t, step in enumerate(rollout.steps)
@@ -168,10 +170,10 @@ def pack_groups(
     return packed, layout.padding_share
 
 
-def _sequence(step: Step, lengths: Lengths, memory: Memory | None) -> TrainSequence:
-    done = step.completion
+def _sequence(step: Step, lengths: Lengths, memory: Memory | None, roles: Sequence[str]) -> TrainSequence:
+    done, number = step.completion, adapter_of(step.role, roles)
     return TrainSequence(
-        step.prompt_tokens, done.tokens, done.logprobs, lengths.family, lengths.shared, step.fast, memory
+        step.prompt_tokens, done.tokens, done.logprobs, lengths.family, lengths.shared, step.fast, memory, number
     )
 
 

@@ -33,6 +33,7 @@ class TrainSequence:
     shared: int = 0  # by so many tokens of their prompts, less than the shortest of these
     fast: int = 0  # number of the fast weights it was sampled under, of its process; 0 = none
     memory: Memory | None = None  # these
+    adapter: int = 0  # number of the adapter it was sampled with; one for a whole family
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -59,6 +60,7 @@ class PackedRows:
     old_logprobs: np.ndarray
     token_weights: np.ndarray
     advantages: np.ndarray
+    adapter: np.ndarray
     used_rows: int  # rows that hold a sequence
     fast: Memory | None = None  # [microbatches, rows, layers, rank, out]; None in a run without fast weights
 
@@ -110,7 +112,7 @@ def pack_rollouts(
     microbatches = _power_of_two(max(-(-len(rows) // microbatch_rows), min_microbatches, 1))
 
     shape = (microbatches * microbatch_rows, row_tokens)
-    tokens, positions, segment_ids = (np.zeros(shape, np.int32) for _ in range(3))
+    tokens, positions, segment_ids, adapter = (np.zeros(shape, np.int32) for _ in range(4))
     old_logprobs, token_weights, row_advantages = (np.zeros(shape, np.float32) for _ in range(3))
     for row, members in enumerate(rows):
         start, segment, prefix, family = 0, 0, 0, -1
@@ -124,6 +126,7 @@ def pack_rollouts(
                     tokens[row, start:end] = sequence.prompt[: sequence.shared]
                     positions[row, start:end] = np.arange(sequence.shared)
                     segment_ids[row, start:end] = prefix
+                    adapter[row, start:end] = sequence.adapter
                     start = end
             segment += 1
             own = sequence.prompt[sequence.shared :]
@@ -136,6 +139,7 @@ def pack_rollouts(
             old_logprobs[row, middle:end] = sequence.logprobs
             token_weights[row, middle:end] = token_weight(len(sequence.completion), totals, cfg)
             row_advantages[row, start:end] = advantage
+            adapter[row, start:end] = sequence.adapter
             start = end
 
     def split(array: np.ndarray) -> np.ndarray:
@@ -158,6 +162,7 @@ def pack_rollouts(
         old_logprobs=split(old_logprobs),
         token_weights=split(token_weights),
         advantages=split(row_advantages),
+        adapter=split(adapter),
         used_rows=len(rows),
         fast=fast,
     )
@@ -371,9 +376,9 @@ def held_tokens(members: Sequence[int], own: Sequence[Lengths]) -> int:
     return total
 
 
-def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
+def to_device(packed: PackedRows, mesh: Mesh | None = None, *, roles: Sequence[str] = ()) -> RolloutBatch:
     """The batch on the devices, its rows split over the mesh axes data and fsdp, their tokens over sequence; without
-    a reference yet.
+    a reference yet. roles: those that have adapters of their own; without any, nothing is said of adapters.
 
     Over several hosts each gives its own rows of every microbatch; the global microbatch holds them all.
     """
@@ -400,6 +405,7 @@ def to_device(packed: PackedRows, mesh: Mesh | None = None) -> RolloutBatch:
         token_weights=place(packed.token_weights),
         advantages=place(packed.advantages),
         fast=jax.tree.map(place_fast, packed.fast),
+        adapter=place(packed.adapter) if roles else None,
     )
 
 

@@ -154,7 +154,7 @@ def _write(
         for job, memory, index in tasks
     ]
     return engine.run(
-        [requests(game, job, sampling, words) for game, (job, _, _) in zip(games, tasks, strict=True)],
+        [requests(game, job, sampling, words, engine.roles) for game, (job, _, _) in zip(games, tasks, strict=True)],
         [f"episode {job.episode.id!r} (group {job.group}, sample {job.sample})" for job, _, _ in tasks],
     )
 

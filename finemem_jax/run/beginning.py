@@ -9,6 +9,7 @@ from pathlib import Path
 from finemem_jax import config
 from finemem_jax.config import Config
 from finemem_jax.exits import RunEnded
+from finemem_jax.files import export_folders
 from finemem_jax.hosts import agreement
 from finemem_jax.run import workdir as workdirs
 from finemem_jax.run.journal import say
@@ -37,7 +38,8 @@ def claim(cfg: Config, workdir: Path, command: str, *, accept_change: bool) -> l
         workdirs.mark(workdir, command)
     agreement.require_same({"code": workdirs.code_version(), **workdirs.flat(config.to_dict(cfg))}, "config")
     agreement.require_shared(workdir)
-    claim_place(workdir / "hf")
+    for place in export_folders(workdir / "hf", cfg.model.lora.roles):
+        claim_place(place)
     if changed:
         say(f"the config of {workdir} changes: {'; '.join(changed)}")
     return changed

@@ -200,7 +200,7 @@ def adapter_tensors(family: ModuleType, params: dict) -> Iterator[Tensor]:
             if path[-1] != "kernel" or leaf is None:
                 continue
             if leaf.ndim != 3:
-                raise UserError("adapters are one per row: only an adapter shared by all rows can be exported")
+                raise UserError("adapters are one per row or per role: only one that all rows share can be exported")
             for layer, name in enumerate(source.names):
                 name = f"base_model.model.{name.removesuffix('weight')}{theirs}.weight"
                 yield Tensor(name, leaf[0].nbytes, lambda leaf=leaf, layer=layer: _to_host(leaf[layer].T))
