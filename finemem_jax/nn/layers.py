@@ -256,7 +256,9 @@ class LayerInputs:
     past: KVCache | PrefillCache | None  # tokens before this call, which the layers only read
     attend_to: int = flax.struct.field(pytree_node=False)  # slots of a KVCache that are read
     fast: FastWeights | None = None  # what rows carry of their own in the last layers
-    adapter: Any = None  # [rows, seq] or [rows, 1] int32: place of each token's role in cfg.lora.roles, if there are any
+    adapter: Any = (
+        None  # [rows, seq] or [rows, 1] int32: place of each token's role in cfg.lora.roles, if there are any
+    )
 
 
 class Attention(nn.Module):
@@ -350,8 +352,8 @@ class Transformer(nn.Module):
     (logits, cache with this call's tokens). Of a `KVCache` the first `attend_to` slots are read: at least the longest
     row's length; 0 for the first prefill, the capacity when None. Attention costs what it says. Of a `PrefillCache` the
     result is this call's keys and values alone; a `DecodeCache` takes one token per row. fast: what rows carry of their
-    own in the last layers (nn/fast_weights.py). adapter: of each token or row its role's place in `cfg.lora.roles`, where
-    there are any; without adapters in the parameters it says nothing.
+    own in the last layers (nn/fast_weights.py). adapter: of each token or row its role's place in `cfg.lora.roles`,
+    where there are any; without adapters in the parameters it says nothing.
     """
 
     cfg: TransformerConfig

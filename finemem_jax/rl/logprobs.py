@@ -65,7 +65,7 @@ def token_logprobs(
     """Log-probability of every token given the ones before it in its segment; column 0 is 0.
 
     counted: which tokens are wanted, all when None; the others are 0, and the output head is not computed for them.
-    fast: what the rows carry beside the parameters. adapter: whose adapter reads each token, where roles have their own.
+    fast: what the rows carry beside the parameters. adapter: whose reads each token, where roles have their own.
     The logits of `chunk` tokens of each row exist at a time, in the backward pass too: with a vocabulary of 151,936
     the logits of a whole batch would need more memory than the model.
     """
