@@ -3,7 +3,8 @@
     finemem train --config=configs/neighbours/memory_r1_both.py --config.data.path=train/locomo10.json \\
       --config.data.eval_path=test/locomo10.json
 
-One policy writes and answers, with an adapter that both share. The answer is paid by its own
+One policy writes and answers, with an adapter for each role: the cache's pages, the tokens of an update and the
+exported folders are each role's own. `"--config.model.lora.roles=()"` lets both share one. The answer is paid by its own
 exact match, the writing turn by that of all its questions (evidence with beta 0: their mean). All else as in
 memory_r1_manager.py.
 """
@@ -16,6 +17,7 @@ def get_config():
     cfg.name = "memory_r1_both"
     cfg.model.lora.rank = 32
     cfg.model.lora.alpha = 64.0
+    cfg.model.lora.roles = ("write", "answer")
     cfg.method.answers = "policy"
     cfg.method.answer_tokens = 2048
     cfg.answerer.name = "extractive"  # is asked nothing

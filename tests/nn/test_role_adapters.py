@@ -175,9 +175,9 @@ def test_roles_are_two_or_more_each_once_and_every_turn_has_one():
             config.validate(cfg)
 
 
-def test_every_role_is_exported_to_a_folder_of_its_own(adapted, tmp_path, tiny_tokenizer):
+def test_every_role_is_exported_to_a_folder_of_its_own(adapted, tmp_path):
     model, params, plain, merged = adapted
-    policy = Policy(tiny_tokenizer, model, params)
+    policy = Policy(None, model, params)
     save_policy(config.Config(), tmp_path / "hf", policy, params)
     save_policy(config.Config(), tmp_path / "peft", policy, params, peft=True)
     tokens = np.random.default_rng(2).integers(0, VOCAB, (1, SEQ))
