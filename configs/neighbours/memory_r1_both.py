@@ -4,8 +4,8 @@
       --config.data.eval_path=test/locomo10.json
 
 One policy writes and answers, with an adapter for each role: the cache's pages, the tokens of an update and the
-exported folders are each role's own. `"--config.model.lora.roles=()"` lets both share one. The answer is paid by its own
-exact match, the writing turn by that of all its questions (evidence with beta 0: their mean). All else as in
+exported folders are each role's own. `"--config.model.lora.roles=()"` lets both share one. The answer is paid by its
+own exact match, the writing turn by that of all its questions (evidence with beta 0: their mean). All else as in
 memory_r1_manager.py.
 """
 
