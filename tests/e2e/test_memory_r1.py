@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from finemem_jax import main
-from finemem_jax.config import plain
 from finemem_jax.export import restore_params
 from finemem_jax.loading import load_policy
 from finemem_jax.nn import lora
@@ -80,4 +79,4 @@ def test_both_at_once_move_an_adapter_each_and_are_exported_one_by_one(tmp_path)
     for a, b in zip(*(jax.tree.leaves(lora.without_adapters(p)) for p in (policy.params, after)), strict=True):
         np.testing.assert_array_equal(a, b)  # the base is frozen
     assert all((run / "hf" / role / "config.json").is_file() for role in ("write", "answer"))
-    assert plain(stored_config(run).model.lora.roles) == ("write", "answer")
+    assert stored_config(run).model.lora.roles == ("write", "answer")
