@@ -197,7 +197,7 @@ class Engine:
             places = np.zeros((2, rows * (seq // self.cfg.page_tokens) + self.cfg.slots), np.int32)
             tokens, pages = np.zeros((rows, seq), np.int32), np.zeros((rows, past), np.int32)
             copies = PageCopies(np.int32(0), *places)
-            self.prefill(device.PrefillRows(tokens, lengths, pages, zeros, copies, zeros))
+            self.prefill(device.PrefillRows(tokens, lengths, pages, zeros, copies, zeros, zeros))
         else:
             listed, words, truncate = sizes
             self.decode(placement.idle_rows(rows, listed, words, has_fast=True), 0, truncate)
@@ -232,7 +232,9 @@ class Engine:
         return jax.device_put(inputs, self.device if self.mesh is None else NamedSharding(self.mesh, PartitionSpec()))
 
     def _carried(self, rows: Any) -> tuple[Any, FastPool | None]:
-        """The rows with places on the device for the numbers of their fast weights, and the pool that has them."""
+        """The rows with places on the device for the numbers of their fast weights, and the pool that has them; without
+        what no row of this engine has."""
+        rows = rows if self.roles else rows.replace(adapter=None)
         if self.fast is None:
             return rows.replace(fast=None), None
         if self.fast_pool is None:
