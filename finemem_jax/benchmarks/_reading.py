@@ -14,6 +14,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,8 @@ def repository_splits(name: str, field: str) -> dict[str, Callable[[], Any]]:
             with _quiet():
                 return action(path, variant or None, *args, **options)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            is_wrapped = isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__
-            reason = _reason(error.__cause__ if is_wrapped else error)
+            wrapped = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+            reason = _reason(wrapped or error)
             place = "a folder without" if os.path.isdir(path) else "not on disk, and by that name no"
             raise config.UserError(f"config.data.{field}={name}: {place} readable data set: {reason}") from error
 
@@ -131,7 +132,7 @@ def repository_splits(name: str, field: str) -> dict[str, Callable[[], Any]]:
     def load(split: str, found: list[str]) -> Any:
         return fetch(datasets.load_dataset, data_files={split: found}, split=split, **options)
 
-    return {split: lambda s=split, f=list(found): load(s, f) for split, found in files.items()}
+    return {split: partial(load, split, list(found)) for split, found in files.items()}
 
 
 def _reason(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 
 from finemem_jax.chat.reply_store import ReplyStore
 from finemem_jax.types import Chat, Messages, Reply
@@ -50,7 +51,7 @@ class AskedOnce(Chat):
                     del self._in_flight[key]
             raise
         for key, asked in zip(fresh, started, strict=True):
-            asked.add_done_callback(lambda reply, key=key: self._arrived(key, reply))
+            asked.add_done_callback(partial(self._arrived, key))
         return futures
 
     def settle(self) -> None:

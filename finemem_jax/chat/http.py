@@ -402,8 +402,8 @@ def _read_reply(body: bytes, wire: Wire, hidden: Callable[[str], str]) -> Reply:
     usage = usage if isinstance(usage, dict) else {}
     if not text.isascii():
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # JSON can hold what UTF-8 cannot
-    used = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
-    return Reply(hidden(text), *used, problem=why_unanswered(text, is_cut=is_cut))
+    read, written = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    return Reply(hidden(text), read, written, problem=why_unanswered(text, is_cut=is_cut))
 
 
 def _count(value: object) -> int:

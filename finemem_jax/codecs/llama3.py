@@ -29,12 +29,13 @@ Reply with function calls alone, one a line, each a JSON object in the format
 def find(text: str, specs: Sequence[ToolSpec], *, is_cut: bool = False) -> Iterator[Call]:
     position = 0
     while (start := _next_start(text, position)) is not None:
-        position = _end(text, start)
-        if position is None:
+        end = _end(text, start)
+        if end is None:
             yield Call("", error="cut off: the object is not closed")
             return
         # "type" is "function", which the models write unasked.
-        yield read_call(text[start:position], arguments=("parameters", "arguments"), unasked=("type",))
+        position = end
+        yield read_call(text[start:end], arguments=("parameters", "arguments"), unasked=("type",))
 
 
 def _next_start(text: str, position: int) -> int | None:

@@ -58,9 +58,9 @@ def find_place(
     if any(value is not None for value in given.values()):
         if processes == 1 and process in (None, 0):
             return None
-        missing = [name for name, value in given.items() if value is None]
-        if missing:
-            raise UserError(f"a run of several processes needs --coordinator, --processes and --process: {missing[0]}?")
+        if not coordinator or processes is None or process is None:
+            missing = next(name for name, value in given.items() if value is None)
+            raise UserError(f"a run of several processes needs --coordinator, --processes and --process: {missing}?")
         return Place(coordinator, processes, process)
     return _from_variables(env) or _from_slurm(env) or _from_gke(env) or _from_metadata(env)
 
@@ -102,8 +102,8 @@ def _number(env: Mapping[str, str], name: str, default: str = "") -> int:
 
 def first_host(nodes: str) -> str:
     """The first host of a SLURM node list: "node[003-010,12],other" is "node003"."""
-    found = re.match(r"([^,\[]*)(?:\[([^,\-\]]*))?", nodes)
-    return found.group(1) + (found.group(2) or "")
+    name, number = re.findall(r"([^,\[]*)(?:\[([^,\-\]]*))?", nodes)[0]
+    return name + number
 
 
 def _from_gke(env: Mapping[str, str]) -> Place | None:

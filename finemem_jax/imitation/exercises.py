@@ -176,7 +176,7 @@ class Exercises:
         held = [*facts, *rng.choice(others, min(int(rng.integers(0, 4)), len(others)), replace=False).tolist()]
         rng.shuffle(held)
         ids = np.sort(rng.choice(2 * len(held), len(held), replace=False)) + 1
-        items = [MemoryItem(f"#{i}", line, 0, (0,)) for i, line in zip(ids.tolist(), held, strict=True)]
+        items = [MemoryItem(f"#{i}", line, 0, writers=(0,)) for i, line in zip(ids.tolist(), held, strict=True)]
         by_text = {item.text: item for item in items}
         written = {scripted.superseding(line, facts[rng.integers(len(facts))]): by_text[line] for line in superseded}
         beside = rng.choice(others, min(int(rng.integers(0, 4)), len(others)), replace=False).tolist()

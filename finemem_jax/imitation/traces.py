@@ -31,7 +31,12 @@ from finemem_jax.imitation.examples import Example
 from finemem_jax.types import MemoryItem, Operation
 
 _FIELDS = ("chunk", "memory", "operations", "question")
-_REMARKS = {"episode": str, "step": int, "sample": int, "reward": (int, float, type(None))}
+_REMARKS: dict[str, type | tuple[type, ...]] = {
+    "episode": str,
+    "step": int,
+    "sample": int,
+    "reward": (int, float, type(None)),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def _turns(loop: str, bodies: dict[str, list[str]]) -> int:
         return int(known[1]) if known else 1
     lines = [line.strip() for line in bodies.get(condition[1], ())]
     below = next(filter(None, map(_BELOW.match, lines)), None)
-    constants = dict(match.groups() for match in map(_CONSTANT.match, lines) if match)
+    constants = {match[1]: match[2] for match in map(_CONSTANT.match, lines) if match}
     return int(constants.get(below[1], 1)) if below else 1
 
 

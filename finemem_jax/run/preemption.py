@@ -16,8 +16,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -26,6 +27,7 @@ from finemem_jax import exits
 from finemem_jax.console import tell
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None  # what signal.signal takes and returns
 
 
 class Preempted(BaseException):
@@ -40,7 +42,7 @@ class Preemption:
         self._grace = grace
         self._signal: int | None = None
         self._may_raise = False
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Handler] = {}
 
     @property
     def code(self) -> int:

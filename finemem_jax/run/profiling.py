@@ -8,7 +8,7 @@ and WORKDIR/profile/phases.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -67,7 +67,7 @@ class Profile:
         write_atomically(self._folder / "phases.md", phase_table(self._seconds, self._cfg.start))
 
 
-def phase_table(steps: list[Mapping[str, float]], start: int) -> str:
+def phase_table(steps: Sequence[Mapping[str, float]], start: int) -> str:
     """Markdown: seconds of each phase, mean over the profiled steps, largest and share. The phases do not overlap:
     "answer" is the wait for answers after the policy has written everything."""
     names = dict.fromkeys(f"seconds/{phase}" for phase in PHASES) | dict.fromkeys(n for step in steps for n in step)

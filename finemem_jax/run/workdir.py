@@ -79,8 +79,8 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
     try:
         found = os.fstat(file)
         held = os.pread(file, NOTE_BYTES, 0) if stat.S_ISREG(found.st_mode) else None
-        is_ours = held is not None and found.st_size <= NOTE_BYTES and found.st_nlink == 1
-        if not is_ours or (held.strip() and not held.startswith(b"process ")):
+        is_file = held is not None and found.st_size <= NOTE_BYTES and found.st_nlink == 1
+        if not is_file or (held and held.strip() and not held.startswith(b"process ")):
             raise UserError(f"{path} is not the lock of a run, and its name is needed for one: move it away")
         yield file
     finally:
@@ -188,7 +188,9 @@ def summary(cfg: Config) -> str:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+    return [
+        f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)
+    ]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:

@@ -203,7 +203,11 @@ def adapter_tensors(family: ModuleType, params: dict) -> Iterator[Tensor]:
                 raise UserError("adapters are one per row or per role: only one that all rows share can be exported")
             for layer, name in enumerate(source.names):
                 name = f"base_model.model.{name.removesuffix('weight')}{theirs}.weight"
-                yield Tensor(name, leaf[0].nbytes, lambda leaf=leaf, layer=layer: _to_host(leaf[layer].T))
+                yield Tensor(name, leaf[0].nbytes, functools.partial(_adapter, leaf, layer))
+
+
+def _adapter(leaf: jax.Array, layer: int) -> np.ndarray:
+    return _to_host(leaf[layer].T)
 
 
 def _to_host(value: jax.Array) -> np.ndarray:
