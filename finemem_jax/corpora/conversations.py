@@ -61,6 +61,8 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
     number = 0
     layout = "lines" if options.layout == "bare" else "dialogue"
     chosen = options.of_split(sorted(users)) if len(users) > 1 else _lone(sorted(users), options)
+    if 0 < options.instances < len(chosen):  # drawn, not the first by name
+        chosen = options.rng("users").sample(chosen, len(chosen))
     for user in chosen:
         sessions = [session for conversation in users[user] for session in conversation.sessions]
         questions = tuple(question for conversation in users[user] for question in conversation.questions)

@@ -174,10 +174,20 @@ def _text(folder):
         (folder / f"{number}.txt").write_text(f"Part {number}. " + "More of the same here. " * 60)
 
 
+def _conversations(folder):
+    def messages(user):
+        said = [(f"Message {user} {number} of mine. ", f"Answer {user} {number} to it. ") for number in range(6)]
+        roles = ("user", "assistant")
+        return [{"role": role, "content": text * 5} for pair in said for role, text in zip(roles, pair, strict=True)]
+
+    _lines(folder / "chats.jsonl", [{"user": f"user{user}", "messages": messages(user)} for user in range(16)])
+
+
 WRITERS = {
     "banking77": _banking77,
     "clinc150": _clinc150,
     "conflict": _squad,
+    "conversations": _conversations,
     "hotpotqa": _hotpotqa,
     "locomo": _locomo,
     "longmemeval": _longmemeval,

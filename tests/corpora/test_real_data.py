@@ -8,7 +8,8 @@ from finemem_jax import config, corpora
 from finemem_jax.benchmarks import memalpha
 from finemem_jax.env.retrieval import BM25
 
-SOURCES = [name for name in config.plugins("finemem_jax.corpora") if name != "text"]
+# Texts and conversations are the user's own: there are no published ones, and their questions are made later.
+SOURCES = [name for name in config.plugins("finemem_jax.corpora") if name not in ("conversations", "text")]
 
 
 def build(real_data, tmp_path, source, **options):
