@@ -6,13 +6,14 @@ import copy
 import functools
 import random
 
-from finemem_jax.config import Config, MemoryConfig, MethodConfig, PromptConfig, UserError, plugins
+from finemem_jax.config import Config, MemoryConfig, MethodConfig, PromptConfig, UserError, plugins, resolve
 from finemem_jax.env import tokenizer
 from finemem_jax.env.environment import turn_prompt
 from finemem_jax.loading import load_environment
 from finemem_jax.types import Operation
 
 CODECS, MEMORIES, PROMPTS = (plugins(f"finemem_jax.{folder}") for folder in ("codecs", "memory", "prompts"))
+MEMORIES = [name for name in MEMORIES if resolve("finemem_jax.memory", name).SPECS]  # that are written with tools
 
 PARTS = (
     *(

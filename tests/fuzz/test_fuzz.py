@@ -43,7 +43,7 @@ FITTING = [  # every memory with every codec that its operations can be written 
     (memory, codec)
     for memory, module in MEMORIES.items()
     for codec in config.plugins("finemem_jax.codecs")
-    if not operations.unfit(codec, module.SPECS)
+    if module.SPECS and not operations.unfit(codec, module.SPECS)
 ]
 ARGUMENTS = ("#1", "s1", "e1", "Ada's bike is green", "Ada moved to Oslo")
 
