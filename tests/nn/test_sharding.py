@@ -1,6 +1,7 @@
 """The mesh, and parameters that are the same wherever they live."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,10 @@ def test_a_mesh_that_does_not_match_the_devices_is_refused(sizes):
 
 def test_every_rule_places_an_axis_of_some_model():
     named = set()
-    for family in plugins("finemem_jax.models"):
+    roles = ((), ("write", "answer"))
+    for family, own in itertools.product(plugins("finemem_jax.models"), roles):
         module = resolve("finemem_jax.models", family)
-        cfg = dataclasses.replace(module.PRESETS["tiny"], lora=LoraConfig(rank=2))
+        cfg = dataclasses.replace(module.PRESETS["tiny"], lora=LoraConfig(rank=2, roles=own))
         axes = jax.tree.leaves(logical_axes(module.Model(cfg)), is_leaf=lambda leaf: isinstance(leaf, tuple))
         named |= {name for leaf in axes for name in leaf}
     assert {field.name for field in dataclasses.fields(ShardingRules)} == named - {None}

@@ -38,6 +38,8 @@ def episode(name):
 class ScriptedEngine:
     """Drives turns as the engine does; what a sample writes depends on its key alone: some of the facts."""
 
+    roles = ()
+
     def __init__(self, env):
         self.env = env
 
