@@ -22,6 +22,7 @@ from finemem_jax.reporting.plots import plot_run
 from finemem_jax.reporting.report import write_report
 from finemem_jax.run.journal import EVALUATIONS, scores, stored_checkpoints
 from finemem_jax.run.workdir import stored_config
+from finemem_jax.types import ROLES
 from finemem_jax.weights import hf
 from finemem_jax.weights.export_folder import claim_place
 
@@ -102,6 +103,8 @@ def export(workdir: Path, out: Path, *, peft: bool = False, checkpoint: str = "l
     """Writes the parameters of a checkpoint of a run: a Hugging Face folder, or its adapters for PEFT.
 
     checkpoint: "latest", "best" (by held-out accuracy) or a step."""
+    if not any((out / role).is_dir() for role in ROLES):  # such as an export of several roles leaves
+        claim_place(out)  # before the run is read
     cfg = stored_config(workdir)
     for place in export_folders(out, cfg.model.lora.roles):
         claim_place(place)
