@@ -291,6 +291,8 @@ class Peers:
             self._deadline = (self._ticks + FOLLOW_TICKS, code, line)
 
     async def _lost(self, process: int, why: str) -> None:
+        if self._refusal:  # it was told to go, and this process says why itself
+            return
         if not self._everyone.is_set() and self.place.process == 0:  # still gathering: it may come again
             self._peers.pop(process, None)
             return

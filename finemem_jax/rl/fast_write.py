@@ -93,8 +93,11 @@ def write(
         total = jax.lax.fori_loop(0, filled, add, jnp.zeros(owners, jnp.float32))
         return total / jnp.maximum(jnp.sum(learned, axis=0), 1)
 
-    written = jax.lax.fori_loop(0, cfg.epochs * filled, step, fast.b)
-    before, after = mean_loss(fast.b), mean_loss(written)
+    # One after the other: on a mesh each of the three loops waits for the other devices, and of two that may run at
+    # once every device could begin with another one.
+    b, before = jax.lax.optimization_barrier((fast.b, mean_loss(fast.b)))
+    written = jax.lax.fori_loop(0, cfg.epochs * filled, step, b)
+    after = mean_loss(written)
     is_finite = jnp.isfinite(after)
     kept = is_finite.reshape(-1, 1, 1, 1)
     written = jax.tree.map(lambda new, old: jnp.where(kept, new, old), written, fast.b)
