@@ -101,7 +101,8 @@ def open_writer(source: Source, env: Environment, cfg: ManagerConfig, lock: Abst
     """lock: held by whoever uses the tokenizer, which no two threads may at once."""
     temperature = source.settings.decoding.temperature if cfg.temperature < 0 else cfg.temperature
     if not source.url:
-        return importlib.import_module("finemem_jax.engine_writer").open_engine_writer(source, env, temperature)
+        engine_writer = importlib.import_module("finemem_jax.rollouts.engine_writer")  # which loads jax
+        return engine_writer.open_engine_writer(source.folder, env, temperature)
     settings = server_settings(cfg, source.url, source.name, temperature, env.prompt.max_completion_tokens)
     server = open_server_of(settings, env.tokenizer, env.specs, env.prompt, env.memory.max_operations)
     return _Served(server, prompts.find_layout(env.tokenizer, env.specs, env.prompt), lock)

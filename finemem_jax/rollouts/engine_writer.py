@@ -13,12 +13,11 @@ from finemem_jax.decoding.engine import Engine
 from finemem_jax.env.environment import Asked, Environment
 from finemem_jax.env.tokenizer import stop_tokens
 from finemem_jax.loading import load_policy
-from finemem_jax.manager.writer import Source, Writer
 from finemem_jax.types import Completion, Episode, Sampling, Turn
 
 
-class EngineWriter(Writer):
-    """One turn at a time: the device has one owner."""
+class EngineWriter:
+    """A `Writer` of manager/writer.py: one turn at a time, for the device has one owner."""
 
     def __init__(self, engine: Engine, sampling: Sampling):
         self._engine, self._sampling, self._lock = engine, sampling, threading.Lock()
@@ -31,11 +30,11 @@ class EngineWriter(Writer):
             return self._engine.generate([turn.prompt_tokens], sampling, key)[0]
 
 
-def open_engine_writer(source: Source, env: Environment, temperature: float) -> EngineWriter:
-    """The model of the folder, computed in float32."""
-    prompt = source.settings.prompt
+def open_engine_writer(folder: str, env: Environment, temperature: float) -> EngineWriter:
+    """The model of an exported folder, computed in float32. env: of its training."""
+    prompt = env.prompt
     capacity = EngineConfig(slots=1, cache_tokens=prompt.max_prompt_tokens + prompt.max_completion_tokens)
-    model = ModelConfig(path=source.folder, dtype="float32")
+    model = ModelConfig(path=folder, dtype="float32")
     policy = load_policy(replace(Config(), model=model, engine=capacity, prompt=prompt))
     limits = Sampling(temperature, max_tokens=prompt.max_completion_tokens, stop_tokens=stop_tokens(env.tokenizer))
     return EngineWriter(Engine(policy.model, policy.params, capacity), limits)
