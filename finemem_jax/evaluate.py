@@ -37,7 +37,7 @@ from finemem_jax.evaluation.records import (
     measures,
     record_metrics,
 )
-from finemem_jax.files import write_atomically, write_json_lines
+from finemem_jax.files import is_number, read_object, write_atomically, write_json_lines
 from finemem_jax.hosts import agreement
 from finemem_jax.loading import (
     Given,
@@ -60,6 +60,8 @@ from finemem_jax.schema.plugins import source_of
 from finemem_jax.types import Answerer, Episode, Rollout, Sampling
 
 _T = TypeVar("_T")
+
+_SECONDS = Path("evaluation") / "seconds.json"
 WRITING_STEP = 2**31  # stands for the training step in the sampling keys of an evaluation
 
 
@@ -165,17 +167,23 @@ def _write(workdir: Path, found: Mapping[str, Evaluation]) -> None:
 
 def _keep_seconds(workdir: Path, name: str, block: int, seconds: float) -> None:
     """How long each block took, for one that is killed and goes on."""
-    path = workdir / "evaluation" / "seconds.json"
-    kept = json.loads(path.read_text()) if path.is_file() else {}
+    kept = _kept_seconds(workdir)
     kept.setdefault(name, {})[str(block)] = round(seconds, 3)
-    write_atomically(path, json.dumps(kept))
+    write_atomically(workdir / _SECONDS, json.dumps(kept))
+
+
+def _kept_seconds(workdir: Path) -> dict[str, dict[str, float]]:
+    """contestant -> block -> seconds; what is damaged is left out, for no result depends on it."""
+    return {
+        name: {block: s for block, s in blocks.items() if is_number(s)}
+        for name, blocks in (read_object(workdir / _SECONDS) or {}).items()
+        if isinstance(blocks, dict)
+    }
 
 
 def _write_setup(workdir: Path, cfg: Config, found: Mapping[str, Evaluation], command: Sequence[str]) -> None:
     """What a table says of this evaluation below its rows."""
-    path = workdir / "evaluation" / "seconds.json"
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    answerer = cfg.answerer
+    kept, answerer = _kept_seconds(workdir), cfg.answerer
     settings = f"answerer: {answerer.name}" + (
         f" {answerer.model}, T {answerer.temperature:g}" if answerer.model else ""
     )

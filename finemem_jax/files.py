@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
+from typing import Any
 
 from finemem_jax.console import tell
 from finemem_jax.exits import UserError
@@ -153,6 +154,15 @@ def parse_line(line: bytes, expected: Expected = bool) -> dict | None:
     except (ValueError, RecursionError):  # no UTF-8, no JSON, NaN, an absurd number, a million brackets
         return None
     return value if isinstance(value, dict) and expected(value) else None
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is no file, or something else in it."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def recover(path: Path, expected: Expected) -> Scan:

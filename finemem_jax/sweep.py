@@ -22,7 +22,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from finemem_jax import config, exits
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress, tell
 from finemem_jax.evaluation.paired import HELDOUT_SCORES, Scores, read_scores
-from finemem_jax.files import export_folders, has_step, is_number, read_lines
+from finemem_jax.files import export_folders, has_step, is_number, read_lines, read_object
 from finemem_jax.reporting.sweep_table import Row, write_sweep
 from finemem_jax.run import workdir as workdirs
 
@@ -53,7 +52,7 @@ class Run:
 
     def is_finished(self) -> bool:
         """Whether the run was trained, evaluated and exported. Raises UserError when its folder is another's."""
-        stored = _read_object(self.workdir / "config.json")
+        stored = read_object(self.workdir / "config.json")
         folders = export_folders(self.workdir / "hf", self.cfg.model.lora.roles)
         is_exported = all((folder / "config.json").is_file() for folder in folders)
         if stored is None or self.results() is None or not is_exported:
@@ -70,18 +69,9 @@ class Run:
     def results(self) -> dict[str, dict[str, float]] | None:
         """policy -> metric -> value; None where the run has no results, or a file that says none: it has to be trained
         to its end once more, which a run that has its checkpoints does at once."""
-        found = _read_object(self.workdir / "results.json")
+        found = read_object(self.workdir / "results.json")
         is_whole = found is not None and all(isinstance(metrics, dict) for metrics in found.values())
         return found if is_whole else None
-
-
-def _read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file, if there is one."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def row_name(spec: str) -> str:

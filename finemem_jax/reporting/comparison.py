@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import numpy as np
 from finemem_jax.config import UserError, unknown
 from finemem_jax.console import printable
 from finemem_jax.evaluation.intervals import bootstrap_interval
-from finemem_jax.files import read_lines, write_atomically
+from finemem_jax.files import read_lines, read_object, write_atomically
 
 SETUP = "evaluation/setup.json"
 SUFFIXES = (".md", ".csv", ".tex")
@@ -70,14 +69,11 @@ class Run:
 def read_run(folder: Path, name: str) -> Run:
     """Raises UserError where no evaluation has ended there."""
     table = folder / "evaluation.json"
-    try:
-        columns = json.loads(table.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no evaluation has ended there ({table.name} cannot be read: {error})") from error
+    columns = read_object(table)
+    if not columns or not all(isinstance(metrics, dict) for metrics in columns.values()):
+        raise UserError(f"{folder}: no evaluation has ended there ({table.name} is missing, or is not one)")
     questions = {row: read_lines(folder / f"questions-{row.replace(' ', '_')}.jsonl") for row in columns}
-    setup = folder / SETUP
-    said = json.loads(setup.read_text(encoding="utf-8")) if setup.is_file() else {}
-    return Run(name, folder, questions, columns, said)
+    return Run(name, folder, questions, columns, read_object(folder / SETUP) or {})
 
 
 def write_tables(folders: Sequence[Path], files: Sequence[str], against: str = "") -> str:

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from finemem_jax import evaluate
 from finemem_jax.config import MemoryConfig
 from finemem_jax.evaluation.records import group_record, sample_record, write_heldout
 from finemem_jax.files import read_lines
@@ -83,3 +84,12 @@ def test_an_evaluation_writes_the_first_rollouts_of_every_policy(limit, tmp_path
         episodes = read_lines(tmp_path / "heldout" / "episodes.jsonl")
         assert [e["episode"] for e in episodes] == [f"episode-{i}" for i in range(min(limit, 3))]
         assert episodes[0]["chunks"][2].startswith("chunk 2 of episode 0")
+
+
+@pytest.mark.parametrize("damage", ["", "null", '{"T=1": 3}', '{"T=1": {"0": "x"}}', "\x00"])
+def test_damaged_seconds_end_no_evaluation(tmp_path, damage):
+    path = tmp_path / "evaluation" / "seconds.json"
+    path.parent.mkdir()
+    path.write_text(damage)
+    evaluate._keep_seconds(tmp_path, "T=1", 1, 0.5)
+    assert json.loads(path.read_text()) == {"T=1": {"1": 0.5}}

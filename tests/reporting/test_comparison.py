@@ -112,5 +112,15 @@ def test_mistakes_end_in_one_line(tmp_path, capsys):
 
 
 def test_an_empty_run_says_so(tmp_path):
-    with pytest.raises(UserError, match="no evaluation has ended there"):
-        read_run(tmp_path, "x")
+    for damage in (None, "{}", "null", '{"rag": 3}', "{"):
+        if damage is not None:
+            (tmp_path / "evaluation.json").write_text(damage)
+        with pytest.raises(UserError, match="no evaluation has ended there"):
+            read_run(tmp_path, "x")
+
+
+def test_a_damaged_account_of_the_setup_leaves_the_table(tmp_path):
+    folder = evaluated(tmp_path / "run")
+    for damage in ("", "null", "[1]", "\x00"):
+        (folder / "evaluation" / "setup.json").write_text(damage)
+        assert read_run(folder, "x").setup == {}
