@@ -90,7 +90,7 @@ class Held:
     def recall(self, question: str, k: int = 0) -> tuple[Retrieved, ...]:
         """What training's answerer would be shown for the question; k: another number of items."""
         cfg = self._env.retrieval
-        if cfg.name == "bm25" and cfg.select == "search":
+        if cfg.name == "bm25" and cfg.select == "search" and cfg.split_by == "kind":
             if self._ranked is None:
                 self._ranked = _Ranked(self._env, self.memory, self.lines)
             return self._ranked.retrieve(question, k or cfg.per_kind or cfg.k)

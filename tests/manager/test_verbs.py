@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -147,6 +148,14 @@ def test_what_it_recalls_is_what_trainings_retriever_gives(make):
             assert [(item.id, item.score) for item in manager.recall(question, user="u")] == expected
             assert [(item.id, item.score) for item in fresh.recall(question, user="u")] == expected
         assert len(manager.items(user="u")) > 64
+
+
+def test_items_are_recalled_by_speaker_where_training_retrieved_them_so(make):
+    with make() as manager:
+        env = manager._environment
+        manager._environment = replace(env, retrieval=replace(env.retrieval, per_kind=1, split_by="speaker"))
+        manager.read("Anna: tea is good.\nAnna: tea is hot.\nBen: I never drink tea at all.", user="u")
+        assert sorted(item.text.split(":")[0] for item in manager.recall("is tea good", user="u")) == ["Anna", "Ben"]
 
 
 def test_a_store_can_be_given_open_and_texts_need_not_be_kept(folder, server, tmp_path):
