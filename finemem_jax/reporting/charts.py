@@ -12,7 +12,12 @@ _TITLES = (  # (prefix or name of metrics, title, note, range)
     ("reward/", "Reward terms", "Mean over the step's rollouts, unweighted.", None),
     ("share/", "Share of the advantage's variance", "What the policy is really trained on; the terms sum to 1.", None),
     ("spread/", "Spread within groups", "Standard deviation of each term around its group's mean.", None),
-    ("accuracy", "Accuracy in training", "Final questions of the step's rollouts.", (0.0, 1.0)),
+    (
+        "accuracy",
+        "Accuracy in training",
+        "Final questions of the step's rollouts, with 95 % intervals over its episodes.",
+        (0.0, 1.0),
+    ),
     ("memory_tokens", "Length of the final memory", "Tokens, mean over rollouts.", None),
     ("operations", "Operations", "Share that is valid, and how many a step.", None),
     ("groups_with_gradient", "Groups with a gradient", "Share of (episode, step) with any spread.", (0.0, 1.0)),
@@ -57,6 +62,7 @@ def run_charts(
         if names:
             shown |= set(names)
             series = [_series(metrics, name, _called(name, prefix), colors) for name in names]
+            shown |= {f"{name}_{bound}" for name in names for bound in ("low", "high")}
             logged = f"{prefix}TERM" if prefix.endswith("/") else ", ".join(names)
             found.append(_chart(title, series, note, bounds, logged))
     for lines, place in ((metrics, "metrics.jsonl"), (timings, "timings.jsonl")):
@@ -91,11 +97,19 @@ def _chart(title: str, series: list[dict], note: str, bounds: tuple | None, logg
 
 
 def _series(lines: Sequence[Mapping], metric: str, name: str, colors: Mapping[str, int]) -> dict:
-    points = [(line["step"], line[metric]) for line in lines if metric in line]
-    if len(points) > MAX_POINTS:
-        points = [points[round(i * (len(points) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
-    found = {"name": name or metric, "x": [x for x, _ in points], "y": [y for _, y in points], "dash": False}
+    lines = [line for line in lines if metric in line]
+    if len(lines) > MAX_POINTS:
+        lines = [lines[round(i * (len(lines) - 1) / (MAX_POINTS - 1))] for i in range(MAX_POINTS)]
+    found = {
+        "name": name or metric,
+        "x": [line["step"] for line in lines],
+        "y": [line[metric] for line in lines],
+        "dash": False,
+    }
     term = metric.split("/", 1)[-1]
+    bounds = {bound: [line.get(f"{metric}_{bound}") for line in lines] for bound in ("low", "high")}
+    if any(value is not None for value in bounds["low"]):
+        found |= bounds
     return found | ({"color": colors[term]} if "/" in metric and term in colors else {})
 
 

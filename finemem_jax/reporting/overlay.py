@@ -182,7 +182,12 @@ def _charts(rows: Sequence[Logged]) -> list[dict]:
         note = "With 95 % intervals, over seeds or, of a single run, over its episodes."
         found.append(_chart(f"Held-out accuracy, {policy}", series, note, "accuracy in evaluations.jsonl", (0.0, 1.0)))
     names = dict.fromkeys(
-        name for row in rows for lines in row.metrics for line in lines for name in line if name != "step"
+        name
+        for row in rows
+        for lines in row.metrics
+        for line in lines
+        for name in line
+        if name not in ("step", "accuracy_low", "accuracy_high")
     )
     for name in sorted(names, key=lambda name: not name.startswith(_MAIN)):
         series = [_series(row.name, row.metrics, name, i) for i, row in enumerate(rows)]
@@ -213,6 +218,7 @@ def _series(name: str, runs: Sequence[Sequence[Mapping]], metric: str, color: in
         mean, half = mean_interval([line[metric] for line in at[step]])
         line = at[step][0] if len(runs) == 1 and metric == "accuracy" else {}
         found["y"].append(mean)
-        low.append(line.get("low") if np.isnan(half) else mean - half)
-        high.append(line.get("high") if np.isnan(half) else mean + half)
+        sure = [line.get(bound, line.get(f"accuracy_{bound}")) for bound in ("low", "high")]
+        low.append(sure[0] if np.isnan(half) else mean - half)
+        high.append(sure[1] if np.isnan(half) else mean + half)
     return found | ({"low": low, "high": high} if any(value is not None for value in low) else {})

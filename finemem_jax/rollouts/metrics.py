@@ -9,6 +9,7 @@ import numpy as np
 from finemem_jax.decoding.request import EngineStats
 from finemem_jax.env.credit import complete
 from finemem_jax.env.turns import Turns, around_mean, step_keys, totals, variance_shares
+from finemem_jax.evaluation.intervals import ratio_interval
 from finemem_jax.types import EXTRACT, WRITE, Rollout, Step, asked_key
 
 
@@ -17,16 +18,32 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     operations where the method has no writing turns."""
     writes = [turn for rollout in rollouts for turn in rollout.steps if turn.role in (WRITE, EXTRACT)]
     turns = [turn for rollout in rollouts for turn in rollout.steps]
-    asked = [answer.score for rollout in rollouts for answer in rollout.final_answers]
-    final = [score for score in asked if score is not None]
     return {
-        **({"accuracy": float(np.mean(final)) if final else 0.0} if final or not asked else {}),
+        **_accuracy(rollouts),
         **(_operations(writes) if writes else {}),
         "memory_tokens": float(np.mean([rollout.memory.tokens() if rollout.memory else 0 for rollout in rollouts])),
         "completion_tokens": float(np.mean([len(turn.completion.tokens) for turn in turns])),
         "unfinished": float(np.mean([turn.completion.finish == "length" for turn in turns])),
         **fast_metrics(rollouts),
     }
+
+
+def _accuracy(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Mean score of the final questions, with its 95 % bootstrap interval over the episodes: their samples answer the
+    same questions. No interval for a single episode, which says nothing about others."""
+    asked = [(rollout.group, answer.score) for rollout in rollouts for answer in rollout.final_answers]
+    final = [(group, score) for group, score in asked if score is not None]
+    if not final:
+        return {} if asked else {"accuracy": 0.0}
+    line = {"accuracy": float(np.mean([score for _, score in final]))}
+    by_episode: dict[int, list[float]] = {}
+    for group, score in final:
+        by_episode.setdefault(group, []).append(score)
+    if len(by_episode) > 1:
+        scores = list(by_episode.values())
+        low, high = ratio_interval([sum(own) for own in scores], [len(own) for own in scores], seed=0)
+        line |= {"accuracy_low": low, "accuracy_high": high}
+    return line
 
 
 def _operations(writes: Sequence[Step]) -> dict[str, float]:

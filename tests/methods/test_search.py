@@ -164,6 +164,7 @@ def test_everything_that_reads_rollouts_bears_one_without_writes(agent):
     assert config.resolve("finemem_jax.rewards", "evidence").flows(rollouts[0], every) == []
     line = rollout_metrics(rollouts)
     assert line["accuracy"] == 0.5 and "valid_operations" not in line and line["memory_tokens"] > 0
+    assert "accuracy_low" not in line  # one episode says nothing of others
     found = advantages(turns, every.weights, AdvantageConfig(credit="trajectory"))
     assert np.isfinite(list(reward_metrics(turns, every.weights, found, step_keys(turns)).values())).all()
     assert asked_metrics(rollouts)["asked/distinct"] == 0  # no answerer was asked

@@ -61,7 +61,9 @@ def write_run(
     for step in range(steps):
         rewards = {f"reward/{name}": rng.random() for name in ("total", *TERMS)}
         shares = {f"share/{name}": rng.random() for name in TERMS}
-        metrics.write(step, {"accuracy": rng.random(), "memory_tokens": 50 * rng.random(), **rewards, **shares})
+        found = {"accuracy": rng.random(), "memory_tokens": 50 * rng.random()}
+        sure = {"accuracy_low": found["accuracy"] / 2, "accuracy_high": (found["accuracy"] + 1) / 2}
+        metrics.write(step, {**found, **sure, **rewards, **shares})
         timings.write(step, {"seconds/rollout": 3.0, "seconds/update": 1.0, "engine/occupancy": 0.9})
         group = [rollout(step, sample=s, score=s / 3, nasty=nasty) for s in range(4)]
         terms = {name: rng.random((4, 3)) for name in TERMS}

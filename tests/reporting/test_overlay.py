@@ -21,7 +21,10 @@ def sweep(tmp_path_factory):
     for row, seeds in (("full", 3), ("csr", 1)):
         for seed in range(seeds):
             run = runs.write_run(folder / row / f"seed-{seed}", episodes=2, steps=3, nasty="")
-            lines = [line | {"accuracy": (1 + seed) / 10} for line in read_lines(run / "metrics.jsonl")]
+            lines = [
+                line | {"accuracy": (1 + seed) / 10, "accuracy_low": 0.05, "accuracy_high": 0.3}
+                for line in read_lines(run / "metrics.jsonl")
+            ]
             (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             results = json.loads((run / "results.json").read_text())
             results["after T=1"]["accuracy"] = 0.5 + seed / 10
@@ -36,7 +39,9 @@ def test_a_sweeps_folder_is_drawn_as_means_over_seeds_with_intervals(sweep):
     curve = next(chart for chart in data["charts"] if chart["title"] == "Accuracy in training")
     csr, full = curve["series"]
     mean, half = mean_interval([0.1, 0.2, 0.3])
-    assert (csr["name"], csr["y"], full["name"]) == ("csr", [0.1] * 3, "full") and "low" not in csr
+    assert (csr["name"], csr["y"], full["name"]) == ("csr", [0.1] * 3, "full")
+    assert (csr["low"], csr["high"]) == ([0.05] * 3, [0.3] * 3)  # of a single run: over its episodes
+    assert not any("accuracy_low" in chart["logged"] for chart in data["charts"])
     assert full["y"] == pytest.approx([mean] * 3) and full["low"] == pytest.approx([mean - half] * 3)
     table = data["tables"][0]
     assert table["title"] == "Held-out, T=1" and [row["name"] for row in table["rows"]] == [

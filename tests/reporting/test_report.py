@@ -47,7 +47,10 @@ def test_every_point_of_every_curve_is_in_the_runs_jsonl(run, data):
         )
         series = next(s for s in spec["series"] if s["name"] == short)
         assert dict(zip(series["x"], series["y"], strict=True)) == {t: line[name] for t, line in logged.items()}
+        bounds = {bound: [line.get(f"{name}_{bound}") for line in logged.values()] for bound in ("low", "high")}
+        assert {bound: series.get(bound, [None] * len(logged)) for bound in bounds} == bounds
         seen.add(spec["title"])
+    assert not any("accuracy_low" in chart["logged"] for chart in data["charts"])  # a band, no curve of its own
     assert {"Reward terms", "Share of the advantage's variance", "Accuracy in training"} <= seen
     held_out = next(c for c in data["charts"] if c["title"] == "Held-out accuracy")
     assert {s["name"]: s["y"] for s in held_out["series"]} == {
