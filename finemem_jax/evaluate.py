@@ -266,13 +266,15 @@ def _policy(temperature: float, player: _Player) -> _Contestant:
 
 
 def _baseline(name: str, player: _Player, make: Callable[[Given], _Player]) -> _Contestant:
-    given, said = player.given, baseline(name, player.given.cfg)
+    given = player.given
+    said = contestant_beside(name, given)
+    limits = f"{said.cfg.prompt.max_prompt_tokens} {said.cfg.prompt.max_completion_tokens}"
     if said.write is not None:
         script = resolve("finemem_jax.baselines", name)
         sparing = dataclasses.replace(player.env, keeps_memories=False)  # the command keeps records, and no rollouts
         return _Contestant(
             name,
-            hashlib.sha256(source_of(script)).hexdigest(),
+            hashlib.sha256(source_of(script) + limits.encode()).hexdigest(),
             lambda episodes: evaluate_script(said, sparing, player.answerer, episodes),
         )
     if said.by_server and given.url:
@@ -280,7 +282,17 @@ def _baseline(name: str, player: _Player, make: Callable[[Given], _Player]) -> _
     else:
         own = load_given(dataclasses.replace(said.cfg, model=given.base), "", given.workdir)
     model = make(own)
-    return _Contestant(name, own.identity, lambda episodes: model.play(episodes, 0.0), model.env)
+    return _Contestant(name, f"{own.identity} {limits}", lambda episodes: model.play(episodes, 0.0), model.env)
+
+
+def contestant_beside(name: str, given: Given) -> Contestant:
+    """The baseline `name` beside the policy `given`. Prompts of its own are as long as the config says: what the policy
+    was trained with is the length of the policy's."""
+    said = baseline(name, given.cfg)
+    if not said.by_server:
+        return said
+    limits = {key: getattr(given.asked, key) for key in ("max_prompt_tokens", "max_completion_tokens")}
+    return baseline(name, dataclasses.replace(given.cfg, prompt=dataclasses.replace(given.cfg.prompt, **limits)))
 
 
 def baseline(name: str, cfg: Config) -> Contestant:

@@ -24,7 +24,7 @@ from finemem_jax.chat.engine import EngineChat
 from finemem_jax.chat.http import checked_extra
 from finemem_jax.chat.judge import PROTOCOLS, ModelJudge, Panel
 from finemem_jax.chat.policy import PolicyServer, open_server_of
-from finemem_jax.config import AnswererConfig, Config, ModelConfig, UserError, resolve, unknown
+from finemem_jax.config import AnswererConfig, Config, ModelConfig, PromptConfig, UserError, resolve, unknown
 from finemem_jax.console import tell
 from finemem_jax.decoding.engine import Engine
 from finemem_jax.env import prompts
@@ -113,18 +113,22 @@ class Given:
     identity: str
     workdir: Path
     base: ModelConfig  # what it was before training, as far as that is known
+    asked: PromptConfig  # the config's own: how long the prompts of others may be that do not read the policy's
     run: Path | None = None  # folder of the run whose newest checkpoint it is
     url: str = ""
 
 
 def load_given(cfg: Config, given: str, workdir: Path) -> Given:
     """A run's folder, a Hugging Face folder or hub name, or the base URL of a server; "" = `cfg.model`."""
+    asked = cfg.prompt
     if given.startswith(("http://", "https://")):
         if not cfg.eval.policy_model:
             raise UserError("config.eval.policy_model is empty: the name under which the server serves the policy")
         if cfg.model.path:
             cfg = with_settings_of(cfg, tokenizers.resolve_path(cfg.model.path))
-        return Given(cfg, load_tokenizer(cfg), f"endpoint {cfg.eval.policy_model}", workdir, cfg.model, url=given)
+        return Given(
+            cfg, load_tokenizer(cfg), f"endpoint {cfg.eval.policy_model}", workdir, cfg.model, asked, url=given
+        )
     folder = Path(given)
     if given and (folder / CHECKPOINTS).is_dir() and (folder / CONFIG).is_file():
         stored = stored_config(folder)
@@ -134,14 +138,14 @@ def load_given(cfg: Config, given: str, workdir: Path) -> Given:
         cfg = dataclasses.replace(cfg, model=stored.model, **own)
         step = stored_checkpoints(folder).latest()
         identity = f"{folder.resolve()} step {step} {_stamps(folder / CHECKPOINTS / str(step))}"
-        return Given(cfg, load_tokenizer(cfg), identity, workdir, stored.model, folder)
+        return Given(cfg, load_tokenizer(cfg), identity, workdir, stored.model, asked, folder)
     base = cfg.model
     if given:
         cfg = with_settings_of(cfg, tokenizers.resolve_path(given))
         cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=given, tokenizer=""))
     path = tokenizers.resolve_path(cfg.model.path) if cfg.model.path else ""
     identity = f"{path} {_stamps(Path(path))}" if path and Path(path).is_dir() else f"{path} seed {cfg.seed}"
-    return Given(cfg, load_tokenizer(cfg), identity, workdir, base)
+    return Given(cfg, load_tokenizer(cfg), identity, workdir, base, asked)
 
 
 def _stamps(folder: Path) -> str:

@@ -24,7 +24,9 @@ class Contestant:
     # a script that writes what a policy could: in the config's codec, on the prompts that a policy reads; else it names
     # any item, and chunks may be of any length
     in_prompts: bool = False
-    by_server: bool = False  # without a script: the model may be the one that serves the policy
+    # its prompts are its own, as long as the config says, whatever the policy was trained with; without a script its
+    # model may be the one that serves the policy
+    by_server: bool = False
 
 
 def for_scripts(cfg: Config) -> Config:

@@ -5,6 +5,11 @@ without one, with that server's /embeddings. Every chunk goes through `Memory.ad
 mirrored in a flat memory: items that came, changed or went. So what is written is the package's own, and questions are
 answered from the config's retrieval, as for every other contestant; the package's own search is not used. Each episode
 has a store of its own, in a temporary folder. Telemetry is switched off.
+
+Its instructions alone are about 8,700 tokens, which the server's model must be able to read. A reply has at most
+`config.prompt.max_completion_tokens`; one that is not JSON adds nothing, and the turn counts as skipped. The package
+makes its calls by itself: they are not counted, and those of a block of episodes that was killed are made again
+(`config.eval.block=1` loses least).
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ _MOST = 100_000  # memories of one episode that are listed
 
 
 def contestant(cfg: Config) -> Contestant:
-    return Contestant(without_limits(cfg), _Mirror(cfg))
+    return Contestant(without_limits(cfg), _Mirror(cfg), by_server=True)
 
 
 class _Mirror:
@@ -89,6 +94,7 @@ def open_store(cfg: Config) -> Any:
                     "openai_base_url": server.url,
                     "api_key": key,
                     "temperature": server.temperature,
+                    "max_tokens": cfg.prompt.max_completion_tokens,
                 },
             },
             "embedder": embedder,

@@ -7,11 +7,12 @@ import importlib.util
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
 from finemem_jax.baselines import mem0ai
-from finemem_jax.config import AnswererConfig, Config, UserError, resolve
+from finemem_jax.config import AnswererConfig, Config, PromptConfig, UserError, resolve
 from finemem_jax.evaluate import evaluate_script
 from finemem_jax.types import MemoryItem, Operation
 from tests import fakes
@@ -51,6 +52,8 @@ def test_without_a_server_it_ends_in_one_line():
 class _Server(BaseHTTPRequestHandler):
     """/chat/completions extracts every "NAME is VALUE" line; /embeddings is a bag of hashed words."""
 
+    limits: ClassVar[list] = []  # what was asked with: the most tokens of a reply
+
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.endswith("/embeddings"):
@@ -58,6 +61,7 @@ class _Server(BaseHTTPRequestHandler):
             data = [{"object": "embedding", "index": i, "embedding": _vector(text)} for i, text in enumerate(given)]
             reply = {"object": "list", "data": data, "model": "m", "usage": {"prompt_tokens": 1, "total_tokens": 1}}
         else:
+            self.limits.append(body["max_tokens"])
             new = body["messages"][-1]["content"].rpartition("New Messages")[2]
             facts = [line.split(":")[-1].strip(' ",') for line in new.splitlines() if " lives in " in line]
             content = json.dumps({"memory": [{"text": fact} for fact in facts]})
@@ -90,7 +94,8 @@ def test_the_real_package_writes_through_its_public_api(env):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/v1"
-        cfg = Config(answerer=AnswererConfig(name="endpoint", url=url, model="m"))
+        written = PromptConfig(max_completion_tokens=321)
+        cfg = Config(answerer=AnswererConfig(name="endpoint", url=url, model="m"), prompt=written)
         said = resolve("finemem_jax.baselines", "mem0ai").contestant(cfg)
         told = fakes.episode(
             ["Maya lives in Oslo.", "It rained.", "Leo lives in Rome."], [("where does Leo live?", "Rome")]
@@ -102,4 +107,5 @@ def test_the_real_package_writes_through_its_public_api(env):
         server.server_close()
     assert sorted(item.text for item in rollout.memory.items) == ["Leo lives in Rome.", "Maya lives in Oslo."]
     assert [step.operations[0].name for step in rollout.steps] == ["memory_insert", "memory_skip", "memory_insert"]
+    assert _Server.limits == [321] * 3
     assert "Leo lives in Rome." in [item.text for item in rollout.final_answers[0].retrieved]

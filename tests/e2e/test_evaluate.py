@@ -296,6 +296,21 @@ def test_a_policy_and_its_baselines_behind_a_server(tmp_path):
     )
 
 
+def test_systems_with_prompts_of_their_own_have_the_configs_limits_and_not_the_policys(tmp_path):
+    cfg = load(
+        "--config.model.path=embedded:warm_start_memalpha",  # it was trained with 352 and 112 tokens
+        "--config.eval.policy_model=p",
+        "--config.prompt.max_prompt_tokens=900",
+        "--config.prompt.max_completion_tokens=200",
+        "--config.engine.cache_tokens=1100",
+    )
+    given = loading.load_given(cfg, "http://localhost:1/v1", tmp_path)
+    cases = {"mem0_paper": (900, 200), "amem": (900, 200), "memagent": (900, 200), "untrained": (352, 112)}
+    for name, expected in cases.items():
+        prompt = evaluation.contestant_beside(name, given).cfg.prompt
+        assert (prompt.max_prompt_tokens, prompt.max_completion_tokens) == expected
+
+
 def test_a_policy_whose_server_fails_is_missing_not_wrong(tmp_path):
     with FakeServer(lambda question, attempt: "400") as server:
         unknown = ("--config.model.path=", "--config.model.tokenizer=embedded:warm_start")
