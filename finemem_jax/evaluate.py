@@ -185,7 +185,7 @@ def _write_setup(workdir: Path, cfg: Config, found: Mapping[str, Evaluation], co
     """What a table says of this evaluation below its rows."""
     kept, answerer = _kept_seconds(workdir), cfg.answerer
     settings = f"answerer: {answerer.name}" + (
-        f" {answerer.model}, T {answerer.temperature:g}" if answerer.model else ""
+        f" {answerer.model}, T {answerer.temperature:g}, {answerer.max_tokens} tokens" if answerer.model else ""
     )
     setup = {
         "version": __version__,

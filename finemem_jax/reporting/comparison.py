@@ -2,8 +2,9 @@
 
 It is made from what evaluations left (`evaluation.json`, `questions-NAME.jsonl`, `evaluation/setup.json`), so it can be
 made of runs of other days and machines. A row is a contestant of a run. Columns: the mean of sources, the difference to
-a chosen row, every source, every kind of question (ability), calls, tokens, seconds. Intervals are 95 % bootstrap
-intervals over instances; differences are paired: over the instances that both rows have, each with itself.
+a chosen row, how many questions have a score and how many are missing one (no answer, or a judge without a verdict),
+every source, every kind of question (ability), calls, tokens, seconds. Intervals are 95 % bootstrap intervals over
+instances; differences are paired: over the questions that have a score in both rows, each with itself.
 
 Below it stand the command, the judge and the digests of the files of every run: what another needs to get it again.
 """
@@ -110,17 +111,20 @@ def table_of(runs: Sequence[Run], against: str = "") -> tuple[list[str], dict[st
     if against and against not in found:
         raise UserError(unknown(against, list(found), "row of --against:"))
     reference = against or next(iter(found))
-    by_row = {name: _by_episode(run.questions[row]) for name, (run, row) in found.items()}
+    scores = {name: _by_question(run.questions[row]) for name, (run, row) in found.items()}
+    by_row = {name: _by_episode(own) for name, own in scores.items()}
     sources = sorted({source for episodes in by_row.values() for _, source in episodes})
     asked = {name: _kinds(run.questions[row]) for name, (run, row) in found.items()}
     kinds = sorted({kind for by_kind in asked.values() for kind in by_kind})
-    header = ["accuracy", f"against {reference}", *sources, *kinds, "calls", "tokens", "seconds"]
+    header = ["accuracy", f"against {reference}", "scored", "missing", *sources, *kinds, "calls", "tokens", "seconds"]
     rows = {}
     for name, (run, row) in found.items():
-        columns = run.columns[row]
+        columns, scored = run.columns[row], len(scores[name])
         rows[name] = [
             _mean(by_row[name]),
-            Cell(None) if name == reference else _difference(by_row[name], by_row[reference]),
+            Cell(None) if name == reference else _difference(scores[name], scores[reference]),
+            Cell(scored, form=".0f"),
+            Cell(len(run.questions[row]) - scored, form=".0f"),
             *(_mean({key: value for key, value in by_row[name].items() if key[1] == source}) for source in sources),
             *(_ratio(asked[name].get(kind, {})) for kind in kinds),
             Cell(_total(columns, _CALLS), form=".0f"),
@@ -137,13 +141,27 @@ def _row_name(run: Run, row: str, runs: Sequence[Run]) -> str:
 _Means = Mapping[tuple[str, str], float]  # (episode, source) -> mean score of its questions
 
 
-def _by_episode(questions: Iterable[Mapping]) -> _Means:
-    """Of the episodes with a question that was answered."""
-    scores = defaultdict(list)
+_Scores = Mapping[tuple[str, str, int], float]  # (episode, source, place among its questions) -> score
+
+
+def _by_question(questions: Iterable[Mapping]) -> _Scores:
+    """Of the questions that have a score."""
+    asked: dict[tuple[str, str], int] = defaultdict(int)
+    found = {}
     for question in questions:
+        key = question["episode"], question["source"]
         if question["score"] is not None:
-            scores[question["episode"], question["source"]].append(question["score"])
-    return {key: float(np.mean(found)) for key, found in scores.items()}
+            found[*key, asked[key]] = question["score"]
+        asked[key] += 1
+    return found
+
+
+def _by_episode(scores: _Scores) -> _Means:
+    """Of the episodes with a question that has a score."""
+    found = defaultdict(list)
+    for (episode, source, _), score in scores.items():
+        found[episode, source].append(score)
+    return {key: float(np.mean(own)) for key, own in found.items()}
 
 
 def _kinds(questions: Iterable[Mapping]) -> dict[str, dict[str, list[float]]]:
@@ -166,10 +184,9 @@ def _mean(means: _Means) -> Cell:
     return Cell(float(np.mean(by_source)), low, high)
 
 
-def _difference(means: _Means, reference: _Means) -> Cell:
-    """The mean of sources of the differences over the episodes that both have."""
-    shared = {key: means[key] - reference[key] for key in means if key in reference}
-    cell = _mean(shared)
+def _difference(scores: _Scores, reference: _Scores) -> Cell:
+    """The mean of sources of the differences over the questions that both have."""
+    cell = _mean(_by_episode({key: scores[key] - reference[key] for key in scores if key in reference}))
     return Cell(cell.value, cell.low, cell.high, "+.3f")
 
 
@@ -204,8 +221,9 @@ def notes_of(runs: Sequence[Run], reference: str) -> Iterable[str]:
     """What the columns are, and of every run its command, its judge and the digests of its files."""
     yield (
         "accuracy: mean over sources of the mean over instances; in brackets 95 % bootstrap intervals over instances; "
-        f"differences are paired over the instances that a row shares with {reference}; calls and tokens of the "
-        "writing model and the answerer, seconds of playing"
+        f"differences are paired over the questions that have a score in the row and in {reference}; missing: no "
+        "answer, or a judge without a verdict; calls and tokens of the writing model and the answerer, seconds of "
+        "playing"
     )
     for run in runs:
         yield f"{run.name}: {run.setup.get('command') or 'its command is not on record'}"

@@ -46,7 +46,19 @@ def evaluated(folder, scores=None, **columns):
 
 def test_means_and_paired_differences_by_hand(tmp_path):
     header, rows = table_of([read_run(evaluated(tmp_path), "r")])
-    assert header == ["accuracy", "against store_all", "a", "b", "fact", "time", "calls", "tokens", "seconds"]
+    assert header == [
+        "accuracy",
+        "against store_all",
+        "scored",
+        "missing",
+        "a",
+        "b",
+        "fact",
+        "time",
+        "calls",
+        "tokens",
+        "seconds",
+    ]
     cells = {row: dict(zip(header, found, strict=True)) for row, found in rows.items()}
     # store_all: source a is the mean of 0.5 and 1, b is 0.5; rag has no answer in b
     assert cells["store_all"]["accuracy"].value == pytest.approx((0.75 + 0.5) / 2)
@@ -62,6 +74,14 @@ def test_means_and_paired_differences_by_hand(tmp_path):
         "4",
     )
     assert cells["store_all"]["seconds"].value is None
+    assert (cells["rag"]["scored"].text(), cells["rag"]["missing"].text()) == ("3", "1")
+
+
+def test_a_question_without_a_score_in_one_row_is_compared_in_none(tmp_path):
+    scores = {"one": [0.0, 1.0, None], "two": [None, 1.0, 1.0]}  # of one episode: only the second is in both
+    scores = {row: [("e1", "a", "fact", score) for score in given] for row, given in scores.items()}
+    _, rows = table_of([read_run(evaluated(tmp_path, scores), "r")])
+    assert rows["two"][0].value == 1.0 and rows["two"][1].value == 0.0 != 1.0 - rows["one"][0].value
 
 
 def test_a_paired_interval_is_narrower_than_two_apart_and_is_its_slow_bootstrap(tmp_path):
@@ -93,7 +113,7 @@ def test_every_format_says_the_same_and_the_files_are_named(tmp_path):
         assert found in text and "finemem evaluate --x=1" in text and "judge: m" in text and "d.jsonl sha256 ab" in text
     rows = list(csv.reader(line for line in (tmp_path / "t.csv").read_text().splitlines() if not line.startswith("#")))
     assert [row[0] for row in rows[1:]] == ["one_run: store_all", "one_run: rag", "b|b: store_all", "b|b: rag"]
-    assert {len(row) for row in rows} == {28} and float(rows[1][1]) == pytest.approx(0.625)
+    assert {len(row) for row in rows} == {34} and float(rows[1][1]) == pytest.approx(0.625)
     assert r"one\_run: rag & 0.500" in latex and latex.count(r"\\") == 5 and "--" in latex
 
 
