@@ -25,6 +25,8 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from finemem_jax.exits import shortened
+
 LONGEST_LINE = 4_000
 
 # C0 and C1 controls (ANSI escapes start with one), line and paragraph separators, marks that turn the direction of
@@ -48,9 +50,7 @@ PROGRAMS = {
 
 def printable(text: str, *, one_line: bool = False, longest: int = LONGEST_LINE) -> str:
     """The text with what could steer a terminal written out ("\\x1b[31m"), and its middle left out when it is long."""
-    if len(text) > longest:
-        half = longest // 2
-        text = f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
+    text = shortened(text, longest)
     text = _UNSAFE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode("ascii"), text)
     return text.replace("\n", "\\n") if one_line else text
 

@@ -19,7 +19,19 @@ RESTARTABLE = (PREEMPTED, LOST_PEER)
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave. The command line prints its one line and exits with code USER_ERROR."""
+    """A mistake in what the user gave. The command line prints its one line and exits with code USER_ERROR. The middle
+    of a long message is left out: what was given stands there, maybe a whole file, and what is wrong around it."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(shortened(str(message)))
+
+
+def shortened(text: str, longest: int = 1_500) -> str:
+    """The text with its middle left out, and how much that was, where it is longer than `longest` characters."""
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
 
 
 class RunEnded(Exception):

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 from finemem_jax import exits
+from finemem_jax.exits import UserError
 
 CODES = {name: value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}
 
@@ -24,3 +25,10 @@ def test_no_other_file_names_or_numbers_an_exit():
                 assert node.id not in CODES, f"{path}:{node.lineno}"
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("sys.exit", "os._exit", "SystemExit"):
                 assert not any(isinstance(code, ast.Constant) for code in node.args), f"{path}:{node.lineno}"
+
+
+def test_a_mistake_that_is_a_book_is_told_in_a_line_with_what_is_allowed_at_its_end():
+    said = str(UserError(f"model_type {'9' * 100_000} is not supported; supported: llama, qwen3"))
+    assert said.startswith("model_type 999") and said.endswith("supported: llama, qwen3")
+    assert len(said) < 1_600 and "characters" in said
+    assert str(UserError("short")) == "short"

@@ -76,10 +76,15 @@ _TASK = (
 
 
 def write_rows(episodes: Sequence[Episode], options: BuildOptions) -> None:
-    """The rows that `benchmarks/memalpha.py` reads, byte for byte the same for the same episodes."""
+    """The rows that `benchmarks/memalpha.py` reads, byte for byte the same for the same episodes. Raises UserError on a
+    question without an answer."""
     import pyarrow
     import pyarrow.parquet
 
+    for episode in episodes:
+        for question in (*episode.questions, *(asked for chunk in episode.chunks for asked in chunk.questions)):
+            if not any(map(str.strip, question.answers)):
+                raise UserError(f"--input={options.input}: no answer is given to {question.text!r}")
     rows = [_row(number, episode, options) for number, episode in enumerate(episodes)]
     schema = pyarrow.schema(
         [
