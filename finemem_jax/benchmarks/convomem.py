@@ -113,14 +113,14 @@ def _episode(
     count_tokens: types.CountTokens,
 ) -> types.Episode:
     sessions, ids = [], []
-    given = _fields.decoded(conversations or [], where, "conversations", list)
-    for i, value in enumerate(given):
-        conversation = _fields.mapping(value, where, f"conversations[{i}]")
+    listed = _fields.decoded(conversations or [], where, "conversations", list)
+    given = [_fields.mapping(value, where, f"conversations[{i}]") for i, value in enumerate(listed)]
+    for i, conversation in enumerate(given):
         ids.append(str(conversation.get("id") or i))
         sessions.append(Session(str(i), "", _turns(conversation, where, f"conversations[{i}]")))
     chunks, places = chunked(sessions, chunk_tokens, count_tokens)
     if not chunks:
-        raise _fields.wrong(where, "conversations", "conversations with a message", given)
+        raise _fields.wrong(where, "conversations", "conversations with a message", listed)
     questions, category = [], ""
     for i, value in enumerate(items):
         item = _fields.mapping(value, where, f"items[{i}]")

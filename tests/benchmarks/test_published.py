@@ -130,6 +130,17 @@ def test_convomem_is_read_in_both_layouts_at_any_depth(tmp_path):
     assert benchmarks.source_of("convomem_implicit_connection_evidence").judge == "convomem"
 
 
+def test_a_convomem_conversation_may_be_json_text_in_json(tmp_path):
+    """It names no evidence of its own, so its flag is read."""
+    item = convomem_item()
+    texts = [json.dumps(conversation) for conversation in item["conversations"]]
+    path = tmp_path / "mixed" / "changing_evidence" / "c.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps([{"evidenceItems": [{**item, "conversations": []}], "conversations": texts}]))
+    (episode,) = convomem.load(DataConfig(path=str(tmp_path)), "eval", 0)
+    check_episode(episode)
+
+
 def test_bad_convomem_files_are_named_or_counted(tmp_path, capsys):
     convomem_tree(tmp_path)
     (tmp_path / "z.json").write_text(json.dumps({"something": 1}))
