@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from finemem_jax.config import FastConfig
 from finemem_jax.nn.fast_weights import FastWeights, Memory
+from finemem_jax.nn.typed import Tree
 from finemem_jax.rl.fast_write import Texts
 from finemem_jax.types import Lesson
 
@@ -24,7 +25,7 @@ NONE = 0  # number of no fast weights, and the place of zeros
 
 
 @flax.struct.dataclass
-class FastPool:
+class FastPool(Tree):
     """A, and B of every place; place 0 is zeros."""
 
     a: Any  # projection -> [layers, in, rank]

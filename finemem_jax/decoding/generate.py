@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 from finemem_jax.decoding.fast_places import FastPool
 from finemem_jax.decoding.sampling import RowSampling, completion_keys, is_stop, sample
 from finemem_jax.nn.paged_cache import DecodeCache, PageCopies, PagePool, PrefillCache
+from finemem_jax.nn.typed import Tree
 
 
 @flax.struct.dataclass
@@ -33,7 +34,7 @@ class PrefillRows:
 
 
 @flax.struct.dataclass
-class DecodeRows:
+class DecodeRows(Tree):
     """The requests that are sampled, one per row, and the pages they have."""
 
     token: Any  # [rows] int32: the last token, to be fed next

@@ -26,6 +26,7 @@ from finemem_jax.nn.mesh import HEADS, on_mesh
 from finemem_jax.nn.paged_cache import PagePool
 from finemem_jax.nn.quantize import quantized
 from finemem_jax.nn.sharding import AXES, DECODE_RULES, param_shardings
+from finemem_jax.nn.typed import Jitted
 from finemem_jax.rl import fast_write
 
 CAST = ("kernel", "table", "bias", "a", "b")  # parameters that the model casts to its compute dtype before use
@@ -108,7 +109,7 @@ def pool_sharding(mesh: Mesh, for_kernel: bool) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(HEADS) if for_kernel else PartitionSpec(None, HEADS))
 
 
-def make_prefill(model: nn.Module, mesh: Mesh | None) -> Callable:
+def make_prefill(model: nn.Module, mesh: Mesh | None) -> Jitted[..., PagePool]:
     """`generate.prefill`, jitted: (params, pool, rows, fast) -> pool. The pool is donated: it is updated in place."""
 
     def prefill(params: Any, pool: PagePool, rows: generate.PrefillRows, fast: FastPool | None) -> PagePool:
@@ -118,7 +119,7 @@ def make_prefill(model: nn.Module, mesh: Mesh | None) -> Callable:
     return jax.jit(prefill, donate_argnums=1)
 
 
-def make_decode(model: nn.Module, mesh: Mesh | None) -> Callable:
+def make_decode(model: nn.Module, mesh: Mesh | None) -> Jitted[..., tuple[PagePool, Any]]:
     """`generate.decode`, jitted: (params, pool, rows, floor, fast, steps=, truncate=) -> (pool, sampled). The pool is
     donated: it is updated in place."""
 
@@ -138,7 +139,9 @@ def make_decode(model: nn.Module, mesh: Mesh | None) -> Callable:
     return jax.jit(decode, static_argnames=("steps", "truncate"), donate_argnums=1)
 
 
-def make_write(model: nn.Module, mesh: Mesh | None, cfg: FastConfig) -> Callable:
+def make_write(
+    model: nn.Module, mesh: Mesh | None, cfg: FastConfig
+) -> Jitted[[Any, FastWeights, fast_write.Texts], tuple[Any, jax.Array]]:
     """`fast_write.write`, jitted: (params, fast, texts) -> (B, losses)."""
 
     def write(params: Any, fast: FastWeights, texts: fast_write.Texts) -> tuple[Any, jax.Array]:

@@ -227,7 +227,7 @@ class Run:
                 if victim is running:
                     break
             else:
-                if missing > 0:
+                if missing > 0 and taken is not None:
                     running.pages += taken
 
     def _admit(self) -> list[Running]:

@@ -413,7 +413,7 @@ class Transformer(nn.Module):
         x = self.final_norm(x)
         if cache is None:
             return x
-        return x, (decoding if decoding is not None else cache.append(*new, segment_ids))
+        return x, (decoding if isinstance(cache, DecodeCache) else cache.append(*new, segment_ids))
 
     def embed(self, tokens: Int[Array, "rows seq"]) -> Float[Array, "rows seq embed"]:
         """What the first layer reads."""

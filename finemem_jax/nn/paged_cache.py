@@ -16,12 +16,13 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from finemem_jax.nn.mesh import HEADS, current_mesh
+from finemem_jax.nn.typed import Tree
 
 SCRATCH = 0  # the page that idle rows write to
 
 
 @flax.struct.dataclass
-class PagePool:
+class PagePool(Tree):
     """Keys and values of all pages.
 
     Keys lie with their dimensions before their tokens where XLA multiplies them: a query then streams over
@@ -186,7 +187,7 @@ class PrefillCache:
 
 
 @flax.struct.dataclass
-class DecodeCache:
+class DecodeCache(Tree):
     """For a decode step: every row's pages as one list, so that attention costs what is filled and no more.
 
     The pages of a row are consecutive in the list and cover the tokens up to the one being fed.

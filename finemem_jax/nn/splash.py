@@ -13,6 +13,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     SegmentIds,
     make_splash_mha,
 )
+from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import SplashAttentionKernel
 from jaxtyping import Array, Float, Int
 
 LANES = 128  # a block is a multiple of the vector registers' width
@@ -39,7 +40,7 @@ def splash_attention(
     return attend(make_kernel(*q.shape[1:3], interpret=interpret), q, k, v, segment_ids, segment_ids)
 
 
-def make_kernel(seq: int, heads: int, pieces: int = 1, *, interpret: bool = False) -> Callable:
+def make_kernel(seq: int, heads: int, pieces: int = 1, *, interpret: bool = False) -> SplashAttentionKernel:
     """The kernel for rows of `seq` tokens whose queries are split over so many devices.
 
     It holds what each block of queries sees as arrays: with pieces, `kernel.manual_sharding_spec` says how shard_map

@@ -262,7 +262,9 @@ def _laid_out(folder: Path) -> int:
     that fits 16 GiB and compiles for them it said 16.1.
     """
     (report,) = folder.glob("*memory-usage-report.txt")
-    return int(re.search(r"\(color=0\)\s+Total bytes: (\d+)", report.read_text())[1])
+    total = re.search(r"\(color=0\)\s+Total bytes: (\d+)", report.read_text())
+    assert total is not None, f"{report.name} names no total"
+    return int(total[1])
 
 
 def state_shapes(cfg: Config, model: Any, mesh: Mesh) -> TrainState:

@@ -6,9 +6,11 @@ from typing import Any
 
 import flax.struct
 
+from finemem_jax.nn.typed import Tree
+
 
 @flax.struct.dataclass
-class RolloutBatch:
+class RolloutBatch(Tree):
     """Packed training rows. Every field has the same leading axes: [rows, seq], or [microbatches, rows, seq].
 
     A row holds several sequences (prompt and completion), told apart by `segment_ids`; 0 is padding.

@@ -69,7 +69,7 @@ Metrics = dict[str, Metric]
 
 def merge(a: Mapping[str, Metric], b: Mapping[str, Metric]) -> Metrics:
     """Metrics of the union of two parts; both hold the same names."""
-    return {name: a[name] + b[name] for name in a}
+    return {name: a[name] + b[name] for name in a}  # type: ignore[operator]  # of a name, both are of one kind
 
 
 def read(metrics: Mapping[str, Metric]) -> dict[str, float]:

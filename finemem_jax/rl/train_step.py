@@ -21,6 +21,7 @@ from finemem_jax.config import LossConfig
 from finemem_jax.nn.fast_weights import FastSetup, FastWeights
 from finemem_jax.nn.lora import join_adapters
 from finemem_jax.nn.mesh import on_mesh
+from finemem_jax.nn.typed import Jitted
 from finemem_jax.rl import metrics as metrics_lib
 from finemem_jax.rl.batch import RolloutBatch
 from finemem_jax.rl.grpo import negative_log_likelihood, policy_loss
@@ -28,7 +29,7 @@ from finemem_jax.rl.logprobs import token_logprobs, token_logprobs_and_entropies
 from finemem_jax.rl.metrics import Mean, Metrics, Sum
 from finemem_jax.rl.train_state import TrainState, split_trained
 
-StepFunction = Callable[[TrainState, RolloutBatch], tuple[TrainState, Metrics]]
+StepFunction = Jitted[[TrainState, RolloutBatch], tuple[TrainState, Metrics]]
 LossFunction = Callable[[Any, RolloutBatch], tuple[Array, Metrics]]
 
 
@@ -117,7 +118,7 @@ def make_fill_logprobs(
     chunk: int = 512,
     mesh: Mesh | None = None,
     fast: FastSetup | None = None,
-) -> Callable[[Any, RolloutBatch], Float[Array, "micro rows seq"]]:
+) -> Jitted[[Any, RolloutBatch], Float[Array, "micro rows seq"]]:
     """Log-probabilities of a batch's weighted tokens under given parameters and the batch's fast weights, for
     `batch.replace(ref_logprobs=...)`."""
 
@@ -225,7 +226,7 @@ def _make_step(
             params, opt_state = _without_unused(batch, (params, opt_state), (trained, state.opt_state))
 
         skipped = 1.0 - is_finite.astype(jnp.float32)
-        metrics = metrics | {
+        of_update: Metrics = {
             "grad_norm": Mean(jnp.where(is_finite, norm, 0.0), 1.0 - skipped),
             "skipped_updates": Sum(skipped),
         }
@@ -235,7 +236,7 @@ def _make_step(
                 join_adapters(frozen, jax.tree.map(keep_finite, params, trained)),
                 jax.tree.map(keep_finite, opt_state, state.opt_state),
             ),
-            metrics,
+            metrics | of_update,
         )
 
     # The old state is donated: without that, two copies of parameters and moments would live through the update.
