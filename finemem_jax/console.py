@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TextIO
 
@@ -192,7 +192,7 @@ class _Compiling(logging.Filter):
         return record.levelno >= logging.WARNING
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output; the first column is text, the others are right-aligned."""
     table = Table(title=_cell(title), title_justify="left")
     for i, column in enumerate(columns):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from finemem_jax.console import tell
 from finemem_jax.exits import UserError
@@ -47,7 +47,7 @@ def is_evaluation(record: dict) -> bool:
     return holds_numbers(record) and "policy" in record and "accuracy" in record
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 

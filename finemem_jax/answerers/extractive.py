@@ -62,6 +62,9 @@ class Extractive(Answerer):
         self._thread.submit(work)
         return futures
 
+    def settle(self) -> None:
+        """Nothing is put off."""
+
 
 def create(cfg: AnswererConfig, local: Chat | None = None) -> Extractive:
     return Extractive()

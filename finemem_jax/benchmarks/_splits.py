@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from finemem_jax import config, types
@@ -146,9 +147,9 @@ def _parts(path: str, field: str, opened: Open) -> dict[str, _Read]:
             return _repository_parts(path, field, opened)
         chosen = {split: _first_named(files, names) for split, names in _SPLIT_NAMES.items()}
         parts = {split: found for split, found in chosen.items() if found} or {"": files}
-        return {split: lambda bad, found=found: _read_files(found, opened, bad) for split, found in parts.items()}
+        return {split: partial(_read_files, found, opened) for split, found in parts.items()}
     if os.path.isfile(path):
-        return {"": lambda bad: _read_files([Path(path)], opened, bad)}
+        return {"": partial(_read_files, [Path(path)], opened)}
     name = path.partition(":")[0]
     is_name = name.count("/") == 1 and not name.startswith((".", os.sep)) and not name.endswith(SUFFIXES)
     if not is_name and not os.path.isdir(name):
@@ -184,7 +185,7 @@ def _repository_parts(name: str, field: str, opened: Open) -> dict[str, _Read]:
             yield from read_episodes(rows, f"{name} {split}", first, opened(None), bad)
             first += len(rows)
 
-    return {part: lambda bad, splits=splits: read(splits, bad) for part, splits in parts.items()}
+    return {part: partial(read, splits) for part, splits in parts.items()}
 
 
 def _read_files(files: list[Path], opened: Open, bad: BadRows) -> Iterator[types.Episode]:

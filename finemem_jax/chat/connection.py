@@ -128,7 +128,8 @@ class Connection:
             sent = self._state.send(request) + self._state.send(h11.Data(data=body))
             self._state.send(h11.EndOfMessage())
             self._writer.write(sent)
-            response, parts, length = None, [], 0
+            response: h11.Response | None = None
+            parts, length = [], 0
             while True:
                 event = await self._next_event()
                 if isinstance(event, h11.Response):
@@ -144,6 +145,7 @@ class Connection:
             raise Broken(type(error).__name__) from error
         if self._state.our_state is h11.DONE and self._state.their_state is h11.DONE:
             self._state.start_next_cycle()
+        assert response is not None  # h11 lets no message end before it began
         named = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
         return Response(response.status_code, named, b"".join(parts))
 

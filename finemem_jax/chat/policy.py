@@ -48,7 +48,8 @@ class PolicyServer:
 
         max_tokens: limit of the completion; 0 = that of the settings."""
         sent = in_form(self.form, self._tokenizer, tokens, messages)
-        (asked,) = self.chat.submit([sent], max_tokens=max_tokens)
+        # The form's wire takes what is sent
+        (asked,) = self.chat.submit([sent], max_tokens=max_tokens)  # type: ignore[list-item]
         future: Future[Reply] = Future()
         pass_on(asked, future, lambda reply: self._checked(reply, len(tokens)))
         return future
@@ -110,7 +111,7 @@ def open_policy_server(
             settings = replace(cfg, extra=json.dumps({**template, **(json.loads(cfg.extra) if cfg.extra else {})}))
         try:
             http = HttpChat(replace(settings, max_tokens=1, retries=0), _wire(form), is_muted=True)
-            (asked,) = http.submit([in_form(form, tokenizer, tokens, messages)])
+            (asked,) = http.submit([in_form(form, tokenizer, tokens, messages)])  # type: ignore[list-item]  # likewise
             reply = asked.result()
         except UserError as error:  # no such path; if it is the key, the next form is refused too
             refused = error

@@ -93,10 +93,10 @@ def chunked(
     pieces: list[str] = []
     holders: dict[str, list[int]] = {}  # dialogue id of a turn -> pieces it is in
     for session in conversation.sessions:
-        spoken = [(turn["speaker"], turn_text(turn)) for turn in session.turns]
+        spoken = [(str(turn["speaker"]), turn_text(turn)) for turn in session.turns]
         for part in _sessions.split_session(session.date, spoken, chunk_tokens, count_tokens):
             for turn in part.turns:
-                holders.setdefault(session.turns[turn]["dia_id"], []).append(len(pieces))
+                holders.setdefault(str(session.turns[turn]["dia_id"]), []).append(len(pieces))
             pieces.append(part.text)
     groups = chunking.pack(pieces, chunk_tokens, count_tokens)
     chunk_of = {piece: chunk for chunk, group in enumerate(groups) for piece in group}

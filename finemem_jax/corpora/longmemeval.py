@@ -42,7 +42,7 @@ def episodes(options: _options.BuildOptions, count_tokens: CountTokens) -> Itera
 def checked(row: Mapping[str, object], where: str) -> dict:
     """The fields of a record that are read, as published: lists decoded where they are JSON text, the answer a text.
     Raises UserError where one is not so."""
-    record = {name: _fields.text(row, name, where) for name in ("question_id", "question_type", "question")}
+    record: dict = {name: _fields.text(row, name, where) for name in ("question_id", "question_type", "question")}
     record["answer"] = _fields.answers(row.get("answer"), where, "answer")[0]
     if row.get("question_date") is not None:
         record["question_date"] = _fields.text(row, "question_date", where)

@@ -541,13 +541,13 @@ def judged_answer(
     verdict: Future[Verdict] = Future()
 
     def judge(answered: Future[Reply]) -> None:  # as soon as the answer is there, in the answerer's thread
-        if answered.exception() is not None or answered.result().text is None:
+        text = answered.result().text if answered.exception() is None else None
+        if text is None:
             verdict.set_result(Verdict(None))
             return
         try:
-            request = JudgeRequest(
-                question.text, question.answers, answered.result().text, question.kind, source, question.rubric
-            )
+            assert env.judge is not None  # `judged` refuses the question otherwise
+            request = JudgeRequest(question.text, question.answers, text, question.kind, source, question.rubric)
             pass_on(env.judge.judge([request])[0], verdict)
         except Exception as error:  # in a callback nobody else would see it
             verdict.set_exception(error)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from finemem_jax.config import PromptConfig, UserError, resolve
 from finemem_jax.env import operations, thoughts
-from finemem_jax.types import MemoryItem, Operation, ToolSpec
+from finemem_jax.types import MemoryItem, Messages, Operation, ToolSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -151,9 +151,31 @@ def _turns(system: str, user: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
+@overload
 def apply_template(
     tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[dict[str, str]],
+    messages: Messages,
+    specs: Sequence[ToolSpec],
+    cfg: PromptConfig,
+    *,
+    tokenize: Literal[True],
+) -> list[int]: ...
+
+
+@overload
+def apply_template(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Messages,
+    specs: Sequence[ToolSpec],
+    cfg: PromptConfig,
+    *,
+    tokenize: Literal[False],
+) -> str: ...
+
+
+def apply_template(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Messages,
     specs: Sequence[ToolSpec],
     cfg: PromptConfig,
     *,

@@ -168,13 +168,13 @@ class BM25:
         else:
             self._blocks = [_kept_block(part) for part in _blocks(texts)]
             self._firsts = [0, *itertools.accumulate(len(block.lengths) for block in self._blocks[:-1])]
-            lengths = np.concatenate([block.lengths for block in self._blocks])
-            total = int(lengths.sum())
+            many = np.concatenate([block.lengths for block in self._blocks])  # [items]
+            total = int(many.sum())
         mean = total / max(self._size, 1) or 1.0  # no words at all: nothing is ever divided by it
         if is_small:
             self._damping = [k1 * (1 - b + b * length / mean) for length in lengths]
         else:
-            self._damping = k1 * (1 - b + b / mean * lengths)  # [items]
+            self._damping = k1 * (1 - b + b / mean * many)  # [items]
         self._floor = okapi_floor(Counter(self._holders().values()), self._size) if idf == "okapi" else None
         self._weights: dict[str, tuple] = {}  # word -> (items, their scores for it), filled as words are asked for
 

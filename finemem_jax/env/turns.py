@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -25,6 +26,15 @@ from finemem_jax.env.probing import CHUNK, asked_by
 from finemem_jax.types import ROLES, Answer, CountTokens, Probe, Rollout
 
 TRAJECTORY = "trajectory"
+
+
+class Term(Protocol):
+    """A file of rewards/, as far as the table reads it."""
+
+    ROLES: Sequence[str]
+    LEVEL: str
+
+    def turn_rewards(self, rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray | float: ...
 
 
 class TermFailed(RuntimeError):
@@ -98,7 +108,7 @@ def tabulate(groups: Sequence[Sequence[Rollout]], cfg: RewardsConfig, count_toke
     return Turns(group, sample, index, role, terms, speaks, np.array(state, np.int64), frozenset(at_end))
 
 
-def _values(term: object, name: str, rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
+def _values(term: Term, name: str, rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens) -> np.ndarray:
     """What a term says of a rollout's turns of its roles, in order."""
     turns = sum(len(rollout.of(role)) for role in term.ROLES)
     try:

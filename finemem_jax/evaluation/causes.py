@@ -27,7 +27,7 @@ import re
 from collections.abc import Sequence
 
 from finemem_jax.env.scoring import KEYWORD_BORDER, PART_BORDER, normalise
-from finemem_jax.types import WRITE, Answer, MemoryItem, Question, Rollout
+from finemem_jax.types import WRITE, Answer, Chunk, MemoryItem, Question, Rollout
 
 WRONG_BELOW = 0.5  # a score below this is a wrong answer; metrics of 0 or 1 have nothing in between
 CAUSES = ("construction", "retrieval", "answering", "unknown")
@@ -56,7 +56,8 @@ def _failure(rollout: Rollout, answer: Answer, items: Sequence[MemoryItem], padd
         return ""
     if answer.question.metric == "abstention" or answer.question.kind == "abstention":
         return "answering"  # no text holds what is right: nothing was to be found, and something was said
-    question, chunks = answer.question, rollout.episode.chunks
+    question = answer.question
+    chunks: Sequence[Chunk] = rollout.episode.chunks
     writes = rollout.of(WRITE)
     if question.evidence:
         chunks = [chunk for chunk in chunks if chunk.index in question.evidence]

@@ -113,7 +113,7 @@ def report_data(workdir: Path, budget: int) -> dict:
     cfg = read_object(workdir / "config.json", notes)
     metrics = [line for name in _METRICS for line in read_log(workdir / f"{name}.jsonl", holds_numbers, notes)]
     timings = read_log(workdir / "timings.jsonl", holds_numbers, notes)
-    evaluations = read_evaluations(workdir, notes)
+    evaluations: Sequence[Mapping] = read_evaluations(workdir, notes)
     results = read_results(workdir / "results.json", notes) or read_results(workdir / "evaluation.json", notes)
     results = _with_intervals(results or _latest(evaluations), evaluations)
     weights = {k: v for k, v in _at(cfg, "rewards", "weights", default={}).items() if is_number(v) and v}

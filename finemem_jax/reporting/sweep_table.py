@@ -182,7 +182,7 @@ def write_sweep(workdir: Path, rows: Sequence[Row]) -> None:
     tables: list[_Table] = []
     for table in dict.fromkeys(column.table for column in chosen):
         own = [column for column in chosen if column.table == table]
-        heads = ["config", "seeds", *(column.title for column in own), "paper: score†", "memory tokens†"]
+        heads: Sequence[str] = ["config", "seeds", *(column.title for column in own), "paper: score†", "memory tokens†"]
         cells = [
             [row.name, str(len(row.seeds)), *(_cell(column, row) for column in own), *_paper(row)] for row in shown
         ]
@@ -204,8 +204,8 @@ def write_sweep(workdir: Path, rows: Sequence[Row]) -> None:
     data = [{"config": r.name, "seeds": r.seeds, "values": r.values, "commands": r.commands} for r in rows]
     write_atomically(workdir / "sweep.json", json.dumps(data, indent=1, default=list))
     plot_sweep(workdir / "sweep", shown)
-    for title, heads, cells in tables:
-        print_table(title, heads, cells)
+    for shown_table in tables:
+        print_table(*shown_table)
     tell("\n".join([*notes, f"table: {workdir / 'sweep.md'}", f"figure: {workdir / 'sweep.png'}"]))
 
 
@@ -226,7 +226,7 @@ _SPENT = (
 def cost_tables(rows: Sequence[Row]) -> list[_Table]:
     """For every temperature what a row is worth for what it takes: of an episode, and of training; none for rows whose
     runs say neither."""
-    tables = []
+    tables: list[_Table] = []
     for temperature in ("T=1", "greedy"):
         cells = [_cost_cells(row, row.values.get(f"after {temperature}", {})) for row in rows if row.spent]
         if cells:

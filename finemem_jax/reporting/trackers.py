@@ -30,7 +30,8 @@ class Trackers:
     def __init__(self, cfg: LoggingConfig, workdir: Path, *, name: str, config: Mapping, first: int, is_lead: bool):
         """first: the step the run goes on from; what an earlier process logged of it and later steps is dropped."""
         self._cfg, self._folder = cfg, workdir / "tensorboard"
-        self._board = self._wandb = None
+        self._board: Board | None = None
+        self._wandb: Any = None
         self._has_failed = False
         self._has_board = is_lead and cfg.tensorboard
         if not is_lead:
@@ -49,7 +50,7 @@ class Trackers:
         if self._wandb is not None:
             self._wandb.finish()
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
 
         def show(board: Board) -> None:
@@ -124,7 +125,7 @@ def sample_text(rollout: Rollout) -> str:
     """What one rollout read, wrote and answered."""
     lines = [f"episode {rollout.episode.id}, sample {rollout.sample}"]
     for turn in rollout.steps:
-        if turn.role == WRITE:
+        if turn.role == WRITE and turn.chunk is not None:
             lines += [f"--- chunk {turn.chunk}", rollout.episode.chunks[turn.chunk].text]
         lines += [f"--- turn {turn.index}: {turn.role}", turn.text]
     lines.append("--- final questions")

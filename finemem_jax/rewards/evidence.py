@@ -97,7 +97,7 @@ def turn_rewards(rollout: Rollout, cfg: RewardsConfig, count_tokens: CountTokens
     if asked and not final:
         return np.full(len(turns), np.nan)
     return _scale(len(turns), cfg.evidence) * evidence_rewards(
-        [answer.score for answer in final],
+        [answer.score for answer in final if answer.score is not None],
         _writers(rollout, final, cfg.evidence),
         len(turns),
         beta=cfg.evidence.beta,

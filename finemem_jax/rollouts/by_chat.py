@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from finemem_jax.chat.policy import PolicyServer
 from finemem_jax.env import prompts, thoughts
 from finemem_jax.env.environment import Asked, Environment, Game, seen_question
-from finemem_jax.types import Answer, Completion, Episode, Messages, Reply, Rollout, Turn
+from finemem_jax.types import Answer, Completion, Episode, Learn, Messages, Reply, Rollout, Turn
 
 
 @dataclass(slots=True)
@@ -35,7 +35,8 @@ def play_by_chat(
 
     turns: dict[int, Turn] = {}
 
-    def ask(number: int, turn: Turn) -> None:
+    def ask(number: int, turn: Turn | Learn) -> None:
+        assert isinstance(turn, Turn)  # a method that writes weights is not played behind a server
         turns[number] = turn
         player = players[number]
         messages = messages_of(env, turn, player.episode, player.asked, layout)
@@ -62,6 +63,7 @@ def messages_of(env: Environment, turn: Turn, episode: Episode, asked: Asked, la
     """A turn's prompt before the chat template."""
     if turn.messages:
         return turn.messages
+    assert turn.chunk is not None  # only a turn about a chunk leaves its words to the prompt
     return prompts.conversation(
         env.specs,
         episode.chunks[turn.chunk].text,
