@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,6 +60,7 @@ from finemem_jax.run.workdir import locked
 from finemem_jax.schema.plugins import source_of
 from finemem_jax.types import Answerer, Episode, Rollout, Sampling
 
+_E = TypeVar("_E")
 _T = TypeVar("_T")
 
 _SECONDS = Path("evaluation") / "seconds.json"
@@ -108,6 +110,9 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str, command: Seq
     loaded = load_given(cfg, given, workdir)
     answerer, judge, opened = load_answerer(cfg, workdir), load_judge(cfg, workdir), OpenPolicies()
 
+    def records_of(contestant: _Contestant, own: Sequence[Episode]) -> list[dict]:
+        return full_records(contestant.play(own), taken, cfg, judge, has_model=contestant.env is not None)
+
     def player(given: Given) -> _Player:
         return _Player(given, load_environment(given.cfg, given.tokenizer, judge), answerer, opened)
 
@@ -130,17 +135,14 @@ def _evaluate(cfg: Config, workdir: Path, policy: bool, given: str, command: Seq
                 path = workdir / "evaluation" / f"{_file_name(contestant.name)}.jsonl"
                 sizes = [len(block) for block in blocks]
                 log = EvaluationLog(path, _fingerprint(loaded.cfg, contestant, episodes), sizes)
-            for block in agreement.from_lead(log and log.missing()):
+            for block in agreement.from_lead(log.missing() if log else []):
                 started = time.monotonic()
-                records = in_shares(
-                    blocks[block],
-                    lambda own, c=contestant: full_records(c.play(own), taken, cfg, judge, has_model=c.env is not None),
-                )
+                records = in_shares(blocks[block], partial(records_of, contestant))
                 if log:
                     log.write(block, records)
                     _keep_seconds(workdir, contestant.name, block, time.monotonic() - started)
                 progress.update(number * len(episodes) + min((block + 1) * size, len(episodes)))
-            found[contestant.name] = _summary(agreement.from_lead(log and log.records()), cfg)
+            found[contestant.name] = _summary(agreement.from_lead(log.records() if log else []), cfg)
         progress.update(len(contestants) * len(episodes))
     if not agreement.is_lead():
         return found
@@ -310,11 +312,8 @@ def evaluate_all(
     """The engine's policy at every temperature of `cfg.eval.temperatures`, by name ("T=1", "greedy")."""
     found = {}
     for temperature in cfg.eval.temperatures:
-        rollouts = in_shares(
-            episodes,
-            lambda own, t=temperature: evaluate_policy(engine, env, answerer, own, cfg, t),
-            (env.count_tokens, *episodes),
-        )
+        play_own = partial(evaluate_policy, engine, env, answerer, cfg=cfg, temperature=temperature)
+        rollouts = in_shares(episodes, play_own, (env.count_tokens, *episodes))
         found[_temperature_name(temperature)] = _evaluation(rollouts, cfg)
     return found
 
@@ -327,19 +326,16 @@ def evaluate_baselines(
     for name in cfg.eval.baselines:
         contestant = baseline(name, cfg)
         if contestant.write is not None:
-            rollouts = in_shares(
-                episodes,
-                lambda own, c=contestant: evaluate_script(c, env, answerer, own),
-                (env.count_tokens, *episodes),
-            )
+            play_own = partial(evaluate_script, contestant, env, answerer)
+            rollouts = in_shares(episodes, play_own, (env.count_tokens, *episodes))
             found[name] = _evaluation(rollouts, cfg)
     return found
 
 
 def in_shares(
-    episodes: Sequence[Episode], play: Callable[[Sequence[Episode]], list[_T]], shared: Sequence[object] = ()
+    episodes: Sequence[_E], play: Callable[[Sequence[_E]], list[_T]], shared: Sequence[object] = ()
 ) -> list[_T]:
-    """What `play` gives for each episode, in their order; each process plays its share of them.
+    """What `play` gives for each episode, or what stands for one, in their order; each process plays its share.
 
     shared: what every process has and need not be sent, see `agreement.all_gather`."""
     own = range(agreement.process_index(), len(episodes), agreement.process_count())
@@ -421,7 +417,7 @@ def _print_columns(title: str, columns: Mapping[str, str], table: Mapping[str, M
     print_table(title, names, rows)
 
 
-def _print(title: str, table: Mapping[str, Mapping[str, float]], cfg: Config) -> None:
+def _print(title: str, table: Mapping[str, Mapping[str, float | None]], cfg: Config) -> None:
     print_comparison(title, table, cfg)
     sources = sorted(
         {key.removeprefix("source/") for row in table.values() for key in row if key.startswith("source/")}
@@ -449,7 +445,7 @@ def _print_agreement(found: Mapping[str, Evaluation]) -> None:
         print_table("how far the judges agree", names, rows)
 
 
-def _interval(row: Mapping[str, float], key: str, suffix: str) -> str:
+def _interval(row: Mapping[str, float | None], key: str, suffix: str) -> str:
     low, high = row.get(f"low{suffix}"), row.get(f"high{suffix}")
     return _shown(row.get(key)) + ("" if low is None or high is None else f" ({low:.3f} to {high:.3f})")
 

@@ -132,10 +132,12 @@ def load_given(cfg: Config, given: str, workdir: Path) -> Given:
     folder = Path(given)
     if given and (folder / CHECKPOINTS).is_dir() and (folder / CONFIG).is_file():
         stored = stored_config(folder)
-        own = {"prompt": stored.prompt, "memory": stored.memory, "method": stored.method}
-        if own != {name: getattr(cfg, name) for name in own}:
+        own = ("prompt", "memory", "method")
+        if any(getattr(stored, name) != getattr(cfg, name) for name in own):
             tell(f"note: {given} was trained with its own config.{', config.'.join(own)}, used here", file=sys.stderr)
-        cfg = dataclasses.replace(cfg, model=stored.model, **own)
+        cfg = dataclasses.replace(
+            cfg, model=stored.model, prompt=stored.prompt, memory=stored.memory, method=stored.method
+        )
         step = stored_checkpoints(folder).latest()
         identity = f"{folder.resolve()} step {step} {_stamps(folder / CHECKPOINTS / str(step))}"
         return Given(cfg, load_tokenizer(cfg), identity, workdir, stored.model, asked, folder)
@@ -177,7 +179,7 @@ class OpenPolicies:
             if key not in self._servers:
                 self._servers[key] = _policy_server(given, temperature, seed)
             return self._servers[key]
-        if self._identity != given.identity:
+        if self._engine is None or self._identity != given.identity:
             self._engine = None  # its buffers go before the next ones come
             self._engine, self._identity = _policy_engine(given), given.identity
         return self._engine

@@ -241,7 +241,7 @@ def compare(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for name in dict.fromkeys(run.row for run in runs):
         finished = [run for run in runs if run.row == name and run.is_finished()]
-        results = [run.results() for run in finished]
+        results = [found for run in finished if (found := run.results()) is not None]
         if results:
             seeds = tuple(run.seed for run in finished)
             commands = tuple(run.command for run in runs if run.row == name)

@@ -134,7 +134,9 @@ def setup(cfg: Config, workdir: Path) -> tuple[Parts, TrainState]:
     if mesh is not None:
         packing.check_rows(mesh, cfg.train.microbatch_rows, agreement.process_count())
     check_memory(cfg)
-    episodes, held_out = load_rewarded(cfg), load_held_out(cfg)  # first: a bad row is found before weights are read
+    # First: a bad row is found before weights are read
+    episodes: Sequence[Episode] = load_rewarded(cfg)
+    held_out: Sequence[Episode] = load_held_out(cfg)
     policy = load_policy(cfg, mesh)
     env = load_environment(cfg, policy.tokenizer, load_judge(cfg, workdir))
     rehearse(env, cfg.rewards, cfg.advantage)
@@ -147,7 +149,7 @@ def setup(cfg: Config, workdir: Path) -> tuple[Parts, TrainState]:
     optimizer = make_optimizer(cfg.optimizer, max(cfg.train.steps * cfg.train.epochs * cfg.train.mini_batches, 1))
     state = create_train_state(policy.params, optimizer)
     fast = load_fast(cfg, policy)
-    sampled = {"temperature": cfg.train.temperature, "chunk": cfg.train.logprob_chunk, "mesh": mesh, "fast": fast}
+    temperature, chunk = cfg.train.temperature, cfg.train.logprob_chunk
     shardings = state_shardings(state) if mesh is not None else None
     parts = Parts(
         policy=dataclasses.replace(policy, params=None),
@@ -159,8 +161,17 @@ def setup(cfg: Config, workdir: Path) -> tuple[Parts, TrainState]:
         # The update donates its state, so a reference of its own needs buffers of its own. With LoRA the reference
         # is the policy's frozen base, and there is no second copy.
         reference=jax.tree.map(jnp.copy, policy.params) if cfg.loss.kl_coef and not cfg.model.lora.rank else None,
-        update=make_train_step(policy.model, optimizer, cfg.loss, shardings=shardings, **sampled),
-        fill=make_fill_logprobs(policy.model, **sampled),
+        update=make_train_step(
+            policy.model,
+            optimizer,
+            cfg.loss,
+            temperature=temperature,
+            chunk=chunk,
+            shardings=shardings,
+            mesh=mesh,
+            fast=fast,
+        ),
+        fill=make_fill_logprobs(policy.model, temperature=temperature, chunk=chunk, mesh=mesh, fast=fast),
         correct_gap=jax.jit(partial(correct_engine_gap, cap=cfg.loss.engine_ratio_cap)),
         fast=fast,
     )
@@ -179,6 +190,7 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
         if agreement.is_lead():
             workdirs.store_config(cfg, workdir, changed, first)
         engine = Engine(policy.model, state.params, cfg.engine, parts.fast)
+        draw = partial(collect_groups, engine, env, answerer, parts.episodes, cfg)
         no_memory = empty_memory(policy.model, parts.fast.cfg) if parts.fast is not None else None
         if cfg.engine.warm_up:
             warm_up(engine)
@@ -219,11 +231,10 @@ def _train(cfg: Config, workdir: Path, preemption: Preemption, accept_config_cha
             own, groups, lengths, wanted = {}, [], [], cfg.train.episodes
             while wanted:
                 with clock.phase("rollout"), preemption.interruptible():
-                    place = {"step": step, "position": journal.episodes_drawn}
-                    place["numbers"] = range(len(groups), len(groups) + wanted)
-                    place["chunks"] = chunks_at(cfg.train.curriculum, journal.share_done(step))
+                    numbers = range(len(groups), len(groups) + wanted)
+                    chunks = chunks_at(cfg.train.curriculum, journal.share_done(step))
                     with agreement.together():
-                        made = collect_groups(engine, env, answerer, parts.episodes, cfg, clock, **place)
+                        made = draw(clock, step=step, position=journal.episodes_drawn, numbers=numbers, chunks=chunks)
                     more, more_lengths = share_groups(made, env, share_prefixes=cfg.train.share_prefixes)
                 own, groups, lengths = own | made, groups + more, joined(lengths, more_lengths)
                 with clock.phase("reward"), agreement.together():

@@ -132,6 +132,7 @@ class _Server(asyncio.Protocol):
     )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self._transport, self._received = transport, b""
 
     def data_received(self, data: bytes) -> None:

@@ -163,7 +163,8 @@ def union(mine: Mapping[int, T], shared: Sequence[object] = ()) -> dict[int, T]:
 
 def from_lead(value: T) -> T:
     """Process 0's value, in every process: for what was read from a file that process 0 writes."""
-    return all_gather(value if is_lead() else None)[0]
+    told: list = all_gather(value if is_lead() else None)
+    return told[0]
 
 
 def any_process(flag: bool) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from finemem_jax import __version__, config, exits
+from finemem_jax.chat.policy import PolicyServer
 from finemem_jax.config import Config, UserError
 from finemem_jax.console import Progress, print_table
 from finemem_jax.decoding.engine import Engine
@@ -96,13 +97,13 @@ def _collect(cfg: Config, workdir: Path, selection: Selection, given: str) -> Pa
         return [group_record(group, env, cfg, selection) for group in groups]
 
     with Progress(count, COMMAND, is_muted=not agreement.is_lead()) as progress:
-        for number in agreement.from_lead(log and log.missing()):
+        for number in agreement.from_lead(log.missing() if log else []):
             records = in_shares(blocks[number], collected)
             if log:
                 log.write(number, records)
             progress.update(blocks[number].stop)
         progress.update(count)
-    records = agreement.from_lead(log and log.records())
+    records = agreement.from_lead(log.records() if log else [])
     traces = [trace for found in records for trace in found["traces"]]
     path = workdir / TRACES
     if agreement.is_lead():
@@ -194,6 +195,7 @@ def _by_server(
     finishes = {}
     for sample in range(samples):
         chat = opened.open(given, given.cfg.train.temperature, seed=(given.cfg.seed + 1_000_003 * sample) % 2**31)
+        assert isinstance(chat, PolicyServer)
         own = [number for number, job in enumerate(jobs) if job.sample == sample]
         games = [
             (job.episode, job.asked, play(env, job.episode, job.asked, answerer.submit, group=job.group, sample=sample))
