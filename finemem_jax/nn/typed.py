@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -21,6 +21,7 @@ class Tree:
         def replace(self, **fields: Any) -> Self: ...
 
 
+@runtime_checkable  # the tests check types while they run
 class Jitted(Protocol[_Arguments, _Result_co]):
     """A function behind `jax.jit`: called, or lowered for shapes."""
 
