@@ -5,7 +5,8 @@
     python examples/remembering_agent.py --model=http://localhost:8000/v1 --folder=MY-MANAGER
 
 Nothing is lost and nothing is kept twice: what `read` returned is in the store, and a reading that was cut short is
-repeated with the same `source`. What the second process prints ends with the memory and with what it recalls.
+repeated with the same `source`. At the end the same sessions are read once more, uninterrupted, for another user, whose
+memory must be the same, item for item. docs/remembering.md shows what it prints with a real model behind a server.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="URL of a server, or an exported folder")
     parser.add_argument("--folder", default="", help="the folder that the server serves")
+    parser.add_argument("--name", default="", help="the name under which it serves it (default: its only model)")
     parser.add_argument("--sessions", default="", help="LoCoMo's file: its first conversation's first three sessions")
     parser.add_argument("--turns", type=int, default=6, help="of each LoCoMo session (default: %(default)s)")
+    parser.add_argument("--chunk-tokens", type=int, default=0, help="of what is read at once (default: the folder's)")
+    parser.add_argument("--without-text", action="store_true", help="print how long texts are, not what they say")
     parser.add_argument("--store", default="", help="the store (default: a new one)")
     parser.add_argument("--kill-after", type=int, default=0, help=argparse.SUPPRESS)  # for the process that is killed
     arguments = parser.parse_args()
@@ -46,7 +50,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments.store = arguments.store or str(Path(folder) / "memory.sqlite")
         arguments.model = arguments.model or tiny_policy(Path(folder))
-        given = [f"--{name}={getattr(arguments, name)}" for name in ("model", "folder", "sessions", "turns", "store")]
+        names = ("model", "folder", "name", "sessions", "turns", "chunk_tokens", "store")
+        given = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in names]
+        given += ["--without-text"] * arguments.without_text
         ended = subprocess.run([sys.executable, __file__, *given, "--kill-after=2"])
         assert ended.returncode == -signal.SIGKILL
         tell("the first process was killed in its third reading; another one does the same again")
@@ -55,28 +61,47 @@ def main() -> None:
 
 def read(arguments: argparse.Namespace) -> None:
     sessions, questions = locomo(arguments) if arguments.sessions else (SESSIONS, QUESTIONS)
-    with Manager(arguments.model, arguments.store, {"folder": arguments.folder}) as manager:
+    config = {
+        "folder": arguments.folder,
+        "served_name": arguments.name,
+        "chunk_tokens": arguments.chunk_tokens,
+        "temperature": 0.0,
+        "timeout_seconds": 900.0,
+    }
+
+    def shown(text: str | None) -> str:
+        return f"[{len(text)} characters]" if text and arguments.without_text else text or ""
+
+    with Manager(arguments.model, arguments.store, config) as manager:
         for number, (time, said) in enumerate(sessions, start=1):
             if arguments.kill_after and number > arguments.kill_after:
-                write = manager.store.append
-
-                def killed(*given, write=write):
-                    write(*given)  # the first turn of this session is on the disk, and then
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-                manager.store.append = killed
+                kill_at_the_next_write(manager)
             written = manager.read(said, time=time, source=f"session {number}", user="example")
             tell(f"session {number}: {written.parts} parts, {written.known} known already")
             for change in written.applied:
-                tell(f"  {change.verb} {change.id} {change.text or ''}")
+                tell(f"  {change.verb} {change.id} {shown(change.text)}")
         held = manager.items(user="example")
-        assert len({item.text for item in held}) == len(held)
         tell(f"memory: {len(held)} items")
         for question in questions:
-            tell(f"? {question}")
+            tell(f"? {shown(question)}")
             for item in manager.recall(question, user="example"):
-                tell(f"  {item.text}  ({item.source})")
-            tell(f"  = {manager.answer(question, user='example').text}")
+                tell(f"  {item.id} {shown(item.text)}  ({item.source})")
+            tell(f"  = {shown(manager.answer(question, user='example').text)}")
+        for number, (time, said) in enumerate(sessions, start=1):
+            manager.read(said, time=time, source=f"session {number}", user="never killed")
+        whole = manager.items(user="never killed")
+        assert [(item.id, item.text) for item in whole] == [(item.id, item.text) for item in held]
+        tell(f"read again without a kill: the same {len(whole)} items, nothing lost, nothing twice")
+
+
+def kill_at_the_next_write(manager: Manager) -> None:
+    write = manager.store.append
+
+    def killed(*given):
+        write(*given)  # the first turn of this session is on the disk, and then
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    manager.store.append = killed
 
 
 def locomo(arguments: argparse.Namespace):

@@ -40,3 +40,8 @@ class RunEnded(Exception):
     def __init__(self, message: str, code: int):
         super().__init__(message)
         self.code = code
+
+
+def missing(package: str) -> str:
+    """What is said where a package is not there: the install for agents has those of training left out."""
+    return f"needs the package {package}, which is not installed here: pip install finemem_jax has all of training's"

@@ -78,6 +78,12 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     ):  # a training under way takes Ctrl-C itself (run/preemption.py); here nothing is lost by it
         tell(f"finemem {arguments.command}: interrupted; the same command goes on from what is saved", file=sys.stderr)
         return exits.INTERRUPTED
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "finemem_jax"):
+            raise
+        tell(f"finemem {arguments.command}: {exits.missing(package)}", file=sys.stderr)
+        return exits.USER_ERROR
     except OSError as error:
         if error.errno not in (*_FULL, *_DENIED):
             raise

@@ -43,6 +43,7 @@ def test_a_manager_that_is_killed_goes_on():
     assert "session 2: 1 parts, 0 known already" in first and "session 3" not in first
     assert [f"session {number}: 1 parts, 1 known already" in second for number in (1, 2, 3)] == [True] * 3
     assert "? where is mina's office?" in second and "  = " in second and "(session " in second
+    assert second.rstrip().endswith("items, nothing lost, nothing twice") and "the same 0 items" not in second
 
 
 def test_the_reward_keeps_the_contract_of_its_folder(tmp_path, monkeypatch):

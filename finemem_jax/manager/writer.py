@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from finemem_jax import exits
 from finemem_jax.chat.connection import parse_address
 from finemem_jax.chat.policy import PolicyServer, open_server_of
 from finemem_jax.config import UserError, resolve
@@ -101,7 +102,12 @@ def open_writer(source: Source, env: Environment, cfg: ManagerConfig, lock: Abst
     """lock: held by whoever uses the tokenizer, which no two threads may at once."""
     temperature = source.settings.decoding.temperature if cfg.temperature < 0 else cfg.temperature
     if not source.url:
-        engine_writer = importlib.import_module("finemem_jax.rollouts.engine_writer")  # which loads jax
+        try:
+            engine_writer = importlib.import_module("finemem_jax.rollouts.engine_writer")  # which loads jax
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"the model {source.folder} in our engine {exits.missing(error.name or 'jax')}; or give a server's URL"
+            ) from error
         return engine_writer.open_engine_writer(source.folder, env, temperature)
     settings = server_settings(cfg, source.url, source.name, temperature, env.prompt.max_completion_tokens)
     server = open_server_of(settings, env.tokenizer, env.specs, env.prompt, env.memory.max_operations)

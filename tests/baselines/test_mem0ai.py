@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -16,6 +17,7 @@ from finemem_jax.config import AnswererConfig, Config, PromptConfig, UserError, 
 from finemem_jax.evaluate import evaluate_script
 from finemem_jax.types import MemoryItem, Operation
 from tests import fakes
+from tests.manager.test_commands import EXPECTED, as_mem0_is_used
 
 # Looked for and not imported: what it sends home is switched off before it is
 needs_package = pytest.mark.skipif(importlib.util.find_spec("mem0") is None, reason="mem0ai is not installed")
@@ -50,7 +52,9 @@ def test_without_a_server_it_ends_in_one_line():
 
 
 class _Server(BaseHTTPRequestHandler):
-    """/chat/completions extracts every "NAME is VALUE" line; /embeddings is a bag of hashed words."""
+    """/chat/completions extracts every line with the word `fact`; /embeddings is a bag of hashed words."""
+
+    fact = " lives in "
 
     limits: ClassVar[list] = []  # what was asked with: the most tokens of a reply
 
@@ -63,7 +67,7 @@ class _Server(BaseHTTPRequestHandler):
         else:
             self.limits.append(body["max_tokens"])
             new = body["messages"][-1]["content"].rpartition("New Messages")[2]
-            facts = [line.split(":")[-1].strip(' ",') for line in new.splitlines() if " lives in " in line]
+            facts = [line.split(":")[-1].strip(' ",') for line in new.splitlines() if self.fact in line]
             content = json.dumps({"memory": [{"text": fact} for fact in facts]})
             message = {"role": "assistant", "content": content}
             usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
@@ -87,25 +91,46 @@ def _vector(text):
     return vector
 
 
-@pytest.mark.slow
-@needs_package
-def test_the_real_package_writes_through_its_public_api(env):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+@contextlib.contextmanager
+def stand_in(handler=_Server):
+    """(settings of an endpoint) of a server on a free port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/v1"
         written = PromptConfig(max_completion_tokens=321)
-        cfg = Config(answerer=AnswererConfig(name="endpoint", url=url, model="m"), prompt=written)
+        yield Config(answerer=AnswererConfig(name="endpoint", url=url, model="m"), prompt=written)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.slow
+@needs_package
+def test_the_real_package_writes_through_its_public_api(env):
+    _Server.limits.clear()
+    with stand_in() as cfg:
         said = resolve("finemem_jax.baselines", "mem0ai").contestant(cfg)
         told = fakes.episode(
             ["Maya lives in Oslo.", "It rained.", "Leo lives in Rome."], [("where does Leo live?", "Rome")]
         )
         answerer = resolve("finemem_jax.answerers", "extractive").create(cfg.answerer)
         (rollout,) = evaluate_script(said, env, answerer, [told])
-    finally:
-        server.shutdown()
-        server.server_close()
     assert sorted(item.text for item in rollout.memory.items) == ["Leo lives in Rome.", "Maya lives in Oslo."]
     assert [step.operations[0].name for step in rollout.steps] == ["memory_insert", "memory_skip", "memory_insert"]
     assert _Server.limits == [321] * 3
     assert "Leo lives in Rome." in [item.text for item in rollout.final_answers[0].retrieved]
+
+
+class _KeepsAll(_Server):
+    fact = "."
+
+
+@pytest.mark.slow
+@needs_package
+def test_a_program_written_for_mem0_sees_the_same_of_the_package_and_of_ours():
+    """tests/manager/test_commands.py runs the program against ours, and expects the same."""
+    with stand_in(_KeepsAll) as cfg:
+        memory = mem0ai.open_store(cfg)
+        found = as_mem0_is_used(memory, lambda memory, query, filters: memory.search(query, filters=filters, top_k=3))
+    assert found == EXPECTED

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import sqlite3
+import subprocess
 import sys
 
 import pytest
@@ -57,6 +59,23 @@ COMMANDS = [
 ]
 
 
+ENDPOINT = ["--url=http://127.0.0.1:9/v1", "--model=m"]
+ON_THE_WAY = [  # from one's own conversations to a manager
+    (["data", "build", "--source=conversations", "--input=nowhere", "--output=o.parquet"], "no such file"),
+    (["data", "build", "--source=conversations", "--input={tmp}/text", "--output=o.parquet"], "this source reads"),
+    (["data", "build", "--source=talks", "--input={tmp}", "--output=o.parquet"], "talks"),
+    (["data", "questions", "--corpus=nowhere.parquet", "--output=o.parquet", *ENDPOINT], "no such file"),
+    (["data", "questions", "--corpus={tmp}/text", "--output=o.parquet", *ENDPOINT], "must be parquet"),
+    (["data", "questions", "--corpus={tmp}/text"], "--url and --model"),
+    (["collect-traces", "--episodes=-1"], "--episodes=-1: must be at least 0"),
+    (["collect-traces", "--samples=1"], "--samples=1: must be at least 2"),
+    (["collect-traces", "--keep=0"], "--keep=0: must be at least 1"),
+    (["collect-traces", "--policy=nowhere"], "no folder nowhere"),
+    (["collect-traces", "--policy=http://127.0.0.1:9/v1"], "config.eval.policy_model is empty"),
+    (["collect-traces", "--config=nowhere"], "nowhere"),
+]
+
+
 @pytest.fixture
 def places(tmp_path, folder, server):
     """Folders and files with something wrong about them."""
@@ -87,6 +106,42 @@ def test_a_mistake_in_a_command_is_one_line_before_anything_is_read(places, caps
             assert line.startswith(f"finemem {command}: "), line
             assert any(part in line for part in why.split("|")), (changed, line)
             assert "pass@" not in line
+
+
+@pytest.mark.parametrize(("words", "why"), ON_THE_WAY)
+def test_a_mistake_on_the_way_to_a_manager_is_one_line(words, why, places, capsys, monkeypatch):
+    monkeypatch.chdir(places["tmp"])
+    one_device = ["--config.mesh.data=1"] * (words[0] == "collect-traces")
+    assert main.main([*(word.format(**places) for word in words), *one_device]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"finemem {words[0]}: ") and why in line
+
+
+WITHOUT_JAX = """
+import sys
+for name in ("jax", "flax", "torch"):
+    sys.modules[name] = None
+from finemem_jax import main
+from finemem_jax.config import UserError
+from finemem_jax.manager import writer
+assert main.main(["train"]) == 2
+cfg = writer.ManagerConfig()
+source = writer.find_source(sys.argv[1], cfg)
+try:
+    writer.open_writer(source, None, cfg, None)
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_where_training_is_not_installed_a_line_says_so(folder, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_JAX, str(folder)],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    command, call = done.stderr.splitlines()
+    assert command.startswith("finemem train: needs the package jax") and "pip install finemem_jax" in command
+    assert "needs the package" in call and call.endswith("or give a server's URL") and done.returncode == 1
 
 
 CALLS = [
