@@ -122,6 +122,10 @@ class ReplyStore:
         return _number(self._rows, "page_count") >= _number(self._rows, "max_page_count")
 
     def _open(self) -> sqlite3.Connection:
+        if os.path.isfile(self._path):
+            with open(self._path, "rb") as file:
+                if file.read(20)[18:] not in (b"", b"\1\1", b"\2\2"):  # with another, sqlite reads and never writes
+                    raise sqlite3.DatabaseError("no version of the format")
         rows = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None)
         try:
             rows.text_factory = bytes  # a damaged column may say that it is text

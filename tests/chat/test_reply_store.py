@@ -104,6 +104,20 @@ def test_a_cache_that_cannot_be_written_is_read_and_says_so(tmp_path, capfd):
     assert "answers are not kept" in capfd.readouterr().err
 
 
+def test_a_header_that_says_the_file_is_only_to_be_read_is_damage(tmp_path, capfd):
+    path = tmp_path / "a.sqlite"
+    filled(path, 2).close()
+    whole = bytearray(path.read_bytes())
+    whole[18] = 3  # the version that a writer needs
+    path.write_bytes(whole)
+    store = ReplyStore(str(path), MIB)
+    store.keep(key(2), reply(2))
+    assert texts(store, 3)[2] == reply(2).text and (tmp_path / "a.sqlite.damaged").exists()
+    assert "damaged" in capfd.readouterr().err
+    store.close()
+    assert texts(ReplyStore(str(path), MIB), 3) == {n: reply(n).text for n in range(3)}
+
+
 def test_a_folder_in_the_way_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"config\.answerer\.cache") as error:
         ReplyStore(str(tmp_path), MIB)
