@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from finemem_jax.nn.layers import Transformer, TransformerConfig
-from finemem_jax.weights.hf_config import decoder_fields, decoder_json
+from finemem_jax.weights.hf_config import DECODER_TENSORS, decoder_fields, decoder_json
 
 HF_MODEL_TYPE = "qwen2"
 
@@ -68,24 +68,11 @@ PRESETS: dict[str, Config] = {
     "72b": _preset(8192, 80, 64, 8, 29568),
 }
 
-TENSOR_MAP: dict[str, str] = {
-    "model.embed_tokens.weight": "embedding/table",
-    "model.norm.weight": "final_norm/scale",
-    "lm_head.weight": "lm_head/kernel",
-    "model.layers.{layer}.input_layernorm.weight": "layers/input_norm/scale",
-    "model.layers.{layer}.self_attn.q_proj.weight": "layers/attention/q_proj/kernel",
+TENSOR_MAP: dict[str, str] = DECODER_TENSORS | {
     "model.layers.{layer}.self_attn.q_proj.bias": "layers/attention/q_proj/bias",
-    "model.layers.{layer}.self_attn.k_proj.weight": "layers/attention/k_proj/kernel",
     "model.layers.{layer}.self_attn.k_proj.bias": "layers/attention/k_proj/bias",
-    "model.layers.{layer}.self_attn.v_proj.weight": "layers/attention/v_proj/kernel",
     "model.layers.{layer}.self_attn.v_proj.bias": "layers/attention/v_proj/bias",
-    "model.layers.{layer}.self_attn.o_proj.weight": "layers/attention/o_proj/kernel",
-    "model.layers.{layer}.post_attention_layernorm.weight": "layers/post_attention_norm/scale",
-    "model.layers.{layer}.mlp.gate_proj.weight": "layers/mlp/gate_proj/kernel",
-    "model.layers.{layer}.mlp.up_proj.weight": "layers/mlp/up_proj/kernel",
-    "model.layers.{layer}.mlp.down_proj.weight": "layers/mlp/down_proj/kernel",
 }
-"""Checkpoint tensor -> parameter. A kernel is the transpose of its tensor; `{layer}` is the parameter's first axis."""
 
 
 def config_from_hf(hf: Mapping[str, Any]) -> Config:

@@ -1,4 +1,4 @@
-"""config.json of decoder-only models in Hugging Face's Llama layout, to and from our config fields.
+"""Decoder-only models in Hugging Face's Llama layout: config.json to and from our config fields, names of tensors.
 
 What we cannot compute exactly is refused by name: a sliding window or a rotary type read as if it were not there
 gives plausible, wrong numbers.
@@ -14,6 +14,23 @@ from finemem_jax.nn.layers import RopeScaling, TransformerConfig
 
 MAX_LAYERS, MAX_SIZE, MAX_TOKENS = 1000, 1 << 24, 1 << 31  # beyond every model there is; a mistake, and not a model
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
+
+DECODER_TENSORS: dict[str, str] = {
+    "model.embed_tokens.weight": "embedding/table",
+    "model.norm.weight": "final_norm/scale",
+    "lm_head.weight": "lm_head/kernel",
+    "model.layers.{layer}.input_layernorm.weight": "layers/input_norm/scale",
+    "model.layers.{layer}.self_attn.q_proj.weight": "layers/attention/q_proj/kernel",
+    "model.layers.{layer}.self_attn.k_proj.weight": "layers/attention/k_proj/kernel",
+    "model.layers.{layer}.self_attn.v_proj.weight": "layers/attention/v_proj/kernel",
+    "model.layers.{layer}.self_attn.o_proj.weight": "layers/attention/o_proj/kernel",
+    "model.layers.{layer}.post_attention_layernorm.weight": "layers/post_attention_norm/scale",
+    "model.layers.{layer}.mlp.gate_proj.weight": "layers/mlp/gate_proj/kernel",
+    "model.layers.{layer}.mlp.up_proj.weight": "layers/mlp/up_proj/kernel",
+    "model.layers.{layer}.mlp.down_proj.weight": "layers/mlp/down_proj/kernel",
+}
+"""Checkpoint tensor -> parameter. A kernel is the transpose of its tensor; `{layer}` is the parameter's first axis.
+A family's `TENSOR_MAP` is this and what it has besides."""
 
 
 def decoder_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
