@@ -7,13 +7,7 @@ import mmap
 from pathlib import Path
 
 # LLVM's passes and the emitters of fusions are most of the time that a compilation takes.
-_FLAGS = (
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
-    # Two devices of one process may otherwise begin all-reduces of a program in different orders; with fewer
-    # processors than devices each then waits for the other, until XLA ends the process.
-    "--xla_cpu_enable_concurrency_optimized_scheduler=false",
-)
+_FLAGS = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
 
 
 def quick_compilation() -> list[str]:

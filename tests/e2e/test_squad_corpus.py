@@ -57,6 +57,7 @@ def test_its_rows_are_as_published(corpus):
     assert {question.metric for episode in episodes for question in episode.questions} == {"substring_match"}
 
 
+@pytest.mark.slow
 def test_it_trains_and_its_baselines_are_evaluated_on_it(corpus, tmp_path, request):
     if "real" in request.node.name:
         pytest.skip("the made-up corpus is enough for a run; real figures are in docs/results.md")

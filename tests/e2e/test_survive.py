@@ -62,6 +62,7 @@ def test_a_warm_start_killed_over_and_over_ends_like_one_that_nobody_touched(tmp
     assert found["torn_lines"] and found["damaged_checkpoints"] and found["fell_back"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_struck_in_the_middle_of_a_contestant_ends_like_one_that_nobody_touched(tmp_path):
     found = harness(OTHERS, "evaluate", "--kills=3", f"--out={tmp_path}")
     assert found["differ"] == [] and sum(found["hits"].values()) == 3

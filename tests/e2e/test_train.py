@@ -152,6 +152,7 @@ def test_the_exported_folder_holds_the_trained_parameters(cfg, run, tmp_path):
     assert len(tokenizers.load(str(tmp_path / "out"))) == len(before.tokenizer)
 
 
+@pytest.mark.slow
 def test_two_runs_write_the_same_metrics_byte_for_byte(cfg, run, tmp_path):
     workdir, _ = run
     train.train(dataclasses.replace(cfg, profile=dataclasses.replace(cfg.profile, steps=0)), tmp_path)

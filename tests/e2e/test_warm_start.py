@@ -44,6 +44,7 @@ def test_it_is_under_a_megabyte():
     assert sum(path.stat().st_size for path in Path(embedded_path("warm_start")).rglob("*")) < 2**20
 
 
+@pytest.mark.slow
 def test_its_operations_are_valid(metrics):
     """It writes no broken call and names no item that is not there. (It does repeat itself at times: memory refuses the
     duplicate of a valid call, which is for reinforcement learning to mend.)"""
@@ -51,10 +52,12 @@ def test_its_operations_are_valid(metrics):
     assert metrics["valid_operations"] >= 0.95
 
 
+@pytest.mark.slow
 def test_it_copies_exactly(metrics):
     assert metrics["exact_copy"] >= 0.90
 
 
+@pytest.mark.slow
 def test_it_uses_insert_and_update_and_leaves_room_to_learn(metrics):
     assert metrics["operations/memory_insert"] > 1 and metrics["operations/memory_update"] > 0.1
     assert 0.1 < metrics["accuracy"] < 0.6
