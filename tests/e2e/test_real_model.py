@@ -41,8 +41,6 @@ SMALL = [
     "--config.prompt.max_completion_tokens=24",
 ]
 
-pytestmark = pytest.mark.xdist_group("real_model")  # half a gigabyte of parameters, once
-
 
 @pytest.fixture(scope="module")
 def folder():
