@@ -25,7 +25,7 @@ from finemem_jax.nn.fast_weights import Basis, FastSetup, FastWeights, decode_sh
 from finemem_jax.nn.mesh import HEADS, on_mesh
 from finemem_jax.nn.paged_cache import PagePool
 from finemem_jax.nn.quantize import quantized
-from finemem_jax.nn.sharding import AXES, DECODE_RULES, in_one_order, param_shardings
+from finemem_jax.nn.sharding import AXES, DECODE_RULES, param_shardings
 from finemem_jax.nn.typed import Jitted
 from finemem_jax.rl import fast_write
 
@@ -148,7 +148,7 @@ def make_write(
         with on_mesh(mesh):
             return fast_write.write(model, params, fast, texts, cfg)
 
-    return jax.jit(write, compiler_options=None if mesh is None else in_one_order(mesh))
+    return jax.jit(write)
 
 
 def fast_pool(model: nn.Module, cfg: FastConfig, basis: Basis, mesh: Mesh | None, device: Any, slots: int) -> FastPool:

@@ -28,16 +28,6 @@ def make_mesh(
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def in_one_order(mesh: Mesh) -> dict[str, bool | str] | None:
-    """Compiler options for a program with all-reduces that do not depend on each other, on devices of one CPU process.
-
-    There each device begins them in an order of its own; with fewer processors than devices each may then wait for the
-    other, until XLA ends the process. None = nothing to say: accelerators run a program in the order it has."""
-    if mesh.devices.flat[0].platform != "cpu":
-        return None
-    return {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-
-
 def mesh_sizes(data: int, fsdp: int, tensor: int, sequence: int, devices: int) -> dict[str, int]:
     """Size of each axis of a mesh of so many devices, in the order of `AXES`. Raises UserError when they do not make
     one."""
